@@ -1,0 +1,103 @@
+# `make help` lists the targets. Everything that is made lies in .venv, build and dist.
+PYTHON ?= python3
+# An Alpine minirootfs tarball, to be build/rootfs instead of Debian's busybox. Once given it stays in force;
+# `make setup ROOTFS_TARBALL=` goes back to busybox.
+ROOTFS_MADE_FROM := $(shell cat build/stamps/rootfs 2>/dev/null)
+ROOTFS_TARBALL ?= $(ROOTFS_MADE_FROM)
+# uv only resolves the lock; whoever installs needs nothing but pip.
+UV := uv==0.13.*
+
+BIN := .venv/bin
+STAMPS := build/stamps
+PACKAGE_FILES := $(shell find src -name '*.py')
+WORKLOADS := build/workloads/cpu_hog build/workloads/io_pulse build/workloads/memory_hog
+
+export PATH := $(CURDIR)/$(BIN):$(CURDIR)/build/tools:$(PATH)
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: .venv/.compiled $(STAMPS)/rootfs ## Debian packages, .venv with the package, workloads, build/rootfs
+
+setup-test: setup
+	@scripts/setup-debian.sh test
+
+demo: setup ## a tour of the engine on build/rootfs
+	@scripts/demo.sh
+
+test: setup-test lint ## lint, types and all tests; WHERRY_STRICT=1 makes a skip a failure
+	@$(BIN)/pytest tests/unit tests/root
+
+test-unit: setup ## the tests that need no root
+	@$(BIN)/pytest tests/unit
+
+lint: .venv/.package ## format, lint and types
+	@$(BIN)/ruff format --check --quiet || { echo 'make fmt formats these' >&2; exit 1; }
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/mypy
+
+fmt: .venv/.package ## format, and fix what ruff can fix
+	@$(BIN)/ruff check --fix --quiet
+	@$(BIN)/ruff format --quiet
+
+bench: setup-test ## start latency against fork+exec, crun, runc, bubblewrap; the CLI against docker
+	@$(BIN)/python benchmarks/start.py
+	@$(BIN)/python benchmarks/cli.py
+
+wheel: .venv/.package ## dist/wherry-VERSION-py3-none-any.whl
+	@$(BIN)/pip wheel -qq --no-deps --no-build-isolation --wheel-dir dist .
+	@ls dist/*.whl
+
+lock: ## resolve requirements.lock anew (LOCK=--upgrade for newer versions)
+	@$(PYTHON) -m venv build/lock
+	@build/lock/bin/pip install -qq '$(UV)'
+	@build/lock/bin/uv pip compile --quiet $(LOCK) --universal --python-version 3.11 --extra dev --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
+		--output-file requirements.lock pyproject.toml
+
+clean: ## remove all that was made
+	rm -rf --one-file-system .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find src tests benchmarks scripts -name __pycache__ -prune -exec rm -rf {} +
+
+# Order-only: it looks each time (20 ms), but what depends on it is not made anew for that.
+packages:
+	@scripts/setup-debian.sh base
+
+.venv/.locked: requirements.lock | packages
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "wherry needs Python 3.11 or newer")'
+	@echo 'setup: Python packages into .venv'
+	@$(PYTHON) -m venv --clear .venv
+# Before Python 3.12 a new venv holds setuptools, whose .pth file costs every start of the CLI a millisecond (of 12).
+	@$(BIN)/pip uninstall -qq --yes --disable-pip-version-check setuptools
+	@$(BIN)/pip install -qq --disable-pip-version-check --require-hashes -r requirements.lock
+	@touch $@
+
+.venv/.package: .venv/.locked pyproject.toml src/wherry/__init__.py
+	@$(BIN)/pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+# With PYTHONDONTWRITEBYTECODE set, each call of the CLI would compile every module it imports.
+.venv/.compiled: .venv/.package $(PACKAGE_FILES)
+	@$(BIN)/python -m compileall -q src
+	@touch $@
+
+$(WORKLOADS) &: $(wildcard workloads/*) | packages
+	@$(MAKE) --no-print-directory -C workloads
+	@touch -c $(WORKLOADS)
+
+$(STAMPS)/rootfs: $(WORKLOADS) scripts/make-rootfs.sh $(wildcard $(ROOTFS_TARBALL)) | packages
+	@echo 'setup: build/rootfs'
+	@scripts/make-rootfs.sh build/rootfs build/workloads $(ROOTFS_TARBALL)
+	@mkdir -p $(@D)
+	@echo '$(ROOTFS_TARBALL)' >$@
+
+ifneq ($(ROOTFS_TARBALL),$(ROOTFS_MADE_FROM))
+$(STAMPS)/rootfs: FORCE
+endif
+
+FORCE:
+.PHONY: help setup setup-test demo test test-unit lint fmt bench wheel lock clean packages FORCE

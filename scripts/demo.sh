@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# A tour of the engine on build/rootfs, with a supervisor, a socket and a state directory of its own. Prints each command
+# as a user would type it, and what it answers.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+place=$(mktemp -d)
+export ENGINE_SOCKET=$place/engine.sock
+supervisor=
+
+finish() {
+    [[ -z $supervisor ]] || { kill -INT "$supervisor" && wait "$supervisor"; } 2>/dev/null || true
+    rm -rf --one-file-system -- "$place"
+}
+trap finish EXIT
+
+say() { printf '\n\e[1m%s\e[0m\n' "$*"; }
+
+# The words as typed, quoted only where a shell needs it.
+show() {
+    local word line='#'
+    for word in "$@"; do
+        [[ $word =~ ^[A-Za-z0-9_./:=,@%+-]+$ ]] && line+=" $word" || line+=" '$word'"
+    done
+    printf '%s\n' "$line"
+    "$@" || printf '(exit code %d)\n' "$?"
+}
+
+start_supervisor() {
+    printf '# engine supervisor build/rootfs &\n'
+    engine supervisor build/rootfs --state-dir "$place/state" 2>>"$place/supervisor.log" &
+    supervisor=$!
+    local deadline=$((SECONDS + 20))
+    until engine ps >/dev/null 2>&1; do
+        kill -0 "$supervisor" 2>/dev/null || { cat "$place/supervisor.log" >&2; exit 1; }
+        ((SECONDS < deadline)) || { echo "demo: the supervisor does not answer" >&2; exit 1; }
+    done
+}
+
+say "A supervisor, and a container that says its name"
+start_supervisor
+show engine start alpha build/rootfs /bin/hostname
+show engine logs -f alpha
+
+say "run: output, exit code, and a world of its own"
+show engine run c build/rootfs /bin/sh -c 'echo "I am pid $$"; ps; exit 7'
+
+say "What fails says where"
+show engine run typo build/rootfs /bin/hostnam
+show engine start alpha build/rootfs /bin/hostname
+
+say "A writable layer for each; the root file system itself is never changed"
+show engine run --rm writer build/rootfs /bin/sh -c 'echo mine > /file; cat /file'
+show engine run --rm reader build/rootfs /bin/cat /file
+
+say "A hard memory limit holds"
+show engine run hog build/rootfs /memory_hog 16 20 256 --soft-mib 32 --hard-mib 64
+
+say "Workloads side by side, with nice values of the whole container"
+show engine start busy build/rootfs /cpu_hog 60
+show engine start idle build/rootfs /cpu_hog 60 --nice 15
+show engine start disk build/rootfs /io_pulse 1000 20
+sleep 1.2
+show engine logs --tail 1 busy
+show engine ps --running
+
+say "The supervisor is killed; its containers notice nothing, and the next one takes them over"
+printf '# kill -KILL %d\n' "$supervisor"
+kill -KILL "$supervisor" && wait "$supervisor" 2>/dev/null || true
+start_supervisor
+show engine ps --running
+
+say "stop: SIGTERM, or at once for a process that the kernel would not deliver it to"
+show engine stop busy idle disk
+show engine ps
+
+if command -v docker >/dev/null; then
+    say "The docker client on the same socket"
+    show docker -H "unix://$ENGINE_SOCKET" ps -a --format 'table {{.Names}}\t{{.Status}}\t{{.Command}}'
+fi
+
+say "Ctrl-C: everything is stopped and cleaned up"
+parent=$(engine info --format json | python3 -c 'import json, sys; print(json.load(sys.stdin)["Wherry"]["CgroupParent"])')
+kill -INT "$supervisor"
+wait "$supervisor"
+printf '(the supervisor exited with %d)\n' $?
+supervisor=
+if compgen -G "/sys/fs/cgroup{,/*}$parent" >/dev/null; then
+    echo "demo: control groups are left below $parent" >&2
+    exit 1
+fi
+echo "No container, mount or control group of it is left."

@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that are missing, and only those. Needs root only when something is missing.
+#   scripts/setup-debian.sh base    to build and run the project
+#   scripts/setup-debian.sh test    for the tests and benchmarks: peers to compare with, and a docker client
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+PATH=$PATH:/usr/sbin:/sbin
+tools=build/tools
+missing=()
+
+die() { echo "setup: $*" >&2; exit 1; }
+
+# need PACKAGE PROBE...: the package is wanted when the probe fails. Probing by what a package provides, not by its
+# name, so that tools that came another way (a Python of one's own, a newer crun) are left alone.
+need() {
+    local package=$1
+    shift
+    "$@" >/dev/null 2>&1 || missing+=("$package")
+}
+
+installed() { [[ $(dpkg-query --show --showformat='${db:Status-Status}' "$1" 2>/dev/null) == installed ]]; }
+
+probe_base() {
+    need python3-venv python3 -c 'import ensurepip, venv'
+    need gcc command -v gcc
+    need libc6-dev compgen -G '/usr/lib/*/libc.a'
+    need busybox-static installed busybox-static
+    need zstd command -v zstd
+    need xz-utils command -v xz
+    need iproute2 command -v ip
+}
+
+probe_test() {
+    need strace command -v strace
+    need inotify-tools command -v inotifywait
+    need curl command -v curl
+    need bubblewrap command -v bwrap
+    need crun command -v crun
+    need runc command -v runc
+}
+
+install_missing() {
+    [[ ${#missing[@]} -gt 0 ]] || return 0
+    echo "setup: installing Debian packages: ${missing[*]}"
+    update_lists
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+        -o DPkg::Lock::Timeout=300 "${missing[@]}" >/dev/null
+}
+
+# A source list that has nothing to do with us may be broken: only the installation decides.
+update_lists() {
+    command -v apt-get >/dev/null || die "missing ${missing[*]}, and there is no apt-get here to install it"
+    [[ $EUID -eq 0 ]] || die "missing ${missing[*]}; run this as root, or install it first"
+    apt-get update -qq -o DPkg::Lock::Timeout=300 || echo "setup: apt-get update failed in part; going on" >&2
+}
+
+# Debian 12 ships client and daemon in one package that starts the daemon on installation. Only the client is wanted.
+fetch_docker_client() {
+    if command -v docker >/dev/null || [[ -x $tools/docker ]]; then return 0; fi
+    echo "setup: unpacking the docker client of Debian's docker.io into $tools"
+    missing=(docker.io)
+    update_lists
+    local work
+    work=$(mktemp -d)
+    # shellcheck disable=SC2064  # the directory's name of now is meant
+    trap "rm -rf '$work'" EXIT
+    (cd "$work" && apt-get download -qq -o APT::Sandbox::User=root docker.io)
+    mkdir -p "$tools"
+    dpkg-deb --fsys-tarfile "$work"/docker.io_*.deb | tar -xO ./usr/bin/docker >"$tools/docker.part"
+    chmod 755 "$tools/docker.part"
+    mv "$tools/docker.part" "$tools/docker"
+}
+
+case ${1-} in
+base)
+    probe_base
+    install_missing
+    ;;
+test)
+    probe_test
+    install_missing
+    fetch_docker_client
+    ;;
+*)
+    echo "usage: $0 base|test" >&2
+    exit 2
+    ;;
+esac

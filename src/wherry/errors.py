@@ -1,0 +1,92 @@
+"""The errors that cross a boundary: from a container's set-up to the supervisor, over the API, to a client.
+
+    WherryError
+    +-- InvalidRequest      400  what was asked for is malformed or contradicts itself
+    |   +-- NotSupported    400  understood, but this version cannot do it
+    +-- NotFound            404  no such container
+    +-- Conflict            409  the request does not fit the container's state
+    |   +-- NameInUse       409  another container has that name
+    |   +-- RootfsInUse     409  a live container runs on that directory itself
+    +-- StartFailed         500  a set-up step failed; carries step, call, path and errno
+    |   +-- NotExecutable   400  the command is there but cannot be executed (exit code 126)
+    |   +-- CommandNotFound 400  the command is not there (exit code 127)
+    +-- InternalError       500  a fault of ours
+    +-- Unavailable         (client side only) no supervisor answers on the socket
+
+A class carries its HTTP status, its wire code (the API sends ``{"message": ..., "code": ...}``) and the exit code of
+``engine run`` and ``engine start``. Nobody sorts errors by the text of their message.
+"""
+
+from __future__ import annotations
+
+
+class WherryError(Exception):
+    """Base of all errors of this package; ``str()`` is one line for a person."""
+
+    status = 500
+    code = ""
+    exit_code = 125
+
+
+class InvalidRequest(WherryError):
+    status = 400
+    code = "invalid_request"
+
+
+class NotSupported(InvalidRequest):
+    code = "not_supported"
+
+
+class NotFound(WherryError):
+    status = 404
+    code = "not_found"
+
+
+class Conflict(WherryError):
+    status = 409
+    code = "conflict"
+
+
+class NameInUse(Conflict):
+    code = "name_in_use"
+
+
+class RootfsInUse(Conflict):
+    code = "rootfs_in_use"
+
+
+class StartFailed(WherryError):
+    code = "start_failed"
+
+
+class NotExecutable(StartFailed):
+    status = 400
+    code = "not_executable"
+    exit_code = 126
+
+
+class CommandNotFound(StartFailed):
+    status = 400
+    code = "command_not_found"
+    exit_code = 127
+
+
+class InternalError(WherryError):
+    code = "internal"
+
+
+class Unavailable(WherryError):
+    code = "unavailable"
+    exit_code = 1
+
+
+def _subclasses(cls: type[WherryError]) -> list[type[WherryError]]:
+    return [cls, *(found for sub in cls.__subclasses__() for found in _subclasses(sub))]
+
+
+_BY_CODE = {cls.code: cls for cls in _subclasses(WherryError)}
+
+
+def from_wire(code: str, message: str) -> WherryError:
+    """The error that the API sent as ``code``; an unknown code (a newer supervisor) becomes InternalError."""
+    return _BY_CODE.get(code, InternalError)(message)

@@ -1,0 +1,52 @@
+"""A supervisor of its own for each test, and the proof that nothing of it is left on the machine afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import REPOSITORY, Supervisor, Traces, wait_until
+
+
+@pytest.fixture(scope="session")
+def rootfs() -> Path:
+    """build/rootfs, made if need be. Not to be written to: containers run on layers over it."""
+    path = REPOSITORY / "build/rootfs"
+    if not path.is_dir():
+        subprocess.run(["make", "build/stamps/rootfs"], cwd=REPOSITORY, check=True, timeout=600)
+    return path
+
+
+@pytest.fixture
+def leftovers(tmp_path: Path) -> Iterator[Traces]:
+    """After the test there must be no process, mount, control group or socket of it, now or within seconds."""
+    traces = Traces(tmp_path)
+    assert traces.find() == []
+    yield traces
+    with contextlib.suppress(AssertionError):
+        wait_until(lambda: not traces.find(), 10)
+    found = traces.find()
+    traces.clear()
+    assert found == []
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path, rootfs: Path, leftovers: Traces) -> Iterator[Supervisor]:
+    """Ready to serve; stopped by SIGTERM after the test, where it must exit with 0 and leave nothing."""
+    instance = Supervisor(tmp_path, rootfs, leftovers)
+    instance.start()
+    try:
+        yield instance
+    finally:
+        if instance.process is None and (instance.state_dir / "run/shim.sock").exists():
+            instance.start()  # only a supervisor can clear up after one that was killed
+        if instance.process is not None:
+            instance.stop()
+        log = instance.log.read_text()
+        print(log)
+    assert "Traceback" not in log
+    shim_log = instance.state_dir / "run/shim.log"
+    assert shim_log.read_text() == ""

@@ -1,0 +1,226 @@
+"""What the tests drive a supervisor with, and how they see what it leaves on the machine."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import wherry
+from wherry.client import Client
+from wherry.kernel import cgroups
+
+REPOSITORY = Path(__file__).parents[2]
+PACKAGES = str(Path(wherry.__file__).parents[1])
+Word = str | Path
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
+    """Until ``condition()`` is true; fails when it is not within ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {condition}"
+        time.sleep(0.005)
+
+
+class Traces:
+    """What containers can leave on a machine, found by ``directory`` (a test's own) and by control groups.
+
+    Looks at nothing else, so that other supervisors and tests may come and go meanwhile.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = str(directory)
+        self.groups: set[str] = set()
+        """Relative to the hierarchies' mount points, such as wherry/3f2a."""
+        self.shims: set[int] = set()
+        """Process ids."""
+
+    def find(self) -> list[str]:
+        shims = (f"shim {pid}" for pid in self._shims())
+        return [*self._groups(), *shims, *self._processes(), *self._sockets()]
+
+    def clear(self) -> None:
+        """After a failure: end what is left, so that the machine does not fill up."""
+        layout = cgroups.detect()
+        below = ((parent, name) for parent in self.groups for name in cgroups.children(layout, parent))
+        groups = [cgroups.Group(layout, f"{parent}/{name}") for parent, name in below]
+        for pid in [*self._shims(), *(pid for group in groups for pid in group.processes())]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for group in (*groups, *(cgroups.Group(layout, parent) for parent in self.groups)):
+            with contextlib.suppress(AssertionError):
+                wait_until(group.remove, 5)
+
+    def _shims(self) -> Iterator[int]:
+        for pid in self.shims:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if Path(f"/proc/{pid}/cmdline").read_text().startswith("wherry-shim"):  # else its number is another's
+                    yield pid
+
+    def _groups(self) -> Iterator[str]:
+        layout = cgroups.detect()
+        for group in self.groups:
+            for directory in set(layout.directories(group).values()):
+                if os.path.exists(directory):
+                    yield f"control group {directory}"
+
+    def _processes(self) -> Iterator[str]:
+        for name in os.listdir("/proc"):
+            # A process can end while we look at it; a dying one may not be looked at (EACCES).
+            if name.isdecimal() and int(name) != os.getpid():
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+                    yield from self._process(f"/proc/{name}")
+
+    def _process(self, path: str) -> Iterator[str]:
+        name, _, status = Path(path, "stat").read_text().rpartition(")")
+        if status.split()[0] in "ZX":
+            return
+        groups = re.findall(r":/(.*)", Path(path, "cgroup").read_text())
+        if any(group == ours or group.startswith(f"{ours}/") for group in groups for ours in self.groups):
+            yield f"process {name}) in a control group of ours"
+        if self.directory in Path(path, "cmdline").read_text():
+            yield f"process {name})"
+        for link in (f"{path}/cwd", *(f"{path}/fd/{number}" for number in os.listdir(f"{path}/fd"))):
+            if os.readlink(link).startswith(self.directory):
+                yield f"process {name}): {link} -> {os.readlink(link)}"
+        for line in Path(path, "mountinfo").read_text().splitlines():
+            if self.directory in line:
+                yield f"mount seen by process {name}): {line}"
+
+    def _sockets(self) -> Iterator[str]:
+        for line in Path("/proc/net/unix").read_text().splitlines():
+            if self.directory in line:
+                yield f"socket {line}"
+
+
+class Supervisor:
+    """``engine supervisor`` as a process, with its state directory and socket below ``directory``."""
+
+    def __init__(self, directory: Path, rootfs: Path, traces: Traces) -> None:
+        self.directory = directory
+        self.state_dir = directory / "state"
+        self.socket = directory / "engine.sock"
+        self.log = directory / "supervisor.log"
+        self.client = Client(str(self.socket))
+        self.process: subprocess.Popen[bytes] | None = None
+        self._rootfs = rootfs
+        self._traces = traces
+        self._notices = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+
+    def start(self) -> None:
+        """Returns when it serves: it says so as to systemd."""
+        self._notices.close()
+        path = self.directory / "notices.sock"
+        path.unlink(missing_ok=True)
+        self._notices = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._notices.bind(str(path))
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self._command("supervisor", self._rootfs, "--state-dir", self.state_dir, "--debug"),
+                env=self._environment() | {"NOTIFY_SOCKET": str(path)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        self._wait_ready(self.process)
+        info = self.info()
+        self._traces.groups.add(info["cgroup_parent"].lstrip("/"))
+        self._traces.shims.add(info["shim_pid"])
+
+    def _wait_ready(self, process: subprocess.Popen[bytes]) -> None:
+        pidfd = os.pidfd_open(process.pid)
+        try:
+            readable, _, _ = select.select([self._notices.fileno(), pidfd], [], [], 20)
+        finally:
+            os.close(pidfd)
+        if self._notices.fileno() not in readable:
+            process.kill()
+            raise AssertionError(f"the supervisor is not ready, exit code {process.wait()}: {self.log.read_text()}")
+        assert self._notices.recv(100) == b"READY=1"
+
+    def _command(self, *words: Word) -> list[Word]:
+        return [sys.executable, "-m", "wherry.cli", *words]
+
+    def _environment(self) -> dict[str, str]:
+        return os.environ | {"ENGINE_SOCKET": str(self.socket), "PYTHONPATH": PACKAGES}
+
+    def engine(self, *words: Word, check: bool = True, timeout: float = 30) -> subprocess.CompletedProcess[str]:
+        """Run the command line against this supervisor; with ``check`` an exit code other than 0 is a failure."""
+        done = subprocess.run(
+            self._command(*words),
+            check=False,
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        assert not check or done.returncode == 0, done
+        return done
+
+    def popen(self, *words: Word) -> subprocess.Popen[str]:
+        """The command line, running; its output is in pipes."""
+        return subprocess.Popen(
+            self._command(*words),
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def ps(self) -> list[dict[str, Any]]:
+        """What ``engine ps --format json`` prints: newest first."""
+        listing: list[dict[str, Any]] = json.loads(self.engine("ps", "--format", "json").stdout)
+        return listing
+
+    def info(self) -> dict[str, Any]:
+        """What only Wherry tells of itself, keys as in ``EngineInfo``: shim_pid, cgroup_parent and so on."""
+        ours: dict[str, Any] = self.client.info()["Wherry"]
+        return {re.sub(r"(?<!^)(?=[A-Z])", "_", key).lower(): value for key, value in ours.items()}
+
+    def control_file(self, name: str, controller: str, version1: str, version2: str) -> str:
+        """The content of a control file of a running container: one name on each version of control groups."""
+        (pid,) = (entry["pid"] for entry in self.ps() if entry["name"] == name)
+        layout = cgroups.detect()
+        wanted = controller if layout.version == 1 else ""
+        lines = (line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines())
+        (path,) = (path for _, controllers, path in lines if wanted in controllers.split(","))
+        return Path(layout.mounts[wanted] + path, version1 if wanted else version2).read_text().rstrip("\n")
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """End it with a signal; it must exit with 0."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        try:
+            assert self.process.wait(25) == 0
+        finally:
+            self._gone()
+
+    def kill(self) -> None:
+        """SIGKILL; its containers and its shim live on."""
+        self._gone()
+
+    def restart(self) -> None:
+        """A new one on the same state directory and socket, after ``stop`` or ``kill``."""
+        assert self.process is None
+        self.start()
+
+    def _gone(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(10)
+        self.process = None
+        self.client.close()
+        self._notices.close()

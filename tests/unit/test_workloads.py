@@ -1,0 +1,184 @@
+"""The static C programs: what they do, and how they refuse bad arguments."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCES = Path(__file__).parents[2] / "workloads"
+PROGRAMS = ["cpu_hog", "io_pulse", "memory_hog"]
+MIB = 1024 * 1024
+
+
+@pytest.fixture(scope="session")
+def workloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if shutil.which("cc") is None or shutil.which("make") is None:
+        pytest.skip("needs make and a C compiler")
+    out = tmp_path_factory.mktemp("workloads")
+    subprocess.run(["make", "--silent", "-C", SOURCES, f"OUT={out}"], check=True)
+    return out
+
+
+def run(
+    program: Path, *arguments: str, limit: str | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs with an environment of just ``environment``; ``limit`` is an option of prlimit(1)."""
+    prefix = [] if limit is None else ["prlimit", limit]
+    # SIGXFSZ, which Python ignores, stays ignored: a write beyond the limit then fails instead of killing.
+    return subprocess.run(
+        [*prefix, str(program), *arguments],
+        env=environment,
+        restore_signals=False,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_needs_no_dynamic_loader(workloads: Path, program: str) -> None:
+    image = (workloads / program).read_bytes()
+    assert image[:5] == b"\x7fELF\x02", "a 64-bit ELF file"
+    (offset,) = struct.unpack_from("<Q", image, 32)
+    size, count = struct.unpack_from("<HH", image, 54)
+    kinds = {struct.unpack_from("<I", image, offset + size * index)[0] for index in range(count)}
+    pt_load, pt_interp = 1, 3
+    assert pt_load in kinds
+    assert pt_interp not in kinds
+
+
+BAD_ARGUMENTS = {
+    "a word": (["abc"], '"abc"'),
+    "nothing": ([""], '""'),
+    "zero": (["0"], '"0"'),
+    "negative": (["-1"], '"-1"'),
+    "signed": (["+1"], '"+1"'),
+    "a blank before": ([" 1"], '" 1"'),
+    "a unit after": (["1s"], '"1s"'),
+    "a fraction": (["1.5"], '"1.5"'),
+    "hexadecimal": (["0x10"], '"0x10"'),
+    "past 64 bits": (["18446744073709551617"], '"18446744073709551617"'),
+    "out of range": (["18446744073709551615"], '"18446744073709551615"'),
+    "too many": (["1", "1", "1", "extra"], "too many arguments"),
+}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize(("arguments", "named"), BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS.keys())
+def test_bad_arguments_are_refused(workloads: Path, program: str, arguments: list[str], named: str) -> None:
+    result = run(workloads / program, *arguments)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith(f"{program}: ")
+    assert named in result.stderr
+
+
+def test_the_later_arguments_are_checked_by_name(workloads: Path) -> None:
+    assert "sleep_ms must be a whole number from 0" in run(workloads / "io_pulse", "1", "x").stderr
+    assert "max_mib must be a whole number from 1" in run(workloads / "memory_hog", "1", "0", "x").stderr
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_names_arguments_and_ranges(workloads: Path, program: str) -> None:
+    result = run(workloads / program, "--help")
+    assert result.returncode == 0
+    assert result.stdout.startswith(f"usage: {program} [")
+    assert " to " in result.stdout
+    assert "default" in result.stdout
+
+
+@pytest.mark.parametrize(("program", "arguments"), [("cpu_hog", ["1"]), ("io_pulse", ["1", "0"]), ("memory_hog", [])])
+def test_output_that_cannot_be_written_ends_it(workloads: Path, program: str, arguments: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [str(workloads / program), *arguments]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=10)
+    assert result.returncode == 1
+    assert "cannot write to stdout: No space left on device" in result.stderr
+
+
+def test_cpu_hog_counts_its_work_each_second(workloads: Path) -> None:
+    before = os.times()
+    result = run(workloads / "cpu_hog", "2")
+    burnt = os.times().children_user - before.children_user
+    assert result.returncode == 0
+    progress, done = result.stdout.splitlines()
+    first = re.fullmatch(r"cpu_hog: second 1 of 2, (\d+) rounds", progress)
+    total = re.fullmatch(r"cpu_hog: done, (\d+) rounds of 100000 steps in (\d+\.\d{3}) s", done)
+    assert first
+    assert total
+    assert 0 < int(first[1]) < int(total[1])
+    assert float(total[2]) >= 2
+    assert burnt > 0.2, "it burns CPU; even on a crowded machine it gets a tenth"
+
+
+def test_a_line_is_out_before_the_next_is_made(workloads: Path) -> None:
+    with subprocess.Popen([workloads / "memory_hog", "1", "60000"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "memory_hog: step 1, 1 MiB held\n"
+        process.kill()
+
+
+def test_io_pulse_adds_up_its_latencies(workloads: Path, tmp_path: Path) -> None:
+    result = run(workloads / "io_pulse", "3", "1", TMPDIR=str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    start, *pulses, done = result.stdout.splitlines()
+    assert start == f"io_pulse: writing 256 KiB at a time in {tmp_path}"
+    took = [float(found[1]) for line in pulses if (found := re.search(r"write and fsync (\d+\.\d+) ms", line))]
+    assert len(took) == 3
+    summary = re.fullmatch(r"io_pulse: done, 3 writes, total (\S+) ms, mean (\S+) ms, min (\S+) ms, max (\S+) ms", done)
+    assert summary
+    total, mean, least, most = map(float, summary.groups())
+    assert total == pytest.approx(sum(took), abs=0.01)
+    assert mean == pytest.approx(total / 3, abs=0.01)
+    assert (least, most) == (min(took), max(took))
+
+
+def test_io_pulse_leaves_no_file(workloads: Path, tmp_path: Path) -> None:
+    command = [str(workloads / "io_pulse"), "5", "60000"]
+    environment = {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(2)][1].startswith("io_pulse: 1 of 5")
+        assert list(tmp_path.iterdir()) == [], "unlinked while it runs, so that SIGKILL leaves nothing either"
+        process.kill()
+
+
+def test_io_pulse_names_the_directory_it_cannot_use(workloads: Path, tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    result = run(workloads / "io_pulse", "1", TMPDIR=str(missing))
+    assert result.returncode == 1
+    assert f'"{missing}": No such file or directory' in result.stderr
+
+
+def test_io_pulse_reports_a_failed_write(workloads: Path, tmp_path: Path) -> None:
+    result = run(workloads / "io_pulse", "1", limit="--fsize=1000", TMPDIR=str(tmp_path))
+    assert result.returncode == 1
+    assert result.stderr == "io_pulse: cannot write: File too large\n"
+
+
+def test_memory_hog_holds_what_it_says(workloads: Path) -> None:
+    # ru_maxrss counts what the process had before execve as well: pytest's own memory, were it the parent (vfork).
+    script = (
+        "import os, resource, sys; os.spawnv(os.P_WAIT, sys.argv[1], sys.argv[1:]); print(resource.getrusage(-1)[2])"
+    )
+    command: list[str | Path] = [sys.executable, "-I", "-S", "-c", script, workloads / "memory_hog", "20", "0", "50"]
+    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    *lines, peak = result.stdout.splitlines()
+    held = [int(found[1]) for line in lines if (found := re.search(r", (\d+) MiB held", line))]
+    assert held == [20, 40, 50]
+    assert lines[-1] == "memory_hog: done, 50 MiB in 3 steps"
+    assert 50 * MIB <= int(peak) * 1024 < 60 * MIB, "every page is touched, and nothing else is taken"
+
+
+def test_memory_hog_says_when_no_memory_is_left(workloads: Path) -> None:
+    result = run(workloads / "memory_hog", "20", "0", "200", limit=f"--as={50 * MIB}")
+    assert result.returncode == 1
+    assert result.stderr == "memory_hog: cannot allocate 20 MiB more at 40 MiB: Cannot allocate memory\n"
