@@ -1,0 +1,60 @@
+"""What /proc tells of a process: proc(5)."""
+
+from __future__ import annotations
+
+import os
+
+# rt_sigtimedwait: 137 in asm-generic/unistd.h
+_SIGTIMEDWAIT = {"x86_64": b"128"}.get(os.uname().machine, b"137")
+
+
+def start_time(pid: int) -> int:
+    """Start time in clock ticks since boot (field 22 of /proc/PID/stat): with the pid it identifies a process for good.
+
+    Raises FileNotFoundError or ProcessLookupError when there is no such process.
+    """
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()  # the name in field 2 may hold anything, parentheses too
+    return int(fields[19])
+
+
+def boot_id() -> str:
+    """A random id that the kernel draws at boot."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+def receives(pid: int, signal: int) -> bool:
+    """Whether ``signal`` would reach the program of process ``pid``, the first process of its pid namespace.
+
+    The kernel drops a signal whose action is the default for such a process, and one that it ignores
+    (pid_namespaces(7)). It does reach a handler (SigCgt) and, since a blocked signal is always queued, signalfd(2)
+    (SigBlk, per thread). A thread inside sigtimedwait(2) (sigwait, sigwaitinfo) shows in SigBlk its mask without the
+    signals it waits for; one that waits for any is taken to wait for this one. False also when the process is gone.
+    """
+    bit = 1 << (signal - 1)
+    try:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            directory = f"/proc/{pid}/task/{task}"
+            if _signal_masks(f"{directory}/status") & bit or _waits_for_signals(f"{directory}/syscall"):
+                return True
+    except OSError:
+        pass
+    return False
+
+
+def _signal_masks(path: str) -> int:
+    masks = 0
+    with open(path, "rb") as file:
+        for line in file:
+            if line.startswith((b"SigCgt:", b"SigBlk:")):
+                masks |= int(line.split()[1], 16)
+    return masks
+
+
+def _waits_for_signals(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read().split(maxsplit=1)[:1] == [_SIGTIMEDWAIT]
+    except OSError:  # a kernel without CONFIG_HAVE_ARCH_TRACEHOOK has no such file
+        return False

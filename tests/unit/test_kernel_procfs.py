@@ -1,0 +1,131 @@
+"""What /proc tells of a process, asked of processes that stand still in a known state."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.forked import in_child
+
+from wherry.kernel import process, procfs
+
+TERM = signal.SIGTERM
+
+
+def received_by(prepare: Callable[[], object], wait: Callable[[], object] = signal.pause) -> bool:
+    """``receives`` for a process that has called ``prepare`` and is in ``wait``."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            process.reset_signals()
+            prepare()
+            os.write(writer, b"ready")
+            wait()
+        finally:
+            os._exit(1)
+    try:
+        assert os.read(reader, 5) == b"ready"
+        deadline = time.monotonic() + 10
+        while not sleeps(child):
+            assert time.monotonic() < deadline
+        return procfs.receives(child, TERM)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(reader)
+        os.close(writer)
+
+
+def sleeps(pid: int) -> bool:
+    """Whether every thread of the process does."""
+    return all("State:\tS" in (task / "status").read_text() for task in Path(f"/proc/{pid}/task").iterdir())
+
+
+def block() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, [TERM])
+
+
+def sigwait() -> None:
+    signal.sigwait([TERM])
+
+
+def sigwait_in_a_thread() -> None:
+    def wait() -> None:
+        block()
+        blocked.set()
+        sigwait()
+
+    blocked = threading.Event()
+    threading.Thread(target=wait, daemon=True).start()
+    blocked.wait()
+
+
+def test_the_default_action_is_dropped() -> None:
+    assert not received_by(lambda: None)
+
+
+def test_an_ignored_signal_is_dropped() -> None:
+    assert not received_by(lambda: signal.signal(TERM, signal.SIG_IGN))
+
+
+def test_a_handler_receives() -> None:
+    assert received_by(lambda: signal.signal(TERM, lambda *_: None))
+
+
+def test_a_blocked_signal_is_kept_for_later() -> None:
+    """Such as by who reads a signalfd."""
+    assert received_by(block)
+
+
+def test_who_waits_for_it_receives() -> None:
+    """In sigwait(3), sigwaitinfo and sigtimedwait(2) SigBlk shows the mask without the signals that are waited for."""
+    assert received_by(block, sigwait)
+
+
+def test_another_thread_may_wait_for_it() -> None:
+    assert received_by(sigwait_in_a_thread)
+
+
+def test_other_signals_do_not_count() -> None:
+    def prepare() -> None:
+        for number in (TERM - 1, TERM + 1):
+            signal.signal(number, lambda *_: None)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [TERM - 1, TERM + 1])
+
+    assert not received_by(prepare)
+
+
+def test_a_process_that_is_gone_receives_nothing() -> None:
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert not procfs.receives(child, TERM)
+    with pytest.raises((FileNotFoundError, ProcessLookupError)):
+        procfs.start_time(child)
+
+
+@pytest.mark.parametrize("name", ["plain", "a) R (b", ") 1 2 3", "x y z"])
+def test_start_time_whatever_the_name(name: str) -> None:
+    def measure() -> int:
+        process.set_name(name)
+        assert Path("/proc/self/comm").read_text() == f"{name}\n"
+        return procfs.start_time(os.getpid())
+
+    ticks = os.sysconf("SC_CLK_TCK")
+    # Its clock is CLOCK_BOOTTIME; a tick is 10 ms.
+    earliest = time.clock_gettime(time.CLOCK_BOOTTIME) - 1 / ticks
+    started = in_child(measure) / ticks
+    assert earliest <= started <= time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def test_boot_id() -> None:
+    assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", procfs.boot_id())
+    assert procfs.boot_id() == procfs.boot_id()
