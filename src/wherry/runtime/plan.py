@@ -1,0 +1,218 @@
+"""From a spec to a plan: the ordered steps of a container's first process.
+
+A plan has two halves. ``prepare`` depends on the spec only through its *template* (namespaces, kernel file systems,
+masked paths), and all containers with the same template can share processes that have been prepared ahead. ``finish``
+is the container's own. Where a later facility will go: a user namespace joins ``_NAMESPACE_ORDER`` and is unshared
+first; the seccomp filter is installed between DropPrivileges and ChangeDirectory's successor, execve, and needs
+no_new_privs, which is set by then.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import resource
+from typing import NamedTuple
+
+from wherry.errors import InvalidRequest, NotSupported
+from wherry.kernel import capabilities, mounts
+from wherry.runtime import options, steps
+from wherry.runtime.spec import ANNOTATION_INIT, ANNOTATION_NICE, Linux, Mount, Process, Spec
+from wherry.runtime.steps import Step
+
+_NAMESPACE_ORDER = ("mount", "uts", "ipc", "network", "cgroup")
+_STAGED_TYPES = ("proc", "tmpfs", "devpts", "mqueue", "sysfs")
+_STAGED_ROOTS = ("/proc", "/dev", "/sys")
+
+
+class Bind(NamedTuple):
+    """A host tree that the launcher opens (kernel.mounts.clone_tree) and hands over under ``descriptor``."""
+
+    descriptor: str
+    source: str
+    destination: str
+    recursive: bool
+    attributes: int
+
+
+class Plan(NamedTuple):
+    """``template`` is equal for two plans exactly when their prepare steps are (the cgroups to join apart)."""
+
+    template: str
+    prepare: list[Step]
+    binds: list[Bind]
+    spec: Spec
+
+    def prepare_in(self, cgroup_files: list[str]) -> list[Step]:
+        """The prepare steps, with those cgroups joined before the namespaces are made."""
+        return [steps.NewSession(), steps.JoinCgroups(cgroup_files), *self.prepare]
+
+    def finish(self, directory_binds: set[str]) -> list[Step]:
+        """The finish steps; ``directory_binds`` names the bind descriptors that turned out to be directories."""
+        return _finish(self.spec, self.binds, directory_binds)
+
+
+def make_plan(spec: Spec, stage: str) -> Plan:
+    """``stage`` is an existing directory of the host that a tmpfs may be mounted over, inside the container's mount
+    namespace.
+
+    Raises NotSupported for what the runtime does not carry out (never ignored), InvalidRequest for what contradicts
+    itself.
+    """
+    _check_mounts(spec)
+    staged = tuple(mount for mount in spec.mounts if _is_staged(mount))
+    linux, bounding = spec.linux, spec.process.capabilities.bounding
+    types = frozenset(_namespaces(linux))
+    oom = spec.process.oom_score_adj or 0
+    template, prepare = _prepare(types, staged, linux.masked_paths, linux.readonly_paths, bounding, oom, stage)
+    return Plan(template, prepare, _binds(spec), spec)
+
+
+@functools.lru_cache(maxsize=64)
+def _prepare(
+    types: frozenset[str],
+    staged: tuple[Mount, ...],
+    masked: tuple[str, ...],
+    readonly: tuple[str, ...],
+    bounding: tuple[str, ...],
+    oom: int,
+    stage: str,
+) -> tuple[str, list[Step]]:
+    unshare = steps.Unshare([name for name in _NAMESPACE_ORDER if name in types])
+    result: list[Step] = [steps.SetOomScore(oom), unshare]
+    if "network" in types:
+        result.append(steps.LoopbackUp())
+    result.append(steps.MountStage(stage))
+    read_only: list[Step] = []
+    for mount in staged:
+        parsed = options.parse(mount.options)
+        flags = parsed.flags & ~mounts.MS_RDONLY
+        result.append(steps.MountStaged(mount.destination, mount.type, mount.source, flags, parsed.data_string()))
+        if mount.destination == "/dev":
+            result.append(steps.MakeDevices(list(steps.DEVICES)))
+        if parsed.read_only:
+            read_only.append(steps.ReadOnlyStaged(mount.destination, flags))
+    result += [steps.MaskStaged(path) for path in masked]
+    result += [steps.ProtectStaged(path) for path in readonly]
+    result += [*read_only, steps.LimitBoundingSet(_mask(bounding)), steps.EnterStage()]
+    return json.dumps(steps.encode(result)), result
+
+
+def _check_mounts(spec: Spec) -> None:
+    for mount in spec.mounts:
+        names = mount.destination.split("/")[1:]
+        if not mount.destination.startswith("/") or not any(names) or ".." in names:
+            raise InvalidRequest(f"mount destination {mount.destination!r} is not an absolute path below /")
+        if names[0] in ("dev", "sys") and len(names) == 1 and not _is_default(mount):
+            raise InvalidRequest(f"mount destination {mount.destination!r} would take the place of the runtime's own")
+        if names[0] == "proc" and (len(names) > 1 or mount.type != "proc"):
+            raise InvalidRequest(f"mount destination {mount.destination!r}: nothing may be mounted over /proc")
+
+
+def _namespaces(linux: Linux) -> set[str]:
+    for namespace in linux.namespaces:
+        if namespace.path:
+            raise NotSupported(f"joining the {namespace.type} namespace {namespace.path!r} is not supported yet")
+        if namespace.type not in (*_NAMESPACE_ORDER, "pid"):
+            raise NotSupported(f"{namespace.type} namespaces are not supported yet")
+    types = {namespace.type for namespace in linux.namespaces}
+    for needed in ("pid", "mount"):
+        if needed not in types:
+            raise NotSupported(f"a container without a {needed} namespace of its own is not supported")
+    for path in (*linux.masked_paths, *linux.readonly_paths):
+        if not path.startswith(("/proc/", "/sys/")):
+            raise NotSupported(f"masked or read-only path {path!r}: only paths below /proc and /sys are supported yet")
+    return types
+
+
+def _is_default(mount: Mount) -> bool:
+    return (mount.destination, mount.type) in (("/dev", "tmpfs"), ("/sys", "sysfs"))
+
+
+def _is_staged(mount: Mount) -> bool:
+    top = "/" + mount.destination.split("/")[1]
+    return mount.type in _STAGED_TYPES and top in _STAGED_ROOTS
+
+
+def _binds(spec: Spec) -> list[Bind]:
+    result = []
+    for number, mount in enumerate(spec.mounts):
+        if mount.type == "bind":
+            parsed = options.parse(mount.options)
+            if parsed.data:
+                raise InvalidRequest(f"mount {mount.destination}: unknown option {parsed.data_string()!r}")
+            bind = Bind(f"volume{number}", mount.source, mount.destination, parsed.recursive, parsed.attributes)
+            result.append(bind)
+    return result
+
+
+def _finish(spec: Spec, binds: list[Bind], directory_binds: set[str]) -> list[Step]:
+    process = spec.process
+    result: list[Step] = [steps.AttachRoot("root")]
+    roots = {"/" + mount.destination.split("/")[1]: None for mount in spec.mounts if _is_staged(mount)}
+    result += [steps.MoveStaged(root) for root in roots]
+    by_destination = {bind.destination: bind for bind in binds}
+    for mount in spec.mounts:
+        if not _is_staged(mount):
+            result.append(_mount_in_root(mount, by_destination.get(mount.destination), directory_binds))
+    if spec.root.readonly:
+        result.append(steps.ReadOnlyRoot())
+    result.append(steps.EnterRoot())
+    if spec.hostname or spec.domainname:
+        result.append(steps.SetHostname(spec.hostname, spec.domainname))
+    return result + _process_steps(spec, process)
+
+
+def _mount_in_root(mount: Mount, bind: Bind | None, directory_binds: set[str]) -> Step:
+    if bind is not None:
+        return steps.AttachVolume(bind.descriptor, bind.destination, bind.descriptor in directory_binds)
+    if mount.type == "tmpfs":
+        parsed = options.parse(mount.options)
+        return steps.MountTmpfs(mount.destination, parsed.data, parsed.attributes | mounts.MOUNT_ATTR_NODEV)
+    raise NotSupported(f"mount {mount.destination}: file system type {mount.type!r} is not supported yet")
+
+
+def _process_steps(spec: Spec, process: Process) -> list[Step]:
+    user = process.user
+    result: list[Step] = []
+    if process.rlimits:
+        result.append(steps.SetRlimits([(_rlimit(each.type), each.soft, each.hard) for each in process.rlimits]))
+    result.append(steps.SetNice(int(spec.annotations.get(ANNOTATION_NICE, "0"))))
+    result.append(steps.SetStdio("stdout", "stderr", user.uid, user.gid))
+    result.append(steps.MakeWorkingDirectory(process.cwd))
+    result.append(_privileges(process))
+    result.append(steps.ChangeDirectory(process.cwd))
+    return result
+
+
+def _privileges(process: Process) -> Step:
+    user, sets = process.user, process.capabilities
+    return steps.DropPrivileges(
+        uid=user.uid,
+        gid=user.gid,
+        groups=list(user.additional_gids),
+        umask=0o022 if user.umask is None else user.umask,
+        effective=_mask(sets.effective),
+        permitted=_mask(sets.permitted),
+        inheritable=_mask(sets.inheritable),
+        ambient=_mask(sets.ambient),
+        no_new_privileges=process.no_new_privileges,
+    )
+
+
+def _rlimit(name: str) -> int:
+    number = getattr(resource, name, None) if name.startswith("RLIMIT_") else None
+    if not isinstance(number, int):
+        raise InvalidRequest(f"unknown resource limit {name!r}")
+    return number
+
+
+def _mask(names: tuple[str, ...]) -> int:
+    try:
+        return capabilities.mask_of(list(names))
+    except KeyError as error:
+        raise InvalidRequest(f"unknown capability {error.args[0]!r}") from None
+
+
+def wants_init(spec: Spec) -> bool:
+    return spec.annotations.get(ANNOTATION_INIT) == "true"

@@ -1,0 +1,135 @@
+"""The OCI runtime specification's configuration (config.json), as far as Wherry carries it out.
+
+Source: opencontainers/runtime-spec v1.1, config.md and config-linux.md; field names on the wire are the
+specification's. A container is described by nothing else: the supervisor makes a Spec from a request, wherry-oci will
+read one from a bundle.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class _Model(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    pass
+
+
+class User(_Model, frozen=True, kw_only=True):
+    """Numeric ids as inside the container."""
+
+    uid: int = 0
+    gid: int = 0
+    umask: int | None = None
+    additional_gids: tuple[int, ...] = ()
+
+
+class Capabilities(_Model, frozen=True, kw_only=True):
+    """Names such as CAP_CHOWN, one list a set (capabilities(7))."""
+
+    bounding: tuple[str, ...] = ()
+    effective: tuple[str, ...] = ()
+    permitted: tuple[str, ...] = ()
+    inheritable: tuple[str, ...] = ()
+    ambient: tuple[str, ...] = ()
+
+
+class Rlimit(_Model, frozen=True, kw_only=True):
+    """``type`` is RLIMIT_NOFILE and so on; setrlimit(2)."""
+
+    type: str
+    soft: int
+    hard: int
+
+
+class Process(_Model, frozen=True, kw_only=True):
+    args: tuple[str, ...]
+    env: tuple[str, ...] = ()
+    cwd: str = "/"
+    user: User = User()
+    capabilities: Capabilities = Capabilities()
+    rlimits: tuple[Rlimit, ...] = ()
+    no_new_privileges: bool = True
+    oom_score_adj: int | None = None
+
+
+class Root(_Model, frozen=True, kw_only=True):
+    path: str
+    readonly: bool = False
+
+
+class Mount(_Model, frozen=True, kw_only=True):
+    """``options`` as of mount(8); for a bind mount ``source`` is a host path."""
+
+    destination: str
+    type: str = ""
+    source: str = ""
+    options: tuple[str, ...] = ()
+
+
+class Namespace(_Model, frozen=True, kw_only=True):
+    """``type``: pid, network, mount, ipc, uts, user or cgroup; ``path`` joins an existing one."""
+
+    type: str
+    path: str = ""
+
+
+class Memory(_Model, frozen=True, kw_only=True):
+    """Bytes."""
+
+    limit: int | None = None
+    reservation: int | None = None
+
+
+class Cpu(_Model, frozen=True, kw_only=True):
+    """``quota`` and ``period`` in microseconds."""
+
+    shares: int | None = None
+    quota: int | None = None
+    period: int | None = None
+
+
+class Pids(_Model, frozen=True, kw_only=True):
+    limit: int
+
+
+class Resources(_Model, frozen=True, kw_only=True):
+    memory: Memory = Memory()
+    cpu: Cpu = Cpu()
+    pids: Pids | None = None
+
+
+class Linux(_Model, frozen=True, kw_only=True):
+    namespaces: tuple[Namespace, ...] = ()
+    resources: Resources = Resources()
+    cgroups_path: str = ""
+    masked_paths: tuple[str, ...] = ()
+    readonly_paths: tuple[str, ...] = ()
+
+
+class Spec(_Model, frozen=True, kw_only=True):
+    process: Process
+    root: Root
+    linux: Linux
+    oci_version: str = "1.1.0"
+    hostname: str = ""
+    domainname: str = ""
+    mounts: tuple[Mount, ...] = ()
+    annotations: dict[str, str] = {}
+
+
+ANNOTATION_NICE = "io.wherry.nice"
+"""Nice value of the first process; the OCI specification has only the scheduler object of v1.2 for it."""
+ANNOTATION_INIT = "io.wherry.init"
+"""``true``: a reaping init is pid 1 and the command its child (docker run --init)."""
+
+_decoder = msgspec.json.Decoder(Spec)
+_encoder = msgspec.json.Encoder()
+
+
+def decode(text: bytes) -> Spec:
+    """Raises msgspec.ValidationError naming the field and what is wrong with it."""
+    return _decoder.decode(text)
+
+
+def encode(spec: Spec) -> bytes:
+    return _encoder.encode(spec)
