@@ -1,0 +1,228 @@
+"""The shim's event loop: accept a supervisor, carry out its messages, reap containers.
+
+One thread, select.epoll, no framework: this process is copied by every clone, so each page and descriptor it has
+costs every start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import traceback
+from typing import Any
+
+from wherry.kernel import process
+from wherry.runtime import launch, steps
+from wherry.shim import protocol
+
+
+class Slot:
+    """One child: a parked process, a container, or the exit of one that nobody has released yet."""
+
+    def __init__(self, name: str, pid: int, pidfd: int) -> None:
+        self.name = name
+        self.pid = pid
+        self.pidfd = pidfd
+        self.claimed = False
+        self.released = False
+        self.held: dict[str, int] = {}
+        self.exit: dict[str, Any] | None = None
+
+    def describe(self) -> protocol.Message:
+        """The fields of the ``slot`` message; ``held`` names the descriptors that go with it."""
+        state = {"claimed": self.claimed, "exit": self.exit, "held": ["pidfd", *self.held]}
+        return {"type": "slot", "slot": self.name, "pid": self.pid, **state}
+
+    def descriptors(self) -> list[int]:
+        return [self.pidfd, *self.held.values()]
+
+    def close(self) -> None:
+        for descriptor in self.descriptors():
+            os.close(descriptor)
+
+
+class Shim:
+    def __init__(self, listener: socket.socket) -> None:
+        self.listener = listener
+        self.supervisor: socket.socket | None = None
+        self.slots: dict[str, Slot] = {}
+        self.by_pidfd: dict[int, Slot] = {}
+        self.poll = select.epoll()
+        self.poll.register(listener.fileno(), select.EPOLLIN)
+        self.stopping = False
+        self.had_supervisor = False
+        self.handlers = {
+            "spawn": self.spawn,
+            "claim": self.claim,
+            "release": self.release,
+            "shutdown": self.shutdown,
+        }
+
+    def run(self) -> None:
+        """Until told to shut down, or until there is neither a supervisor nor anything to keep for the next one."""
+        while True:
+            events = self.poll.poll(timeout=-1 if self.is_needed() else 10)
+            for descriptor, _mask in events:
+                try:
+                    self.dispatch(descriptor)
+                except Exception:  # nothing may cost all containers their parent
+                    traceback.print_exc(file=sys.stderr)
+            if not self.is_needed() and (self.had_supervisor or not events):
+                return
+
+    def is_needed(self) -> bool:
+        return bool(self.slots) or (self.supervisor is not None and not self.stopping)
+
+    def dispatch(self, descriptor: int) -> None:
+        if descriptor in self.by_pidfd:
+            self.reap(self.by_pidfd[descriptor])
+        elif descriptor == self.listener.fileno():
+            self.accept()
+        elif self.supervisor is not None and descriptor == self.supervisor.fileno():
+            self.serve(self.supervisor)
+
+    def accept(self) -> None:
+        connection, _ = self.listener.accept()
+        if not protocol.peer_is_trusted(connection):
+            connection.close()
+            return
+        self.disconnect()
+        self.supervisor = connection
+        self.had_supervisor = True
+        self.poll.register(connection.fileno(), select.EPOLLIN)
+        self.tell({"type": "hello", "version": protocol.VERSION, "pid": os.getpid()})
+        for slot in list(self.slots.values()):
+            self.tell(slot.describe(), slot.descriptors())
+        self.tell({"type": "synced"})
+
+    def disconnect(self) -> None:
+        """The supervisor is gone: what was only prepared goes too, containers stay."""
+        if self.supervisor is None:
+            return
+        self.poll.unregister(self.supervisor.fileno())
+        self.supervisor.close()
+        self.supervisor = None
+        for slot in list(self.slots.values()):
+            if not slot.claimed:
+                self.drop(slot)
+
+    def serve(self, supervisor: socket.socket) -> None:
+        try:
+            received = protocol.receive(supervisor)
+        except BlockingIOError:
+            return
+        except (OSError, ValueError):
+            received = None
+        if received is None:
+            self.disconnect()
+            return
+        message, descriptors = received
+        self.handlers[message["type"]](message, descriptors)
+
+    def tell(self, message: protocol.Message, descriptors: list[int] | None = None) -> None:
+        if self.supervisor is None:
+            return
+        try:
+            protocol.send(self.supervisor, message, descriptors)
+        except OSError:
+            self.disconnect()
+
+    def spawn(self, message: protocol.Message, descriptors: list[int]) -> None:
+        name = message["slot"]
+        if not descriptors:
+            self.tell({"type": "failed", "slot": name, "message": "the shim has too many open descriptors"})
+            return
+        plan: list[steps.Step] = [
+            steps.NewSession(),
+            steps.JoinCgroups(message["cgroups"]),
+            *steps.decode(message["template"]),
+        ]
+        try:
+            pid, pidfd = launch.spawn(plan, descriptors[0])
+        except OSError as error:
+            os.close(descriptors[0])
+            self.tell({"type": "failed", "slot": name, "message": f"clone: {error}"})
+            return
+        slot = Slot(name, pid, pidfd)
+        self.slots[name] = self.by_pidfd[pidfd] = slot
+        self.poll.register(pidfd, select.EPOLLIN)
+        self.tell({"type": "spawned", "slot": name, "pid": pid}, [pidfd])
+
+    def claim(self, message: protocol.Message, descriptors: list[int]) -> None:
+        slot = self.slots.get(message["slot"])
+        if slot is None:  # failed to spawn; the supervisor has been told
+            for descriptor in descriptors:
+                os.close(descriptor)
+            return
+        slot.claimed = True
+        slot.held.update(zip(message["names"], descriptors, strict=True))
+
+    def release(self, message: protocol.Message, _descriptors: list[int]) -> None:
+        slot = self.slots.get(message["slot"])
+        if slot is not None:
+            self.drop(slot)
+
+    def shutdown(self, _message: protocol.Message, _descriptors: list[int]) -> None:
+        self.stopping = True
+        for slot in list(self.slots.values()):
+            self.drop(slot)
+
+    def drop(self, slot: Slot) -> None:
+        """Forget a slot; one that lives is killed, and forgotten when it has been reaped."""
+        if slot.exit is not None:
+            # Telling of an exit may find the supervisor gone, and that drops the slot already.
+            if self.slots.pop(slot.name, None) is not None:
+                slot.close()
+        else:
+            slot.claimed = False
+            slot.released = True
+            signal.pidfd_send_signal(slot.pidfd, signal.SIGKILL)
+
+    def reap(self, slot: Slot) -> None:
+        information = os.waitid(os.P_PIDFD, slot.pidfd, os.WEXITED)
+        if information is None:
+            return
+        self.poll.unregister(slot.pidfd)
+        del self.by_pidfd[slot.pidfd]
+        slot.exit = {"code": information.si_code, "status": information.si_status}
+        self.tell({"type": "exit", "slot": slot.name, **slot.exit})
+        if slot.released or (self.supervisor is None and not slot.claimed):
+            self.drop(slot)
+
+
+def _raise_descriptor_limit() -> None:
+    """Four descriptors a container: as many as we may have. Containers get a soft limit of their own (their spec's)."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def main(listener_descriptor: int) -> None:
+    """Run a shim on a listening socket. Called by ``wherry.shim.__main__`` in a fresh process."""
+    os.setsid()
+    os.chdir("/")
+    os.umask(0o022)
+    process.set_title("wherry-shim")
+    # When memory runs out, rather any one container than the parent of all. Children set their own.
+    with contextlib.suppress(PermissionError):
+        process.set_oom_score_adjustment(-500)
+    # A terminal's or a service manager's signals are for the supervisor, which tells us to go when it wants that.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    process.close_all_but([0, 1, 2, listener_descriptor])
+    _raise_descriptor_limit()
+    listener = socket.socket(fileno=listener_descriptor)
+    # Children share our pages until somebody writes: the collector would touch the header of every object.
+    gc.collect()
+    gc.disable()
+    gc.freeze()
+    try:
+        Shim(listener).run()
+    except BaseException:
+        traceback.print_exc(file=sys.stderr)
+        raise

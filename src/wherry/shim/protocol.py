@@ -1,0 +1,62 @@
+"""What supervisor and shim say to each other over a SOCK_SEQPACKET UNIX socket: one JSON object a packet, descriptors
+by SCM_RIGHTS.
+
+Who: one supervisor at a time; a new connection takes the place of the old one. Both ends check the peer's uid.
+
+1. On connect the shim sends ``hello`` {version, pid}, then for each slot it has ``slot`` (fields of
+   ``Slot.describe``) with the slot's descriptors attached, in the order of the field ``held``, then ``synced``. That
+   is how a new supervisor takes over.
+2. ``spawn`` {slot, template, cgroups} with one descriptor, the child's end of its channel: clone a process that runs
+   the template's prepare steps in these cgroups. Answer: ``spawned`` {slot, pid} with the pidfd, or ``failed`` {slot,
+   message}. The template is sent as a list of steps (``runtime.steps``) and everything after happens between
+   supervisor and child over the channel (``runtime.init``).
+3. ``claim`` {slot, names} with as many descriptors: the slot is a container now; keep these for the next supervisor.
+   Slots that nobody has claimed are killed when the supervisor goes away.
+4. ``exit`` {slot, code, status}: the process has been reaped (``code`` and ``status`` are si_code and si_status of
+   waitid(2)). The shim keeps it until ``release`` {slot}, which also closes what is held. Releasing a live slot
+   kills it first.
+5. ``shutdown``: kill what lives, reap, exit. Without a supervisor, a shim that holds nothing exits by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from typing import Any
+
+from wherry.kernel import unix_sockets
+
+VERSION = 1
+MAXIMUM_PACKET = 64 << 10
+MAXIMUM_DESCRIPTORS = 16
+
+Message = dict[str, Any]
+
+
+def send(connection: socket.socket, message: Message, descriptors: list[int] | None = None) -> None:
+    """Send one packet.
+
+    Raises BlockingIOError on a non-blocking socket whose peer does not read, OSError (EPIPE, ECONNRESET) when the peer
+    is gone, ValueError when the packet is too large.
+    """
+    packet = json.dumps(message).encode()
+    if len(packet) > MAXIMUM_PACKET:
+        raise ValueError(f"message {message.get('type')!r} of {len(packet)} bytes is larger than {MAXIMUM_PACKET}")
+    unix_sockets.send(connection, packet, descriptors or [])
+
+
+def receive(connection: socket.socket) -> tuple[Message, list[int]] | None:
+    """The next packet, its descriptors close-on-exec; None at end of file. Raises BlockingIOError when there is none
+    yet.
+    """
+    packet, descriptors = unix_sockets.receive(connection, MAXIMUM_PACKET, MAXIMUM_DESCRIPTORS, socket.MSG_DONTWAIT)
+    if not packet:
+        return None
+    message: Message = json.loads(packet)
+    return message, descriptors
+
+
+def peer_is_trusted(connection: socket.socket) -> bool:
+    """Whether the peer runs as root or as our own user."""
+    return unix_sockets.peer_uid(connection) in (0, os.geteuid())
