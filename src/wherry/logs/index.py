@@ -1,0 +1,165 @@
+"""The index beside a log: which bytes came from which stream, and when (docs/log-format.md).
+
+A header, then records of one size. A record says where a run of bytes of one stream begins; it ends where the next
+record begins, or at the end of the log. Records are written *before* their bytes, so that all bytes of a log have a
+record, whenever the writer was killed. A record at or behind the end of the log has no bytes yet: it is provisional,
+may still be overwritten, and no reader may act on it. All others never change, and their offsets strictly increase.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from wherry import errors
+from wherry.logs.files import ReadFile
+
+STDOUT = 1
+STDERR = 2
+
+MAGIC = b"wherryix"
+VERSION = 1
+_HEADER = struct.Struct("<8sHHHHQ64sI")  # magic, version, header size, record size, 0, created, container id, 0
+_RECORD = struct.Struct("<QQQBBBB")  # offset, wall clock, monotonic clock, stream, kind (0 = as captured), line, 0
+_CHECKSUM = struct.Struct("<I")  # CRC-32 of all before it
+HEADER_SIZE = _HEADER.size + _CHECKSUM.size
+RECORD_SIZE = _RECORD.size + _CHECKSUM.size
+ID_SIZE = 64
+_BATCH = 512
+_LINE_CODES = {None: 0, True: 1, False: 2}
+_LINE_VALUES = {code: value for value, code in _LINE_CODES.items()}
+
+
+class DamagedIndex(Exception):
+    """The header cannot be read; what its records say is unknown. Raised and handled inside this package."""
+
+
+class Record(NamedTuple):
+    """The start of a run: its offset in the log, STDOUT or STDERR, and both clocks in nanoseconds (0 = unknown).
+
+    ``begins_line`` is false when the last byte of the stream before the run is not a newline, None when the writer did
+    not know. Without it, finding the beginning of a line whose stream is silent otherwise takes a search of the index.
+    """
+
+    offset: int
+    stream: int
+    wall_ns: int
+    monotonic_ns: int
+    begins_line: bool | None
+
+
+class Header(NamedTuple):
+    container_id: str
+    created_ns: int
+
+
+UNRECORDED = Record(0, STDOUT, 0, 0, True)
+"""What bytes before the first record count as: a log whose index was lost, or a file that never had one."""
+
+
+def _sealed(body: bytes) -> bytes:
+    return body + _CHECKSUM.pack(zlib.crc32(body))
+
+
+def _unsealed(data: bytes) -> bytes | None:
+    body, checksum = data[: -_CHECKSUM.size], data[-_CHECKSUM.size :]
+    return body if _CHECKSUM.pack(zlib.crc32(body)) == checksum else None
+
+
+def pack_header(header: Header) -> bytes:
+    """Raises InvalidRequest for an id that does not fit (64 ASCII characters)."""
+    container_id = header.container_id.encode("ascii", "replace")
+    if not header.container_id.isascii() or len(container_id) > ID_SIZE:
+        raise errors.InvalidRequest(f"container id {header.container_id!r} is not up to {ID_SIZE} ASCII characters")
+    return _sealed(
+        _HEADER.pack(MAGIC, VERSION, HEADER_SIZE, RECORD_SIZE, 0, header.created_ns, container_id, 0),
+    )
+
+
+def read_header(file: ReadFile, path: Path) -> Header:
+    """Raises DamagedIndex, or NotSupported for an index that a later version of this program wrote."""
+    data = file.read(HEADER_SIZE, 0)
+    if len(data) < HEADER_SIZE or not data.startswith(MAGIC):
+        raise DamagedIndex(f"{path} has no header of a log index")
+    _, version, header_size, record_size, _, created_ns, container_id, _ = _HEADER.unpack_from(data)
+    if version != VERSION:  # before the checksum: another version may keep it elsewhere
+        raise errors.NotSupported(f"log index {path} has version {version}; this program reads version {VERSION}")
+    if _unsealed(data) is None or (header_size, record_size) != (HEADER_SIZE, RECORD_SIZE):
+        raise DamagedIndex(f"the header of log index {path} fails its checksum")
+    return Header(container_id.rstrip(b"\0").decode("ascii", "replace"), created_ns)
+
+
+def pack_record(record: Record) -> bytes:
+    line = _LINE_CODES[record.begins_line]
+    return _sealed(_RECORD.pack(record.offset, record.wall_ns, record.monotonic_ns, record.stream, 0, line, 0))
+
+
+def unpack_record(data: bytes) -> Record | None:
+    """None when the checksum does not hold. An unknown ``kind`` (of a later version) is read as bytes of its stream."""
+    body = _unsealed(data)
+    if body is None:
+        return None
+    offset, wall_ns, monotonic_ns, stream, _kind, line, _ = _RECORD.unpack(body)
+    return Record(offset, stream, wall_ns, monotonic_ns, _LINE_VALUES.get(line))
+
+
+class Index:
+    """Reads the records of an index by their numbers; None instead of a file stands for a log without index."""
+
+    def __init__(self, file: ReadFile | None) -> None:
+        self._file = file
+
+    def count(self) -> int:
+        """Number of whole records. A torn one at the end does not count: it is provisional, or rotten."""
+        return 0 if self._file is None else max(0, (self._file.size() - HEADER_SIZE) // RECORD_SIZE)
+
+    def record(self, number: int) -> Record | None:
+        return next(iter(self.slots(number, 1)), None)
+
+    def slots(self, first: int, count: int) -> list[Record | None]:
+        """Records ``first`` to ``first + count``, fewer at the end; None stands for one that fails its checksum."""
+        if self._file is None:
+            return []
+        data = self._file.read(count * RECORD_SIZE, HEADER_SIZE + first * RECORD_SIZE)
+        ends = range(RECORD_SIZE, len(data) + 1, RECORD_SIZE)
+        return [unpack_record(data[end - RECORD_SIZE : end]) for end in ends]
+
+    def following(self, first: int, below: int) -> tuple[list[Record], int]:
+        """The next batch of records with ``offset < below``, and the number to go on from."""
+        records: list[Record] = []
+        slots = self.slots(first, _BATCH)
+        while slots and slots[-1] is None:
+            slots.pop()  # may be provisional and half overwritten at this moment: not to be passed by
+        for number, record in enumerate(slots, first):
+            if record is not None and record.offset >= below:
+                return records, number
+            if record is not None:
+                records.append(record)
+        return records, first + len(slots)
+
+    def preceding(self, end: int) -> Iterator[Record]:
+        """The records with numbers below ``end``, last one first."""
+        for stop in range(end, 0, -_BATCH):
+            first = max(0, stop - _BATCH)
+            yield from (record for record in reversed(self.slots(first, stop - first)) if record is not None)
+
+    def last_at(self, offset: int) -> int:
+        """Number of the last record that begins at or before ``offset``; -1 when there is none. A binary search."""
+        low, high = -1, self.count()
+        while high - low > 1:
+            number, record = self._first_valid((low + high) // 2, high)
+            if record is not None and record.offset <= offset:
+                low = number
+            else:
+                high = (low + high) // 2
+        return low
+
+    def _first_valid(self, first: int, end: int) -> tuple[int, Record | None]:
+        for number in range(first, end):
+            record = self.record(number)
+            if record is not None:
+                return number, record
+        return end, None

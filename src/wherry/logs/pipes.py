@@ -1,0 +1,61 @@
+"""The pipes between a container and its log."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import stat
+import struct
+import termios
+from pathlib import Path
+from typing import NamedTuple
+
+from wherry import errors
+from wherry.logs.index import STDERR, STDOUT
+
+PIPE_SIZE = 1024 * 1024
+
+logger = logging.getLogger(__name__)
+
+
+def make_pipe() -> tuple[int, int]:
+    """A close-on-exec pipe (read end, write end) of PIPE_SIZE bytes.
+
+    Smaller where the kernel refuses that: fcntl(2) F_SETPIPE_SZ fails with EPERM beyond /proc/sys/fs/pipe-max-size and,
+    for users without CAP_SYS_RESOURCE, beyond pipe-user-pages-soft in all pipes of the user.
+    """
+    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    try:
+        fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+    except OSError as error:  # also ENOMEM: a small pipe is slower, not wrong
+        logger.debug("a log pipe keeps its default size: %s", error)
+    return read_end, write_end
+
+
+class Pipe(NamedTuple):
+    """The read end of one stream of one container."""
+
+    fd: int
+    stream: int
+
+    def waiting_bytes(self) -> int:
+        """What is in the pipe now (pipe(7), FIONREAD)."""
+        count: int = struct.unpack("i", fcntl.ioctl(self.fd, termios.FIONREAD, b"\0\0\0\0"))[0]
+        return count
+
+
+def distinct_pipes(stdout: int, stderr: int, path: Path) -> list[Pipe]:
+    """The pipes to read for the log at ``path``; -1 stands for none, and two ends of one pipe are one, stdout.
+
+    Raises InvalidRequest for a descriptor that is no pipe: splice(2) needs one.
+    """
+    found: dict[tuple[int, int], Pipe] = {}
+    for fd, stream in ((stdout, STDOUT), (stderr, STDERR)):
+        if fd < 0:
+            continue
+        status = os.fstat(fd)
+        if not stat.S_ISFIFO(status.st_mode):
+            raise errors.InvalidRequest(f"descriptor {fd} for log {path} is not a pipe")
+        found.setdefault((status.st_dev, status.st_ino), Pipe(fd, stream))
+    return list(found.values())

@@ -1,0 +1,81 @@
+"""Reading a log's files, from the beginning or its last lines on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
+
+from wherry.logs.index import STDERR, STDOUT
+from wherry.logs.log import Log
+from wherry.logs.selection import Query, TimeFilter, make_query, starts
+from wherry.logs.view import BLOCK, Run, Runs, View, Window
+
+BOTH = frozenset({STDOUT, STDERR})
+
+
+class Chunk(NamedTuple):
+    """Consecutive bytes of one stream (1 stdout, 2 stderr), at most BLOCK of them, of any part of a line.
+
+    ``wall_ns`` is when the run that they belong to began to be captured, nanoseconds since the epoch; 0 = unknown.
+    """
+
+    stream: int
+    wall_ns: int
+    data: bytes
+
+
+class Cursor:
+    """Goes forward through what a query wants of a log; chunks() goes on where it ended when the log has grown."""
+
+    def __init__(self, view: View, query: Query, first: dict[int, int]) -> None:
+        """``first``: for each stream that is wanted, the offset before which nothing of it is shown."""
+        self._first = first
+        self._filter = TimeFilter(view, query)
+        self._window = Window(view)
+        self._runs = Runs(view.index, min(first.values()))
+
+    @property
+    def position(self) -> int:
+        return self._runs.position
+
+    def chunks(self, size: int) -> Iterator[Chunk]:
+        """All up to ``size``, which is at most the size of the log. To be exhausted before the next call."""
+        while (run := self._runs.take(size)) is not None:
+            start = max(run.start, self._first.get(run.stream, run.end))
+            if start < run.end and not self._filter.skips(run):
+                yield from self._chunks_of(run, start)
+
+    def _chunks_of(self, run: Run, first: int) -> Iterator[Chunk]:
+        for start in range(first, run.end, BLOCK):
+            data = self._window.forwards(start, min(start + BLOCK, run.end))
+            shown = self._filter.keep(run, start, data)
+            if shown:
+                yield Chunk(run.stream, run.wall_ns, shown)
+
+
+def read(
+    log: Log,
+    *,
+    streams: Collection[int] = BOTH,
+    tail: int | None = None,
+    since_ns: int | None = None,
+    until_ns: int | None = None,
+) -> Iterator[Chunk]:
+    """What ``log`` holds at the time of the first ``next()``, in the order in which it was captured.
+
+    ``tail`` counts the last lines of the wanted streams that began between ``since_ns`` and ``until_ns`` (nanoseconds
+    since the epoch, both included). See selection.py for what a line is. Memory: a few BLOCKs.
+
+    Raises InvalidRequest at once; NotFound when the log is gone, NotSupported for the index of a later version, and
+    OSError, with the first ``next()``.
+    """
+    return _read(log, make_query(streams, tail, since_ns, until_ns))
+
+
+def _read(log: Log, query: Query) -> Iterator[Chunk]:
+    view = log.view()
+    try:
+        size = view.size()
+        yield from Cursor(view, query, starts(view, size, query)).chunks(size)
+    finally:
+        view.close()
