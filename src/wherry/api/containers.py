@@ -1,0 +1,105 @@
+"""Handlers for containers, except those that stream (``streams``)."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import web
+
+from wherry.api import views
+from wherry.api.bodies import read_body, read_json
+from wherry.api.docker_models import create_request
+from wherry.api.filters import Filters
+from wherry.api.replies import encode
+from wherry.api.router import Call
+from wherry.errors import InvalidRequest
+from wherry.supervisor.model import Record, State
+from wherry.supervisor.request import CreateRequest, check_name, quoted, signal_number
+
+_CONDITIONS = frozenset({"not-running", "next-exit", "removed"})
+
+
+async def wanted(call: Call) -> tuple[str | None, CreateRequest]:
+    """Name (None: generate one) and request that a create or run call asks for."""
+    name = call.query.text("name").removeprefix("/")
+    if name:
+        check_name(name)
+    return name or None, create_request(await read_json(call.request))
+
+
+async def create(call: Call) -> web.StreamResponse:
+    call.query.only("name")
+    name, request = await wanted(call)
+    record = await call.lifetime.finish(call.engine.create(name, request))
+    return call.replies.json({"Id": record.id, "Warnings": []}, 201)
+
+
+async def start(call: Call) -> web.StreamResponse:
+    call.query.only("detachKeys")
+    if (await read_body(call.request)).strip() not in (b"", b"{}", b"null"):
+        raise InvalidRequest("a container cannot be configured when it is started: the request body must be empty")
+    started = await call.lifetime.finish(call.engine.start(call.ref))
+    return call.replies.empty(204 if started else 304)
+
+
+async def stop(call: Call) -> web.StreamResponse:
+    seconds = call.query.only("t").seconds("t")
+    stopped = await call.lifetime.finish(call.engine.stop(call.ref, seconds))
+    return call.replies.empty(204 if stopped else 304)
+
+
+async def kill(call: Call) -> web.StreamResponse:
+    signal = signal_number(call.query.only("signal").text("signal") or "SIGKILL")
+    await call.lifetime.finish(call.engine.kill(call.ref, signal))
+    return call.replies.empty(204)
+
+
+async def remove(call: Call) -> web.StreamResponse:
+    # v asks to remove anonymous volumes too: there are none
+    force = call.query.only("force", "v").flag("force")
+    await call.lifetime.finish(call.engine.remove(call.ref, force))
+    return call.replies.empty(204)
+
+
+async def wait(call: Call) -> web.StreamResponse:
+    """The headers leave before the container ends: docker starts the container only when it has seen them."""
+    condition = call.query.only("condition").text("condition") or "not-running"
+    if condition not in _CONDITIONS:
+        raise InvalidRequest(f"invalid condition: {quoted(condition)}")
+    ending = asyncio.ensure_future(call.engine.wait(call.ref, condition))
+    try:
+        await asyncio.sleep(0)  # wait() registers (or raises) before its first await: let it, then promise an answer
+        if ending.done():
+            return call.replies.json(_wait_result(ending.result()))
+        response = call.replies.late_json()
+        await response.prepare(call.request)
+        with call.lifetime.watching(ends_cleanly=False):
+            await response.write_eof(encode(_wait_result(await ending)))
+        return response
+    finally:
+        ending.cancel()
+
+
+def _wait_result(record: Record) -> dict[str, object]:
+    return {"StatusCode": views.status_code(record), "Error": {"Message": record.error} if record.error else None}
+
+
+async def inspect(call: Call) -> web.StreamResponse:
+    call.query.only()
+    return call.replies.json(views.details(call.engine.get(call.ref)))
+
+
+async def list_all(call: Call) -> web.StreamResponse:
+    """GET /containers/json. Parameters that only shape docker's own table (trunc_cmd) are ignored."""
+    query = call.query
+    if query.flag("size"):
+        query.only("all", "limit", "filters")
+    limit = query.integer("limit") or -1
+    filters = Filters(query.text("filters"), call.engine.get)
+    everything = query.flag("all") or filters.every_state or limit > 0
+    found = [
+        record
+        for record in call.engine.list()
+        if (everything or record.state is State.RUNNING) and filters.match(record)
+    ]
+    return call.replies.json([views.summary(record) for record in (found[:limit] if limit > 0 else found)])

@@ -1,0 +1,57 @@
+"""What the API needs of the supervisor; ``wherry.supervisor.engine.Engine`` is the one that runs."""
+
+from __future__ import annotations
+
+import builtins
+from typing import TYPE_CHECKING, Protocol
+
+from wherry.supervisor.model import EngineInfo, Record
+from wherry.supervisor.request import CreateRequest
+
+if TYPE_CHECKING:
+    from wherry.logs import Log
+
+
+class Engine(Protocol):
+    """The containers of one supervisor; all raise ``wherry.errors``.
+
+    ``ref`` is a name, an id or a unique prefix of an id.
+    """
+
+    async def create(self, name: str | None, request: CreateRequest) -> Record: ...
+
+    async def start(self, ref: str) -> bool:
+        """False when it was running already."""
+
+    async def run(self, name: str | None, request: CreateRequest, *, hold: bool = False) -> Record:
+        """Create and start as one; a failure leaves nothing.
+
+        Returns a copy of the record as it was when the command had been executed: ``pid`` is set, however short the
+        container lived. With ``hold`` an ``auto_remove`` container that ends keeps its record and its log until
+        ``release``: one that ends at once would otherwise be gone before the caller could open its log.
+        """
+
+    async def release(self, ref: str) -> None:
+        """End the hold of ``run``; returns after the removal that waited for it.
+
+        No error when there is no hold, or no such container any more.
+        """
+
+    async def stop(self, ref: str, seconds: float | None = None) -> bool:
+        """False when it was not running. ``seconds`` None is the container's own, negative is for ever."""
+
+    async def kill(self, ref: str, signal: int) -> None: ...
+
+    async def wait(self, ref: str, condition: str) -> Record:
+        """``condition``: "not-running", "next-exit" or "removed". Registers before its first await."""
+
+    async def remove(self, ref: str, force: bool) -> None: ...
+
+    def get(self, ref: str) -> Record: ...
+
+    def list(self) -> builtins.list[Record]:
+        """Newest first."""
+
+    def log(self, ref: str) -> Log: ...
+
+    def info(self) -> EngineInfo: ...

@@ -1,0 +1,80 @@
+"""The API server: binds the socket, serves until it is closed, leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+
+from wherry.api import containers, streams, system, unix_socket
+from wherry.api.connection import HttpServer
+from wherry.api.lifetime import Lifetime
+from wherry.api.ports import Engine
+from wherry.api.replies import Replies
+from wherry.api.router import Router, Routes
+
+ROUTES: Routes = {
+    ("_ping",): {"GET": system.ping, "HEAD": system.ping},
+    ("version",): {"GET": system.version},
+    ("info",): {"GET": system.info},
+    ("wherry", "run"): {"POST": streams.run},
+    ("containers", "json"): {"GET": containers.list_all},
+    ("containers", "create"): {"POST": containers.create},
+    ("containers", "*"): {"DELETE": containers.remove},
+    ("containers", "*", "json"): {"GET": containers.inspect},
+    ("containers", "*", "logs"): {"GET": streams.read_logs},
+    ("containers", "*", "start"): {"POST": containers.start},
+    ("containers", "*", "stop"): {"POST": containers.stop},
+    ("containers", "*", "kill"): {"POST": containers.kill},
+    ("containers", "*", "wait"): {"POST": containers.wait},
+}
+
+
+class Server:
+    """A running API server; ``close`` ends it."""
+
+    def __init__(
+        self,
+        listening: unix_socket.ListeningSocket,
+        acceptor: asyncio.Server,
+        http: HttpServer,
+        lifetime: Lifetime,
+    ) -> None:
+        self.path = listening.path
+        self._listening = listening
+        self._acceptor = acceptor
+        self._http = http
+        self._lifetime = lifetime
+
+    async def close(self, seconds: float = 5.0) -> None:
+        """Stop serving, within about ``seconds``, and remove the socket's file.
+
+        No new clients; requests under way get to their end; followers of logs get a proper end of their stream; who
+        does not read is cut off.
+        """
+        self._listening.remove()
+        self._acceptor.close()
+        self._http.pre_shutdown()
+        await self._lifetime.close(seconds / 2)
+        # aiohttp's shutdown uses its limit twice: waiting for a handler, then waiting for it to be cancelled
+        await self._http.shutdown(seconds / 4)
+        self._http.abort()
+
+
+async def serve(engine: Engine, socket_path: str) -> Server:
+    """Serve ``engine`` on a UNIX socket at ``socket_path`` until ``Server.close``.
+
+    Raises:
+        InvalidRequest, Conflict, OSError: as ``unix_socket.listen``.
+    """
+    listening = unix_socket.listen(socket_path)
+    try:
+        replies = Replies(engine.info().version)
+        lifetime = Lifetime()
+        http = HttpServer(Router(ROUTES, engine, replies, lifetime), replies)
+        acceptor = await asyncio.get_running_loop().create_unix_server(
+            http, sock=listening.socket, backlog=unix_socket.BACKLOG
+        )
+    except BaseException:
+        listening.remove()
+        listening.socket.close()
+        raise
+    return Server(listening, acceptor, http, lifetime)

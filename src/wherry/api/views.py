@@ -1,0 +1,261 @@
+"""Records as Docker's JSON, each with what Wherry knows beyond it in an extra object "Wherry"."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+
+from wherry.api import times
+from wherry.logs import rfc3339_nano
+from wherry.supervisor.model import Reason, Record, State
+from wherry.supervisor.request import CreateRequest
+
+_EXIT_UNKNOWN = 125
+"""For a container that could not be started, and for an end that nobody saw; ``engine run`` says the same."""
+
+
+class WherryView(msgspec.Struct, rename="pascal"):
+    """What the record has, unchanged; sizes in bytes, null when unset, times RFC 3339 or ""."""
+
+    name: str
+    state: State
+    reason: Reason
+    exit_code: int | None
+    signal: int | None
+    error: str
+    pid: int
+    created: str
+    started: str
+    finished: str
+    soft_limit: int | None
+    hard_limit: int | None
+    nice: int
+    rootfs: str
+    command: tuple[str, ...]
+    log_path: str
+    peak_memory: int | None
+    peak_pids: int | None
+
+
+class MountView(msgspec.Struct, rename="pascal"):
+    type: str
+    source: str
+    destination: str
+    mode: str
+    rw: bool = msgspec.field(name="RW")
+    propagation: str = "rprivate"
+
+
+class Summary(msgspec.Struct, rename="pascal"):
+    """One entry of GET /containers/json."""
+
+    id: str
+    names: tuple[str]
+    image: str
+    image_id: str = msgspec.field(name="ImageID")
+    command: str
+    created: int
+    ports: tuple[()]
+    labels: dict[str, str]
+    state: State
+    status: str
+    host_config: dict[str, str]
+    network_settings: dict[str, Any]
+    mounts: list[MountView]
+    wherry: WherryView
+
+
+def status_code(record: Record) -> int:
+    """The exit code as shells and docker count it: 128 + signal for a container that a signal ended."""
+    if record.exit_code is not None:
+        return record.exit_code
+    if record.signal is not None:
+        return 128 + record.signal
+    return _EXIT_UNKNOWN if record.reason in (Reason.START_FAILED, Reason.LOST) else 0
+
+
+def wherry(record: Record) -> WherryView:
+    request = record.request
+    return WherryView(
+        name=record.name,
+        state=record.state,
+        reason=record.reason,
+        exit_code=record.exit_code,
+        signal=record.signal,
+        error=record.error,
+        pid=record.pid,
+        created=_time(record.created_ns, ""),
+        started=_time(record.started_ns, ""),
+        finished=_time(record.finished_ns, ""),
+        soft_limit=request.soft_bytes,
+        hard_limit=request.hard_bytes,
+        nice=request.nice,
+        rootfs=request.rootfs,
+        command=request.command,
+        log_path=record.log_path,
+        peak_memory=record.peak_memory_bytes,
+        peak_pids=record.peak_pids,
+    )
+
+
+def summary(record: Record) -> Summary:
+    request = record.request
+    return Summary(
+        id=record.id,
+        names=("/" + record.name,),
+        image=request.rootfs,
+        image_id="",
+        command=" ".join(request.command),
+        created=record.created_ns // 1_000_000_000,
+        ports=(),
+        labels=request.labels,
+        state=record.state,
+        status=_status(record),
+        host_config={"NetworkMode": request.network},
+        network_settings={"Networks": {request.network: _ENDPOINT}},
+        mounts=_mounts(request),
+        wherry=wherry(record),
+    )
+
+
+def details(record: Record) -> dict[str, Any]:
+    """GET /containers/X/json."""
+    request = record.request
+    return {
+        "Id": record.id,
+        "Name": "/" + record.name,
+        "Created": rfc3339_nano(record.created_ns),
+        "Path": request.command[0],
+        "Args": request.command[1:],
+        "State": _state(record),
+        "Image": request.rootfs,
+        "ResolvConfPath": "",
+        "HostnamePath": "",
+        "HostsPath": "",
+        "LogPath": record.log_path,
+        "RestartCount": 0,
+        "Driver": "none" if request.rw_rootfs else "overlayfs",
+        "Platform": "linux",
+        "MountLabel": "",
+        "ProcessLabel": "",
+        "AppArmorProfile": "",
+        "ExecIDs": None,
+        "HostConfig": _host_config(request),
+        "GraphDriver": {"Name": "none" if request.rw_rootfs else "overlayfs", "Data": None},
+        "Mounts": _mounts(request),
+        "Config": _config(record),
+        "NetworkSettings": {"Ports": {}, "Gateway": "", "IPAddress": "", "Networks": {request.network: _ENDPOINT}},
+        "Wherry": wherry(record),
+    }
+
+
+def _state(record: Record) -> dict[str, Any]:
+    return {
+        "Status": record.state,
+        "Running": record.state is State.RUNNING,
+        "Paused": False,
+        "Restarting": False,
+        "OOMKilled": False,
+        "Dead": False,
+        "Pid": record.pid,
+        "ExitCode": status_code(record),
+        "Error": record.error,
+        "StartedAt": _time(record.started_ns, times.ZERO),
+        "FinishedAt": _time(record.finished_ns, times.ZERO),
+    }
+
+
+def _config(record: Record) -> dict[str, Any]:
+    request = record.request
+    return {
+        "Hostname": request.hostname or record.name,
+        "Domainname": request.domainname,
+        "User": request.user,
+        "AttachStdin": False,
+        "AttachStdout": False,
+        "AttachStderr": False,
+        "Tty": False,
+        "OpenStdin": False,
+        "StdinOnce": False,
+        "Env": request.env,
+        "Cmd": request.command,
+        "Image": request.rootfs,
+        "Volumes": None,
+        "WorkingDir": request.working_dir,
+        "Entrypoint": None,
+        "OnBuild": None,
+        "Labels": request.labels,
+        "StopSignal": request.stop_signal,
+        "StopTimeout": round(request.stop_seconds),
+    }
+
+
+def _host_config(request: CreateRequest) -> dict[str, Any]:
+    return {
+        "AutoRemove": request.auto_remove,
+        "Binds": [f"{v.source}:{v.destination}{':ro' if v.read_only else ''}" for v in request.volumes] or None,
+        "CgroupnsMode": "private",
+        "Init": request.init,
+        "IpcMode": "private",
+        "LogConfig": {"Type": "", "Config": {}},
+        "Memory": request.hard_bytes or 0,
+        "NanoCpus": round((request.cpus or 0) * 1e9),
+        "NetworkMode": request.network,
+        "PidsLimit": request.pids_limit,
+        "PortBindings": {},
+        "Privileged": False,
+        "ReadonlyRootfs": request.read_only,
+        "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+        "Tmpfs": request.tmpfs,
+    }
+
+
+def _mounts(request: CreateRequest) -> list[MountView]:
+    return [
+        MountView(
+            type="bind",
+            source=volume.source,
+            destination=volume.destination,
+            mode="ro" if volume.read_only else "",
+            rw=not volume.read_only,
+        )
+        for volume in request.volumes
+    ]
+
+
+def _status(record: Record) -> str:
+    if record.state is State.CREATED:
+        return "Created"
+    if record.state is State.RUNNING:
+        return f"Up {_since(record.started_ns)}"
+    return f"Exited ({status_code(record)}) {_since(record.finished_ns)} ago"
+
+
+def _since(ns: int) -> str:
+    return times.human_duration((time.time_ns() - ns) / 1e9)
+
+
+def _time(ns: int, never: str) -> str:
+    return rfc3339_nano(ns) if ns else never
+
+
+_ENDPOINT = msgspec.Raw(
+    msgspec.json.encode(
+        {
+            "IPAMConfig": None,
+            "Links": None,
+            "Aliases": None,
+            "NetworkID": "",
+            "EndpointID": "",
+            "Gateway": "",
+            "IPAddress": "",
+            "IPPrefixLen": 0,
+            "IPv6Gateway": "",
+            "GlobalIPv6Address": "",
+            "GlobalIPv6PrefixLen": 0,
+            "MacAddress": "",
+        }
+    )
+)

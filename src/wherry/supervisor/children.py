@@ -1,0 +1,270 @@
+"""First processes of containers, seen from the supervisor: cloned by the shim, prepared ahead where that is
+possible.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import secrets
+import socket
+from collections import deque
+from collections.abc import Callable
+
+from wherry.errors import StartFailed, WherryError
+from wherry.kernel import unix_sockets
+from wherry.kernel.cgroups import Group, Layout
+from wherry.kernel.libc import describe
+from wherry.runtime import launch
+from wherry.runtime.plan import Plan
+from wherry.supervisor.shimlink import ExitStatus, ShimLink
+
+_MAKING_AT_ONCE = 16
+_log = logging.getLogger(__name__)
+
+
+class Child:
+    """One first process: its slot in the shim, its cgroup, and the channel it reports on."""
+
+    def __init__(self, slot: str, group: Group, channel: socket.socket | None) -> None:
+        self.slot = slot
+        self.group = group
+        self.channel = channel
+        self.pid = 0
+        self.pidfd = -1
+        self.root = -1
+        """A descriptor of the root mount: see ``let_go_of_root``."""
+        # None: it has ended, but its status went to another process (the shim that was its parent died).
+        self.exited: asyncio.Future[ExitStatus | None] = asyncio.get_running_loop().create_future()
+        self._reports = b""
+
+    async def wait_ready(self) -> None:
+        """Until the prepare steps are done. Raises StartFailed."""
+        while True:
+            report = launch.parse_reports(self._reports)
+            if report.failure is not None:
+                raise launch.start_error("a container", report.failure)
+            if report.ready:
+                return
+            if not await self._read():
+                raise StartFailed("the prepared process died")
+
+    async def finish(self, message: bytes, descriptors: list[int]) -> None:
+        """Send the finish message; a child that is still preparing finds it later."""
+        if self.channel is None:
+            raise StartFailed("the process is gone")
+        try:
+            sent = unix_sockets.send(self.channel, message, descriptors)
+            await asyncio.get_running_loop().sock_sendall(self.channel, message[sent:])
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it has died or failed: its last report says why
+        except OSError as error:
+            raise StartFailed(
+                f"send {len(descriptors)} descriptors to the prepared process: {describe(error)}"
+            ) from error
+
+    async def wait_executed(self, on_executing: Callable[[], None]) -> launch.Report:
+        """All reports, after end of file: execve has closed the channel, or the process has ended.
+
+        ``on_executing`` is called when the child says that it calls execve, before that line is taken from the
+        channel: if we are killed in between, the next supervisor still finds it there.
+        """
+        while self.channel is not None:
+            await _readable(self.channel)
+            waiting = self._peek()
+            report = launch.parse_reports(self._reports + waiting)
+            if report.executed:
+                on_executing()
+            if report.executed or report.failure is not None or not waiting:
+                break
+            await self._read()
+        while await self._read():
+            pass
+        return launch.parse_reports(self._reports)
+
+    def _peek(self) -> bytes:
+        if self.channel is None:
+            return b""
+        try:
+            return self.channel.recv(65536, socket.MSG_PEEK)
+        except ConnectionResetError:
+            return b""
+
+    async def _read(self) -> bool:
+        if self.channel is None:
+            return False
+        try:
+            chunk = await asyncio.get_running_loop().sock_recv(self.channel, 65536)
+        except ConnectionResetError:
+            chunk = b""
+        self._reports += chunk
+        return bool(chunk)
+
+    async def let_go_of_root(self) -> None:
+        """Close the root mount, in a thread: closing the last reference to an overlay syncs the file system under it.
+
+        Holding one until here keeps that sync out of the container's own exit.
+        """
+        if self.root >= 0:
+            root, self.root = self.root, -1
+            await asyncio.to_thread(os.close, root)
+
+    def close_channel(self) -> None:
+        if self.channel is not None:
+            self.channel.close()
+            self.channel = None
+
+    def close(self) -> None:
+        self.close_channel()
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+
+async def _readable(channel: socket.socket) -> None:
+    event = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(channel.fileno(), event.set)
+    try:
+        await event.wait()
+    finally:
+        loop.remove_reader(channel.fileno())
+
+
+class Children:
+    """Makes children, and keeps some of the last asked for template prepared ahead (``spare_count``)."""
+
+    def __init__(self, shim: ShimLink, layout: Layout, cgroup_parent: str, spare_count: int) -> None:
+        self._shim = shim
+        self._layout = layout
+        self._parent = cgroup_parent
+        self._spare_count = spare_count
+        self._spares: deque[Child] = deque()
+        self._template = ""
+        self._making = asyncio.Semaphore(_MAKING_AT_ONCE)
+        self._refilling: asyncio.Task[None] | None = None
+        self.by_slot: dict[str, Child] = {}
+
+    @property
+    def spares(self) -> int:
+        return len(self._spares)
+
+    async def get(self, plan: Plan) -> Child:
+        """A child for this plan: a spare one when the template is the one that spares are kept for, else a new one."""
+        if plan.template == self._template:
+            while self._spares:
+                spare = self._spares.popleft()
+                if not spare.exited.done():
+                    return spare
+                await self.discard(spare)
+        return await self._make(plan.template, at_once=True)
+
+    async def _make(self, template: str, *, at_once: bool) -> Child:
+        """``at_once``: somebody waits for it. Else the groups are made in a thread, and others are served meanwhile."""
+        async with self._making:
+            return await self._clone(template, at_once)
+
+    async def _clone(self, template: str, at_once: bool) -> Child:
+        slot = secrets.token_hex(32)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        ours.setblocking(False)
+        child = Child(slot, Group(self._layout, f"{self._parent}/{slot}"), ours)
+        self.by_slot[slot] = child
+        try:
+            with theirs:
+                if at_once:
+                    child.group.create()
+                else:
+                    await asyncio.to_thread(child.group.create)
+                steps = json.loads(template)
+                files = child.group.process_files()
+                child.pid, child.pidfd = await self._shim.spawn(slot, steps, files, theirs.fileno())
+        except BaseException:
+            await self.discard(child)
+            raise
+        return child
+
+    def adopt(self, child: Child) -> None:
+        """Take over a child of an earlier supervisor."""
+        self.by_slot[child.slot] = child
+
+    async def discard(self, child: Child) -> None:
+        """Kill a child if it lives, and leave nothing of it: process, slot, descriptors, cgroup."""
+        self._shim.release(child.slot)
+        if child.pid:
+            await child.exited
+        await child.let_go_of_root()
+        child.close()
+        await remove_group(child.group)
+        self.by_slot.pop(child.slot, None)
+
+    def refill(self, template: str) -> None:
+        """See to it, in the background, that spares of this template are there; those of another one go."""
+        if self._refilling is None or self._refilling.done():
+            self._refilling = asyncio.get_running_loop().create_task(self._refill(template))
+
+    async def _refill(self, template: str) -> None:
+        if template != self._template:
+            await self.drop_spares()
+            self._template = template
+        try:
+            while len(self._spares) < self._spare_count:
+                child = await self._make(template, at_once=False)
+                try:
+                    await child.wait_ready()
+                except BaseException:
+                    await self.discard(child)
+                    raise
+                self._spares.append(child)
+        except (WherryError, OSError) as error:
+            # Nobody asked for this one. The next start meets the same error and reports it to who asks.
+            _log.warning("cannot prepare a container ahead: %s", error)
+
+    async def drop_spares(self) -> None:
+        while self._spares:
+            await self.discard(self._spares.popleft())
+
+    async def close(self) -> None:
+        if self._refilling is not None:
+            self._refilling.cancel()
+            await asyncio.gather(self._refilling, return_exceptions=True)
+        self._spare_count = 0
+        await self.drop_spares()
+
+    def exited(self, slot: str, status: ExitStatus) -> None:
+        """The shim has reaped the child in this slot."""
+        child = self.by_slot.get(slot)
+        if child is not None and not child.exited.done():
+            child.exited.set_result(status)
+
+    def shim_lost(self) -> None:
+        """Without a shim, watch the children ourselves: we are their new parent when the shim was our own child
+        (subreaper).
+        """
+        for child in self.by_slot.values():
+            if child.pidfd >= 0 and not child.exited.done():
+                asyncio.get_running_loop().add_reader(child.pidfd, self._reap, child)
+        for spare in self._spares:
+            spare.close_channel()  # which makes it exit
+
+    def _reap(self, child: Child) -> None:
+        asyncio.get_running_loop().remove_reader(child.pidfd)
+        status = None
+        with contextlib.suppress(ChildProcessError):
+            information = os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOHANG)
+            if information is not None:
+                status = ExitStatus(information.si_code, information.si_status)
+        if not child.exited.done():
+            child.exited.set_result(status)
+
+
+async def remove_group(group: Group) -> None:
+    """rmdir, again for as long as the kernel still counts a dying process in the group; a warning after two seconds."""
+    for delay in (0, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.3, 0.5, 1):
+        await asyncio.sleep(delay)
+        if await asyncio.to_thread(group.remove):
+            return
+    _log.warning("control group %s is still busy and stays", group.path)

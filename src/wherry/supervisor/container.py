@@ -1,0 +1,102 @@
+"""One container as the supervisor holds it in memory: its record, its live process, and who waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import signal
+import time
+
+from wherry.logs import Log
+from wherry.supervisor.children import Child
+from wherry.supervisor.model import Reason, Record, State
+from wherry.supervisor.shimlink import ExitStatus
+
+
+class Container:
+    """``lock`` orders start and remove; everything else happens in single turns of the loop."""
+
+    def __init__(self, record: Record, log: Log) -> None:
+        self.record = record
+        self.log = log
+        self.lock = asyncio.Lock()
+        self.child: Child | None = None
+        self.settled = asyncio.Event()
+        """Nothing is left of the last run: mount, control group, process."""
+        self.settled.set()
+        self.log_ended = asyncio.Event()
+        self.held = False
+        """A client of ``run`` still needs its record and its log: automatic removal waits for ``released``."""
+        self.released = asyncio.Event()
+        self._exit_waiters: list[asyncio.Future[None]] = []
+        self.removed = asyncio.Event()
+
+    @property
+    def running(self) -> bool:
+        return self.record.state is State.RUNNING
+
+    def running_record(self, child: Child) -> Record:
+        """A copy of the record that says that the command runs from now on."""
+        running = copy.copy(self.record)
+        running.state, running.pid, running.started_ns = State.RUNNING, child.pid, time.time_ns()
+        return running
+
+    def started(self, child: Child, running: Record) -> None:
+        """``running`` is what ``running_record`` gave."""
+        self.child = child
+        self.settled.clear()
+        record = self.record
+        record.state, record.pid, record.started_ns = running.state, running.pid, running.started_ns
+
+    def reset(self) -> None:
+        """Forget how an earlier run ended."""
+        record = self.record
+        record.reason, record.error = Reason.NONE, ""
+        record.exit_code = record.signal = None
+        record.finished_ns = 0
+        record.stop_requested = False
+        self.log_ended.clear()
+
+    def ended(self, status: ExitStatus | None) -> None:
+        """Book the end of the process; ``None`` is an end whose status nobody could collect."""
+        record = self.record
+        record.state = State.EXITED
+        record.pid = 0
+        record.slot = ""
+        record.finished_ns = time.time_ns()
+        if status is None:
+            record.reason = Reason.LOST
+            record.error = record.error or "its parent, the shim, died; the exit status is not known"
+            return
+        record.exit_code, record.signal = status.exit_code, status.signal
+        if record.reason is Reason.START_FAILED:  # found out after a takeover
+            return
+        if record.stop_requested:
+            record.reason = Reason.STOPPED
+        else:
+            record.reason = Reason.EXITED if status.signal is None else Reason.SIGNALED
+
+    def send_signal(self, number: int) -> None:
+        """To the first process; no error when it has just ended."""
+        if self.child is not None and self.child.pidfd >= 0:
+            try:
+                signal.pidfd_send_signal(self.child.pidfd, number)
+            except ProcessLookupError:
+                pass
+
+    def exit_waiter(self) -> asyncio.Future[None]:
+        """Completes when the next end has been booked."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._exit_waiters.append(waiter)
+        return waiter
+
+    def wake_exit_waiters(self) -> None:
+        waiters, self._exit_waiters = self._exit_waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def wait_until_released(self) -> None:
+        """Returns at once when nobody holds it."""
+        if self.held:
+            await self.released.wait()

@@ -1,0 +1,86 @@
+"""The end of a container: collect the last bytes and figures, book it, wake who waits, leave nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+
+from wherry.kernel import procfs
+from wherry.logs import Capture
+from wherry.supervisor import limits
+from wherry.supervisor.children import Child, Children
+from wherry.supervisor.container import Container
+from wherry.supervisor.records import Records
+from wherry.supervisor.request import signal_number
+from wherry.supervisor.starting import Starter
+
+_log = logging.getLogger(__name__)
+_OUTPUT_SECONDS = 1.0
+
+
+class Ender:
+    def __init__(self, children: Children, records: Records, capture: Capture, starter: Starter) -> None:
+        self._children = children
+        self._records = records
+        self._capture = capture
+        self._starter = starter
+
+    async def book(self, container: Container, child: Child) -> None:
+        """Until the container has ended, and its end is booked and told to who waits for it."""
+        status = await child.exited
+        await self._wait_for_output(container)
+        record = container.record
+        record.peak_memory_bytes = limits.peak_memory(child.group)
+        record.peak_pids = limits.peak_pids(child.group)
+        container.ended(status)
+        # The record before the shim's: killed in between, the next supervisor finds an exit that it books once more,
+        # not none.
+        self._records.keep(record)
+        self._starter.release_rootfs(container)
+        container.child = None
+        container.wake_exit_waiters()
+        _log.info("%s: ended: %s, exit code %s", record.name, record.reason, record.exit_code)
+
+    async def clean_up(self, container: Container, child: Child) -> None:
+        """Nothing of the run is left when this returns, but its log and layer."""
+        await self._children.discard(child)
+        container.settled.set()
+        self._starter.refill()
+
+    async def _wait_for_output(self, container: Container) -> None:
+        """The pipes close with the last process of the pid namespace, unless one of their ends was handed out of it."""
+        if await _within(_OUTPUT_SECONDS, container.log_ended):
+            return
+        self._capture.finish(container.log)
+        if not await _within(_OUTPUT_SECONDS, container.log_ended):
+            # The capture goes on trying; the end of the container does not wait for an administrator to make space.
+            _log.error("%s: has ended, but its log cannot be written", container.record.name)
+
+
+async def _within(seconds: float, event: asyncio.Event) -> bool:
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except TimeoutError:
+        return False
+    return True
+
+
+async def stop(container: Container, records: Records, seconds: float) -> None:
+    """SIGTERM (or the container's stop signal), SIGKILL after ``seconds``; negative waits for ever. Returns when the
+    end is booked.
+
+    When the first process neither handles nor waits for the signal, the kernel would drop it (the process is pid 1 of
+    its namespace), so there is nothing to wait for and it is killed at once.
+    """
+    record = container.record
+    ended = container.exit_waiter()
+    record.stop_requested = True
+    records.keep(record)
+    number = signal_number(record.request.stop_signal)
+    if procfs.receives(record.pid, number):
+        container.send_signal(number)
+        await asyncio.wait([ended], timeout=None if seconds < 0 else seconds)
+    if not ended.done():
+        container.send_signal(signal.SIGKILL)
+    await ended

@@ -1,0 +1,483 @@
+"""The engine: all containers of one supervisor, and what can be done with them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import logging
+import os
+import secrets
+import time
+from collections.abc import Coroutine, Sequence
+
+import wherry
+from wherry.errors import Conflict, InternalError, NameInUse, NotFound, StartFailed, WherryError
+from wherry.kernel import cgroups, process
+from wherry.kernel.libc import describe
+from wherry.logs import Capture, Log
+from wherry.rootfs import RootfsStore
+from wherry.supervisor import ending, recovery
+from wherry.supervisor.children import Child, Children, remove_group
+from wherry.supervisor.container import Container
+from wherry.supervisor.layers import Layers
+from wherry.supervisor.model import EngineInfo, Reason, Record, State
+from wherry.supervisor.records import Records
+from wherry.supervisor.request import CreateRequest, generate_name
+from wherry.supervisor.shimlink import ExitStatus, HeldSlot, ShimLink
+from wherry.supervisor.starting import Starter
+from wherry.supervisor.state_directory import StateDirectory
+
+_log = logging.getLogger(__name__)
+
+
+class Engine:
+    """Open it inside a running loop; all methods belong to that loop. Every method raises ``wherry.errors`` only."""
+
+    def __init__(self, state: StateDirectory, socket: str, spares: int) -> None:
+        self._state = state
+        self._socket = socket
+        self._spare_count = spares
+        self._containers: dict[str, Container] = {}
+        self._names: dict[str, Container] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
+
+    async def open(self) -> None:
+        """Lock the state directory, find or start the shim, take over what runs. When that fails, containers stay as
+        they are.
+        """
+        self._state.lock()
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._state.unlock)
+            process.become_subreaper()
+            self._records = Records(self._state.records)
+            undo.callback(self._records.close)
+            self._capture = Capture()
+            self._capture.start()
+            undo.callback(self._capture.close)
+            await self._open()
+            undo.pop_all()
+
+    async def _open(self) -> None:
+        self._layout = cgroups.detect()
+        # By the directory as well: a copy of it must not sweep the control groups of the original's containers.
+        self._instance = self._records.setting(f"instance {self._state.identity()}", secrets.token_hex(4))
+        self._parent = f"wherry/{self._instance}"
+        self._store = RootfsStore(self._state.rootfs)
+        self._layers = Layers(self._state.layers, self._spare_count)
+        await asyncio.to_thread(self._store.prune)
+        self._make_parent_group()
+        self._shim = ShimLink(self._state.run, self._on_exit, self._on_shim_lost)
+        self._children = Children(self._shim, self._layout, self._parent, self._spare_count)
+        self._starter = Starter(
+            shim=self._shim,
+            children=self._children,
+            records=self._records,
+            capture=self._capture,
+            store=self._store,
+            layer_store=self._layers,
+            stage=str(self._state.stage),
+        )
+        self._keeper = asyncio.get_running_loop().create_task(self._keep_records())
+        self._ender = ending.Ender(self._children, self._records, self._capture, self._starter)
+        await self._recover(await self._shim.connect())
+
+    async def prepare(self, rootfs: str | None) -> None:
+        """Prepare containers ahead, for the default kind; ``rootfs``, if given, is checked and unpacked now.
+
+        Raises InvalidRequest when it cannot be used.
+        """
+        if rootfs is not None:
+            await asyncio.to_thread(self._store.resolve, rootfs)
+        self._starter.prepare_ahead()
+
+    def _make_parent_group(self) -> None:
+        group = cgroups.Group(self._layout, self._parent)
+        group.create()
+        if not any(cgroups.children(self._layout, self._parent)):
+            cgroups.restrict_devices(group)
+
+    # What a client can ask for.
+
+    async def create(self, name: str | None, request: CreateRequest) -> Record:
+        container = self._create(name, request)
+        try:
+            self._records.save(container.record)
+        except BaseException:
+            self._take_out(container)
+            raise
+        return container.record
+
+    def _create(self, name: str | None, request: CreateRequest) -> Container:
+        if self._closing:
+            raise Conflict("the supervisor is shutting down")
+        container_id = secrets.token_hex(32)
+        name = name or generate_name(self._names)
+        if name in self._names:
+            other = self._names[name].record
+            hint = "" if other.state is State.RUNNING else f'; "engine rm {name}" frees it'
+            raise NameInUse(f"name in use: {name} ({other.state}){hint}")
+        path = self._state.log_of(name)
+        record = Record(id=container_id, name=name, request=request, created_ns=time.time_ns(), log_path=str(path))
+        container = Container(record, Log(path, container_id))
+        container.log.remove()  # of a container that was removed while its supervisor was being killed
+        self._containers[container_id] = self._names[name] = container
+        return container
+
+    async def start(self, ref: str) -> bool:
+        """False when it runs already."""
+        container = self._find(ref)
+        async with container.lock:
+            if container.running:
+                return False
+            self._check_present(container)
+            if container.record.request.auto_remove and container.record.finished_ns:
+                raise Conflict(f"container {container.record.name} has ended and is being removed")
+            await container.settled.wait()
+            try:
+                await self._start(container)
+            except WherryError as error:
+                self._book_failed_start(container, error)
+                raise
+        return True
+
+    async def run(self, name: str | None, request: CreateRequest, *, hold: bool = False) -> Record:
+        """Create and start as one: when it fails, nothing is left, not even a record.
+
+        Returns a copy of the record as it was when the command had been executed. With ``hold`` automatic removal
+        waits until ``release``, so that a caller can read the output of a container that ends at once.
+        """
+        container = self._create(name, request)
+        container.held = hold
+        async with container.lock:
+            try:
+                await self._start(container)
+                return copy.copy(container.record)
+            except BaseException:
+                with contextlib.suppress(InternalError):  # then the next supervisor finds it, as one that was lost
+                    self._records.delete(container.record)
+                self._take_out(container)
+                await self._remove_layer(container)
+                raise
+
+    async def release(self, ref: str) -> None:
+        """End the hold of ``run``; a container that has ended and is to be removed is gone then."""
+        container = self._containers.get(ref)
+        if container is None or not container.held:
+            return
+        container.held = False
+        container.released.set()
+        if container.record.request.auto_remove and not container.running:
+            self._forget(container)
+
+    async def _start(self, container: Container) -> None:
+        name = container.record.name
+        if self._closing:
+            raise Conflict("the supervisor is shutting down")
+        try:
+            await self._starter.start(container)
+        except StartFailed as error:
+            raise _named(error, name) from error
+        except OSError as error:  # TimeoutError is one
+            _log.exception("%s: start failed", name)
+            raise InternalError(f"cannot start {name}: {_described(error)}") from error
+        child = container.child
+        if child is None:
+            raise InternalError(f"cannot start {name}: it has no process")
+        _log.info("%s: started, pid %d", name, container.record.pid)
+        self._background(self._watch(container, child))
+
+    def _book_failed_start(self, container: Container, error: WherryError) -> None:
+        record = container.record
+        record.state, record.reason = State.EXITED, Reason.START_FAILED
+        record.error, record.exit_code = str(error), error.exit_code
+        record.finished_ns = time.time_ns()
+        self._records.keep(record)
+
+    async def stop(self, ref: str, seconds: float | None = None) -> bool:
+        """False when it does not run; else returns after the end has been booked. Waits for a start under way."""
+        container = self._find(ref)
+        if container.lock.locked():
+            async with container.lock:
+                pass
+        if not container.running:
+            return False
+        wait = container.record.request.stop_seconds if seconds is None else seconds
+        await ending.stop(container, self._records, wait)
+        return True
+
+    async def kill(self, ref: str, signal: int) -> None:
+        container = self._find(ref)
+        if not container.running:
+            raise Conflict(f"container {container.record.name} is not running")
+        container.send_signal(signal)
+
+    async def wait(self, ref: str, condition: str) -> Record:
+        """``not-running``, ``next-exit`` or ``removed``."""
+        container = self._find(ref)
+        if condition == "removed":
+            await container.removed.wait()
+        elif condition == "next-exit" or container.running:
+            await container.exit_waiter()
+        return container.record
+
+    async def remove(self, ref: str, force: bool) -> None:
+        """With ``force`` a running container is killed first."""
+        container = self._find(ref)
+        while True:
+            if container.running and not force:
+                name = container.record.name
+                raise Conflict(f'container {name} is running; stop it first or remove it with "engine rm -f {name}"')
+            if container.running:
+                await ending.stop(container, self._records, 0)
+            async with container.lock:
+                self._check_present(container)
+                if not container.running:
+                    self._forget(container)
+                    await self._remove_layer(container)
+                    return
+
+    def get(self, ref: str) -> Record:
+        return self._find(ref).record
+
+    def list(self) -> list[Record]:
+        """Newest first."""
+        records = [container.record for container in self._containers.values()]
+        return sorted(records, key=lambda record: record.created_ns, reverse=True)
+
+    def log(self, ref: str) -> Log:
+        return self._find(ref).log
+
+    def info(self) -> EngineInfo:
+        states = [container.record.state for container in self._containers.values()]
+        return EngineInfo(
+            version=wherry.__version__,
+            state_dir=str(self._state.path),
+            socket=self._socket,
+            pid=os.getpid(),
+            shim_pid=self._shim.pid,
+            cgroup_version=self._layout.version,
+            cgroup_parent="/" + self._parent,
+            kernel=os.uname().release,
+            cpus=os.cpu_count() or 1,
+            memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            enforcer=f"cgroup v{self._layout.version} (hard limit); soft limits are recorded, not watched",
+            containers_running=states.count(State.RUNNING),
+            containers_created=states.count(State.CREATED),
+            containers_exited=states.count(State.EXITED),
+            hostname=os.uname().nodename,
+            spares=self._children.spares,
+        )
+
+    def _find(self, ref: str) -> Container:
+        container = self._names.get(ref) or self._containers.get(ref)
+        if container is not None:
+            return container
+        matches = [found for key, found in self._containers.items() if ref and key.startswith(ref)]
+        if len(matches) > 1:
+            raise Conflict(f"the id {ref} is ambiguous: {len(matches)} containers begin with it")
+        if not matches:
+            raise NotFound(f"no such container: {ref}")
+        return matches[0]
+
+    # What happens by itself.
+
+    async def _keep_records(self) -> None:
+        while True:
+            await asyncio.sleep(1)
+            if self._records.has_unsaved:
+                self._records.retry()
+
+    def _check_present(self, container: Container) -> None:
+        if container.record.id not in self._containers:
+            raise NotFound(f"no such container: {container.record.name}")
+
+    async def _watch(self, container: Container, child: Child) -> None:
+        await self._ender.book(container, child)
+        removes = container.record.request.auto_remove
+        if removes and not container.held:
+            self._forget(container)
+        await self._ender.clean_up(container, child)
+        if removes:
+            await container.wait_until_released()
+            self._forget(container)
+            await self._remove_layer(container)
+
+    def _background(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._background_done)
+
+    def _background_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("internal error", exc_info=error)
+
+    def _forget(self, container: Container) -> None:
+        """Take a container that does not run out of the books, with its log. Raises InternalError when that fails."""
+        if container.record.id in self._containers:
+            self._records.delete(container.record)
+            self._take_out(container)
+            container.removed.set()
+
+    def _take_out(self, container: Container) -> None:
+        record = container.record
+        self._containers.pop(record.id, None)
+        if self._names.get(record.name) is container:
+            del self._names[record.name]
+        if not container.log_ended.is_set():
+            self._capture.abandon(container.log)
+        container.log.remove()
+
+    async def _remove_layer(self, container: Container) -> None:
+        await container.settled.wait()
+        await asyncio.to_thread(self._layers.remove, container.record.layer)
+
+    def _on_exit(self, slot: str, status: ExitStatus) -> None:
+        self._children.exited(slot, status)
+
+    def _on_shim_lost(self) -> None:
+        if not self._closing:
+            _log.error("the connection to the shim is lost")
+            self._background(self._reconnect())
+
+    async def _reconnect(self) -> None:
+        """To the shim if it lives; else its containers go on, watched by ourselves, and a new shim takes new ones."""
+        delay = 0.05
+        while not self._closing:
+            try:
+                held = await self._shim.connect()
+                break
+            except (WherryError, OSError) as error:
+                _log.error("cannot reach or start a shim: %s; trying again", error)
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, 5)
+        else:
+            return
+        if self._shim.is_new:
+            self._children.shim_lost()
+        for slot in held:
+            self._reconcile(slot)
+
+    def _reconcile(self, slot: HeldSlot) -> None:
+        if slot.name not in self._children.by_slot:
+            self._discard_unknown(slot)
+            return
+        for descriptor in slot.descriptors.values():
+            os.close(descriptor)
+        if slot.exit is not None:
+            self._children.exited(slot.name, slot.exit)
+
+    def _discard_unknown(self, slot: HeldSlot) -> None:
+        child = recovery.adopt(slot, cgroups.Group(self._layout, f"{self._parent}/{slot.name}"))
+        self._children.adopt(child)
+        self._background(self._children.discard(child))
+
+    async def _recover(self, held: Sequence[HeldSlot]) -> None:
+        by_name = {slot.name: slot for slot in held}
+        adopting = []
+        for record in self._records.load():
+            container = Container(record, Log(self._state.log_of(record.name), record.id))
+            self._containers[record.id] = self._names[record.name] = container
+            if record.slot and record.slot in by_name:
+                adopting.append(self._adopt(container, by_name.pop(record.slot)))
+            elif record.slot or container.running:
+                self._book_lost(container)
+            else:
+                container.log.finish()
+                container.log_ended.set()
+        await asyncio.gather(*adopting)
+        for slot in by_name.values():  # prepared, or of a container whose record is gone
+            self._discard_unknown(slot)
+        known = {container.record.slot for container in self._containers.values()} | set(by_name)
+        await recovery.sweep(self._layout, self._parent, known)
+        layers = {container.record.layer for container in self._containers.values()}
+        for orphan in self._layers.known() - layers:
+            await asyncio.to_thread(self._layers.remove, orphan)
+
+    async def _adopt(self, container: Container, held: HeldSlot) -> None:
+        child = recovery.adopt(held, cgroups.Group(self._layout, container.record.cgroup))
+        self._children.adopt(child)
+        self._capture_again(container, held)
+        await recovery.finish_start(container, child)
+        self._starter.reserve_adopted(container)
+        self._records.keep(container.record)
+        _log.info("%s: taken over, pid %d", container.record.name, container.record.pid)
+        self._background(self._watch(container, child))
+
+    def _capture_again(self, container: Container, held: HeldSlot) -> None:
+        loop = asyncio.get_running_loop()
+        ended = container.log_ended
+
+        def log_ended() -> None:
+            loop.call_soon_threadsafe(ended.set)
+
+        try:
+            pipes = (held.descriptors["stdout"], held.descriptors["stderr"])
+            self._capture.add(container.log, *pipes, log_ended)
+        except (WherryError, OSError, KeyError):
+            # The container is worth more than its log; the shim still has the pipes.
+            _log.exception("%s: its output cannot be captured", container.record.name)
+            ended.set()
+
+    def _book_lost(self, container: Container) -> None:
+        container.record.error = "neither its process nor its exit status was found after a restart of the supervisor"
+        container.ended(None)
+        container.log.finish()
+        container.log_ended.set()
+        self._records.keep(container.record)
+
+    async def stop_all(self) -> None:
+        """Let nothing be started any more and stop what runs; returns when the ends have been booked."""
+        self._closing = True
+        self._store.close()
+        busy = self._busy()
+        _log.info("stopping %d containers", len(busy))
+        while busy:
+            stops = (self.stop(container.record.id) for container in busy)
+            await asyncio.gather(*stops, return_exceptions=True)
+            busy = self._busy()
+
+    def _busy(self) -> Sequence[Container]:
+        return [found for found in self._containers.values() if found.running or found.lock.locked()]
+
+    async def detach(self) -> None:
+        """Give up without touching what runs: it stays with the shim, for the next supervisor. Else as ``close``."""
+        if not self._busy():
+            await self.close()
+            return
+        self._closing = True
+        self._keeper.cancel()
+        await self._starter.close()
+        await self._children.close()
+        await asyncio.to_thread(self._capture.close)
+        self._records.close()
+        self._state.unlock()
+
+    async def close(self) -> None:
+        """Stop every container and leave no process, mount or control group of ours."""
+        await self.stop_all()
+        self._keeper.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=30)
+        await self._starter.close()
+        await self._children.close()
+        await self._shim.shutdown()
+        await asyncio.to_thread(self._capture.close)
+        await recovery.sweep(self._layout, self._parent, set())
+        await remove_group(cgroups.Group(self._layout, self._parent))
+        cgroups.Group(self._layout, "wherry").remove()
+        self._records.retry()
+        self._records.close()
+        self._state.unlock()
+
+
+def _named(error: StartFailed, name: str) -> StartFailed:
+    """Every failed start says whose: steps before the clone do not know the name."""
+    prefix = f"cannot start {name}: "
+    return error if str(error).startswith(prefix) else type(error)(prefix + str(error))
+
+
+def _described(error: OSError) -> str:
+    return describe(error) if error.errno else str(error) or type(error).__name__

@@ -1,0 +1,117 @@
+"""The records of all containers, in one SQLite file.
+
+A record is kept whole, as JSON, beside the columns it is looked up by: the model is the schema. Write-ahead logging
+with ``synchronous=NORMAL``: a commit costs no fsync and survives the death of the supervisor at any instant; a power
+failure may take the last commits, after which the containers they spoke of are gone anyway.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+from pathlib import Path
+
+import msgspec
+
+from wherry.errors import InternalError, NameInUse
+from wherry.supervisor.model import Record
+
+_log = logging.getLogger(__name__)
+_SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE container (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+"""
+
+
+_SAVE = "INSERT INTO container VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET record = excluded.record"
+
+
+class Records:
+    """Not thread-safe: the supervisor's loop is the only user."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create. Raises sqlite3.DatabaseError (not a database), OSError never: sqlite3.OperationalError
+        instead.
+        """
+        # An environment may hold secrets; SQLite gives its other files the mode of this one.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        self._database = sqlite3.connect(path, isolation_level=None)
+        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.execute("PRAGMA synchronous=NORMAL")
+        self._encoder = msgspec.json.Encoder()
+        self._decoder = msgspec.json.Decoder(Record)
+        self._unsaved: dict[str, Record] = {}
+        self._create_schema()
+
+    def _create_schema(self) -> None:
+        (version,) = self._database.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            self._database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={_SCHEMA_VERSION}; COMMIT;")
+        elif version != _SCHEMA_VERSION:
+            text = f"records of schema version {version}, this supervisor knows version {_SCHEMA_VERSION}"
+            raise sqlite3.DatabaseError(text)
+
+    def load(self) -> list[Record]:
+        """All records, in no particular order; one that cannot be read is logged and left where it is."""
+        found = []
+        for identity, blob in self._database.execute("SELECT id, record FROM container"):
+            try:
+                found.append(self._decoder.decode(blob))
+            except msgspec.MsgspecError:
+                _log.exception("the record of container %s cannot be read", identity)
+        return found
+
+    def save(self, record: Record) -> None:
+        """Insert or replace.
+
+        Raises NameInUse when the name is another record's, InternalError when it cannot be written.
+        """
+        try:
+            self._execute(_SAVE, (record.id, record.name, self._encoder.encode(record)))
+        except sqlite3.IntegrityError:
+            raise NameInUse(f"name in use: {record.name}") from None
+        except sqlite3.Error as error:
+            raise InternalError(f"cannot write the record of {record.name}: {error}") from error
+        self._unsaved.pop(record.id, None)
+
+    def keep(self, record: Record) -> None:
+        """Save something that has happened, whether or not it can be written now: ``retry`` tries again."""
+        try:
+            self.save(record)
+        except InternalError as error:
+            _log.error("%s; trying again", error)
+            self._unsaved[record.id] = record
+
+    @property
+    def has_unsaved(self) -> bool:
+        return bool(self._unsaved)
+
+    def retry(self) -> None:
+        """Save what could not be saved, as far as that is possible now."""
+        for record in list(self._unsaved.values()):
+            try:
+                self.save(record)
+            except InternalError:
+                return
+
+    def delete(self, record: Record) -> None:
+        """Raises InternalError when that cannot be written."""
+        self._unsaved.pop(record.id, None)
+        try:
+            self._execute("DELETE FROM container WHERE id = ?", (record.id,))
+        except sqlite3.Error as error:
+            raise InternalError(f"cannot delete the record of {record.name}: {error}") from error
+
+    def _execute(self, statement: str, parameters: tuple[object, ...]) -> None:
+        self._database.execute(statement, parameters)
+
+    def setting(self, key: str, default: str) -> str:
+        """A value that lives as long as the state directory; ``default`` is stored when there is none yet."""
+        self._database.execute("INSERT OR IGNORE INTO setting VALUES (?, ?)", (key, default))
+        (value,) = self._database.execute("SELECT value FROM setting WHERE key = ?", (key,)).fetchone()
+        return str(value)
+
+    def close(self) -> None:
+        self._database.close()

@@ -1,0 +1,317 @@
+"""What a client may ask for when it creates a container, and the rules that hold whatever way the request came.
+
+The API turns Docker's JSON into a ``CreateRequest`` with the parse functions below; ``check`` then refuses what
+contradicts itself or could not be carried out anywhere. Whether a path exists is not decided here: that is the host's
+state at start.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+import secrets
+import signal
+from collections.abc import Collection, Iterable
+
+import msgspec
+
+from wherry import defaults
+from wherry.errors import InvalidRequest, NotSupported
+
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
+_NAME_MAX = 128
+_HOST_NAME = re.compile(r"[a-zA-Z0-9_.-]+")
+_HOST_NAME_MAX = 64  # __NEW_UTS_LEN: sethostname(2) and setdomainname(2) refuse more
+_COUNTER_MAX = 2**63 - 1  # memory cgroups and SQLite count in signed 64 bits
+_PIDS_MAX = 4194304  # PID_MAX_LIMIT; pids.max refuses more (kernel/cgroup/pids.c)
+_KERNEL_MOUNTS = frozenset({"/proc", "/dev", "/sys"})
+_VOLUMES_MAX = 200  # one message carries 253 descriptors (SCM_MAX_FD, unix(7))
+_ENGINE_VARIABLES = frozenset({"PATH", "HOSTNAME", "HOME"})
+_TMPFS_FLAGS = frozenset({"ro", "rw", "exec", "noexec", "suid", "nosuid", "nodev"})
+_TMPFS_VALUES = {
+    "size": re.compile(r"[0-9]{1,18}[kKmMgG%]?"),
+    "mode": re.compile(r"[0-7]{1,4}"),
+    "uid": re.compile(r"[0-9]{1,9}"),
+    "gid": re.compile(r"[0-9]{1,9}"),
+    "nr_inodes": re.compile(r"[0-9]{1,18}[kKmMgG]?"),
+}
+
+
+class Volume(msgspec.Struct, frozen=True, kw_only=True):
+    """A host path shown inside the container: both paths absolute."""
+
+    source: str
+    destination: str
+    read_only: bool = False
+
+
+class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One container as asked for, before anything is looked up on the host.
+
+    ``rootfs`` is an absolute path (directory or tar archive); ``env`` holds "K=V" strings without the variables the
+    supervisor adds (PATH, HOSTNAME, HOME); ``tmpfs`` maps a destination to mount options as docker's
+    ("size=1m,mode=1777"); ``cpus`` counts CPUs (0.5 is half of one); limits are in bytes and None where there is none;
+    a negative ``stop_seconds`` means that stop waits for ever (docker's -1).
+    """
+
+    rootfs: str
+    command: tuple[str, ...]
+    rw_rootfs: bool = False
+    env: tuple[str, ...] = ()
+    working_dir: str = ""
+    user: str = ""
+    hostname: str = ""
+    domainname: str = ""
+    read_only: bool = False
+    init: bool = False
+    auto_remove: bool = False
+    volumes: tuple[Volume, ...] = ()
+    tmpfs: dict[str, str] = {}
+    network: str = "none"
+    pids_limit: int | None = None
+    cpus: float | None = None
+    soft_bytes: int | None = None
+    hard_bytes: int | None = None
+    nice: int = 0
+    stop_signal: str = "SIGTERM"
+    stop_seconds: float = defaults.STOP_SECONDS
+    labels: dict[str, str] = {}
+
+
+def quoted(text: str) -> str:
+    """``text`` fit for a one-line message: quoted, control characters escaped, cut after 80 characters."""
+    return repr(text if len(text) <= 80 else text[:77] + "...")
+
+
+def check_name(name: str) -> str:
+    """``name`` if docker would take it as a container's name.
+
+    Raises:
+        InvalidRequest: it is not ``[a-zA-Z0-9][a-zA-Z0-9_.-]*`` or has more than 128 characters.
+    """
+    if not _NAME.fullmatch(name):
+        raise InvalidRequest(f"invalid container name ({quoted(name)}), only [a-zA-Z0-9][a-zA-Z0-9_.-]* are allowed")
+    if len(name) > _NAME_MAX:
+        raise InvalidRequest(
+            f"invalid container name ({quoted(name)}), {len(name)} characters are more than {_NAME_MAX}"
+        )
+    return name
+
+
+def generate_name(taken: Collection[str]) -> str:
+    """A name that is not among ``taken``, for a container created without one: "calm_ferry", else "calm_ferry_5f3a"."""
+    base = f"{secrets.choice(_ADJECTIVES.split())}_{secrets.choice(_BOATS.split())}"
+    name = base
+    while name in taken:
+        name = f"{base}_{secrets.token_hex(2)}"
+    return name
+
+
+def signal_number(text: str) -> int:
+    """The number of a signal given as "15", "TERM", "SIGTERM" or "RTMIN+3", in any case.
+
+    Raises:
+        InvalidRequest: there is no such signal.
+    """
+    name = text.upper().removeprefix("SIG")
+    if re.fullmatch(r"[0-9]{1,2}", name):
+        number = int(name)
+    elif match := re.fullmatch(r"RT(MIN|MAX)(?:([+-])([0-9]{1,2}))?", name):
+        offset = int((match[2] or "+") + (match[3] or "0"))
+        number = offset + (signal.SIGRTMIN if match[1] == "MIN" else signal.SIGRTMAX)
+        number = number if signal.SIGRTMIN <= number <= signal.SIGRTMAX else 0
+    else:
+        number = int(signal.Signals.__members__.get("SIG" + name, 0))
+    if not 1 <= number <= signal.SIGRTMAX:
+        raise InvalidRequest(f"invalid signal: {quoted(text)}")
+    return number
+
+
+def parse_env(variables: Iterable[str]) -> tuple[str, ...]:
+    """Docker's rules for a list of variables: the last value of a name holds, a name without "=" takes it out again.
+
+    Raises:
+        InvalidRequest: a variable without a name.
+        NotSupported: a name without "=" that the supervisor sets itself.
+    """
+    values: dict[str, str] = {}
+    for variable in variables:
+        name, equals, _ = variable.partition("=")
+        if not name:
+            raise InvalidRequest(f"invalid environment variable: {quoted(variable)}")
+        if equals:
+            values[name] = variable
+        elif name in _ENGINE_VARIABLES:
+            raise NotSupported(f"invalid environment variable: {name} cannot be unset")
+        else:
+            values.pop(name, None)
+    return tuple(values.values())
+
+
+def parse_bind(bind: str) -> Volume:
+    """A volume from "HOST:CONTAINER[:ro|rw]".
+
+    Raises:
+        InvalidRequest: it has not that form, or a path is not absolute.
+        NotSupported: a named volume, or an option other than ro and rw.
+    """
+    parts = bind.split(":")
+    if len(parts) not in (2, 3):
+        raise InvalidRequest(f"invalid volume specification: {quoted(bind)}: expected HOST:CONTAINER[:ro|rw]")
+    source, destination = parts[0], parts[1]
+    if not source.startswith("/"):
+        if "/" in source or not source:
+            raise InvalidRequest(f"invalid volume specification: {quoted(bind)}: the host path is not absolute")
+        raise NotSupported(f"invalid volume specification: {quoted(bind)}: named volumes are not supported")
+    options = parts[2].split(",") if len(parts) == 3 else []
+    unknown = [option for option in options if option not in ("ro", "rw")]
+    if unknown:
+        raise NotSupported(
+            f"invalid volume specification: {quoted(bind)}: option {quoted(unknown[0])} is not supported"
+        )
+    if len(set(options)) > 1:
+        raise InvalidRequest(f"invalid volume specification: {quoted(bind)}: ro and rw contradict each other")
+    return Volume(source=source, destination=clean_path(destination), read_only="ro" in options)
+
+
+def clean_path(path: str) -> str:
+    """``path`` without ".", "..", doubled and trailing slashes, taken as text, as docker does with mount points."""
+    return "/" + posixpath.normpath(path).lstrip("/") if path.startswith("/") else path
+
+
+def check(request: CreateRequest) -> CreateRequest:
+    """``request`` if it can be carried out as far as it can be told without looking at the host's files.
+
+    Raises:
+        InvalidRequest: with a message that names the field and the value.
+    """
+    _check_strings(request)
+    _check_paths(request)
+    _check_limits(request)
+    _check_identity(request)
+    signal_number(request.stop_signal)
+    return request
+
+
+def _check_strings(request: CreateRequest) -> None:
+    if not request.command:
+        raise InvalidRequest("no command specified")
+    if not request.command[0]:
+        raise InvalidRequest("invalid command: its first word is empty")
+    fields = {
+        "rootfs": (request.rootfs,),
+        "command": request.command,
+        "environment": request.env,
+        "working directory": (request.working_dir,),
+        "user": (request.user,),
+        "volume": [path for volume in request.volumes for path in (volume.source, volume.destination)],
+        "tmpfs": [*request.tmpfs, *request.tmpfs.values()],
+        "label": [*request.labels, *request.labels.values()],
+    }
+    for what, values in fields.items():
+        for value in values:
+            _check_string(what, value)
+
+
+def _check_string(what: str, value: str) -> None:
+    if "\0" in value:
+        raise InvalidRequest(f"invalid {what}: {quoted(value)} contains a NUL byte")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InvalidRequest(f"invalid {what}: {quoted(value)} is not valid UTF-8") from None
+
+
+def _check_paths(request: CreateRequest) -> None:
+    if not request.rootfs.startswith("/"):
+        raise InvalidRequest(f"invalid rootfs: {quoted(request.rootfs)} is not an absolute path")
+    if request.working_dir and not request.working_dir.startswith("/"):
+        raise InvalidRequest(
+            f"the working directory {quoted(request.working_dir)} is invalid, it needs to be an absolute path"
+        )
+    for volume in request.volumes:
+        if not volume.source.startswith("/"):
+            raise InvalidRequest(f"invalid volume: host path {quoted(volume.source)} is not absolute")
+    for options in request.tmpfs.values():
+        _check_tmpfs_options(options)
+    if len(request.volumes) > _VOLUMES_MAX:
+        raise InvalidRequest(f"{len(request.volumes)} volumes; the most is {_VOLUMES_MAX}")
+    seen: set[str] = set()
+    for destination in [*(volume.destination for volume in request.volumes), *request.tmpfs]:
+        _check_mount_point(destination, seen)
+
+
+def _check_mount_point(destination: str, seen: set[str]) -> None:
+    if not destination.startswith("/"):
+        raise InvalidRequest(f"invalid mount path: {quoted(destination)} must be absolute")
+    cleaned = clean_path(destination)
+    if cleaned == "/":
+        raise InvalidRequest("invalid mount path: the destination cannot be '/'")
+    if cleaned in _KERNEL_MOUNTS:
+        raise InvalidRequest(f"invalid mount path: {quoted(cleaned)} would take the place of the container's own")
+    if cleaned in seen:
+        raise InvalidRequest(f"duplicate mount point: {quoted(cleaned)}")
+    seen.add(cleaned)
+
+
+def _check_tmpfs_options(options: str) -> None:
+    for option in options.split(",") if options else ():
+        name, equals, value = option.partition("=")
+        if not equals and name in _TMPFS_FLAGS:
+            continue
+        pattern = _TMPFS_VALUES.get(name)
+        if pattern is None or not equals:
+            raise InvalidRequest(f"invalid tmpfs option {quoted(option)}")
+        if not pattern.fullmatch(value):
+            raise InvalidRequest(f"invalid tmpfs option {quoted(option)}: bad value for {name}")
+
+
+def _check_limits(request: CreateRequest) -> None:
+    for what, limit in (("soft", request.soft_bytes), ("hard", request.hard_bytes)):
+        if limit is not None and not 0 < limit <= _COUNTER_MAX:
+            raise InvalidRequest(f"invalid {what} memory limit: {limit} bytes is not between 1 and {_COUNTER_MAX}")
+    if request.soft_bytes is not None and request.hard_bytes is not None and request.soft_bytes > request.hard_bytes:
+        raise InvalidRequest(
+            f"invalid memory limits: the soft limit ({request.soft_bytes} bytes) is above the hard limit "
+            f"({request.hard_bytes} bytes)"
+        )
+    if request.pids_limit is not None and not 0 < request.pids_limit <= _PIDS_MAX:
+        raise InvalidRequest(f"invalid pids limit: {request.pids_limit} is not between 1 and {_PIDS_MAX}")
+    if request.cpus is not None:
+        _check_cpus(request.cpus)
+    if not -20 <= request.nice <= 19:
+        raise InvalidRequest(f"invalid nice value: {request.nice} is not between -20 and 19")
+
+
+def _check_cpus(cpus: float) -> None:
+    available = os.cpu_count() or 1
+    if not 0.01 <= cpus <= available:
+        raise InvalidRequest(
+            f"range of CPUs is from 0.01 to {available}.00, as there are only {available} CPUs available, not {cpus:g}"
+        )
+
+
+def _check_identity(request: CreateRequest) -> None:
+    for what, value in (("hostname", request.hostname), ("domainname", request.domainname)):
+        if value and not _HOST_NAME.fullmatch(value):
+            raise InvalidRequest(f"invalid {what}: {quoted(value)}: only [a-zA-Z0-9_.-] are allowed")
+        if len(value) > _HOST_NAME_MAX:
+            raise InvalidRequest(f"invalid {what}: {quoted(value)} has more than {_HOST_NAME_MAX} characters")
+    if request.user and (not request.user.isprintable() or " " in request.user):
+        raise InvalidRequest(f"invalid user: {quoted(request.user)}")
+    if request.network not in ("none", "host"):
+        raise InvalidRequest(f"invalid network: {quoted(request.network)}: only none and host exist")
+
+
+_ADJECTIVES = """
+able amber bold brave brisk calm clear clever deft eager early fair fleet gentle glad grand handy happy jolly keen kind
+light lively loyal lucky merry mild neat noble nimble plain polite proud quick quiet ready royal silent smooth sober
+spry stable steady still sturdy sunny swift tidy trim true vivid warm wise witty
+"""
+_BOATS = """
+barge bark barque brig canoe caravel catboat clipper cog coracle cutter dinghy dory felucca ferry flatboat frigate
+galley gig gondola hoy junk kayak keelboat ketch launch lighter longship lugger packet pinnace piragua pram punt raft
+sampan schooner scow shallop skiff sloop smack tender trawler tug umiak wherry whaler xebec yawl
+"""

@@ -1,0 +1,322 @@
+"""The supervisor's end of the connection to its shim: start or find one, send requests, hand on what it says."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import wherry
+from wherry.errors import InternalError
+from wherry.kernel import mounts, unix_sockets
+from wherry.shim import protocol
+
+_CONNECT_SECONDS = 10
+_CODE = "import sys; sys.path.append({path!r}); from wherry.shim.main import main; main(3)"
+
+
+class ExitStatus(NamedTuple):
+    """``code`` and ``status`` are si_code and si_status of waitid(2)."""
+
+    code: int
+    status: int
+
+    @property
+    def signal(self) -> int | None:
+        return None if self.code == os.CLD_EXITED else self.status
+
+    @property
+    def exit_code(self) -> int:
+        """As a shell reports it: 128 + N for signal N."""
+        return self.status if self.code == os.CLD_EXITED else 128 + self.status
+
+
+class HeldSlot(NamedTuple):
+    """A slot that the shim kept from an earlier supervisor, with its descriptors by name (``pidfd`` among them)."""
+
+    name: str
+    pid: int
+    claimed: bool
+    exit: ExitStatus | None
+    descriptors: dict[str, int]
+
+
+class ShimLink:
+    """``on_exit(slot, status)`` and ``on_lost()`` are called on the loop. Requests go out in the order they are
+    made.
+    """
+
+    def __init__(
+        self, directory: Path, on_exit: Callable[[str, ExitStatus], None], on_lost: Callable[[], None]
+    ) -> None:
+        self._socket_path = directory / "shim.sock"
+        self._log_path = directory / "shim.log"
+        self._on_exit = on_exit
+        self._on_lost = on_lost
+        self._connection: socket.socket | None = None
+        self._connected = asyncio.Event()
+        self._queue: deque[tuple[protocol.Message, list[int]]] = deque()
+        self._spawning: dict[str, asyncio.Future[tuple[int, int]]] = {}
+        self.pid = 0
+        self.is_new = False
+        """Whether ``connect`` had to start a shim, so that what an earlier one had is not in it."""
+
+    async def connect(self) -> list[HeldSlot]:
+        """Connect to the shim of an earlier supervisor or start one; returns what it holds. Raises InternalError,
+        OSError.
+        """
+        connection = self._find()
+        self.is_new = connection is None
+        if connection is None:
+            self._start()
+            connection = self._find()
+        if connection is None:
+            raise InternalError(f"the shim does not answer on {self._socket_path}; see {self._log_path}")
+        try:
+            held = await asyncio.wait_for(self._synchronize(connection), _CONNECT_SECONDS)
+        except TimeoutError:
+            connection.close()
+            raise InternalError(f"the shim is not answering; see {self._log_path}") from None
+        self._connection = connection
+        self._connected.set()
+        asyncio.get_running_loop().add_reader(connection.fileno(), self._receive)
+        return held
+
+    def _find(self) -> socket.socket | None:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        try:
+            with _ShortPath(self._socket_path) as path:
+                connection.connect(path)
+            if not protocol.peer_is_trusted(connection):
+                raise InternalError(f"{self._socket_path} belongs to user {unix_sockets.peer_uid(connection)}")
+            connection.setblocking(False)
+            return connection
+        except (FileNotFoundError, ConnectionRefusedError):
+            connection.close()
+            return None
+
+    def _start(self) -> None:
+        self._socket_path.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as listener:
+            with _ShortPath(self._socket_path) as path:
+                listener.bind(path)
+            self._socket_path.chmod(0o600)
+            listener.listen(8)
+            self.child = _execute_shim(listener.fileno(), self._log_path)
+
+    async def _synchronize(self, connection: socket.socket) -> list[HeldSlot]:
+        held: list[HeldSlot] = []
+        while True:
+            message, descriptors = await _next_message(connection)
+            if message["type"] == "hello":
+                self.pid = message["pid"]
+                if message["version"] != protocol.VERSION:
+                    text = f"the running shim speaks protocol {message['version']}, this supervisor {protocol.VERSION}"
+                    raise InternalError(f"{text}: stop the containers with the version that started them")
+            elif message["type"] == "slot":
+                held.append(_held_slot(message, descriptors))
+            elif message["type"] == "synced":
+                return held
+
+    def _receive(self) -> None:
+        while self._connection is not None:
+            try:
+                received = protocol.receive(self._connection)
+            except BlockingIOError:
+                return
+            except OSError:
+                received = None
+            if received is None:
+                self._lose()
+                return
+            self._handle(*received)
+
+    def _handle(self, message: protocol.Message, descriptors: list[int]) -> None:
+        kind, slot = message["type"], message["slot"]
+        if kind == "exit":
+            self._on_exit(slot, ExitStatus(message["code"], message["status"]))
+            return
+        future = self._spawning.pop(slot, None)
+        if future is None or future.done():
+            _close_all(descriptors)
+        elif kind == "spawned" and descriptors:
+            future.set_result((message["pid"], descriptors[0]))
+        elif kind == "spawned":
+            self.release(slot)
+            future.set_exception(InternalError("the supervisor has too many open descriptors"))
+        else:
+            future.set_exception(InternalError(message["message"]))
+
+    def _lose(self) -> None:
+        self._disconnect()
+        self._reaping = asyncio.get_running_loop().run_in_executor(None, _reap, self.pid)
+        for future in self._spawning.values():
+            if not future.done():
+                future.set_exception(InternalError("the shim died"))
+        self._spawning.clear()
+        self._on_lost()
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._connection.fileno())
+            loop.remove_writer(self._connection.fileno())
+            self._connection.close()
+            self._connection = None
+            self._connected.clear()
+        while self._queue:
+            _close_all(self._queue.popleft()[1])
+
+    def _send(self, message: protocol.Message, descriptors: list[int] | None = None) -> None:
+        """Send now, or queue when the shim does not read: waiting for it here could be waiting for each other.
+
+        Descriptors in the queue are duplicates. Raises InternalError when there is no shim.
+        """
+        if self._connection is None:
+            raise InternalError("there is no shim")
+        if self._queue or not self._try_send(message, descriptors or []):
+            self._queue.append((message, [os.dup(descriptor) for descriptor in descriptors or []]))
+            asyncio.get_running_loop().add_writer(self._connection.fileno(), self._send_queued)
+
+    def _try_send(self, message: protocol.Message, descriptors: list[int]) -> bool:
+        if self._connection is None:
+            return True
+        try:
+            protocol.send(self._connection, message, descriptors)
+        except BlockingIOError:
+            return False
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # its end of file is on the way to _receive
+        return True
+
+    def _send_queued(self) -> None:
+        while self._queue:
+            message, descriptors = self._queue[0]
+            if not self._try_send(message, descriptors):
+                return
+            _close_all(descriptors)
+            self._queue.popleft()
+        if self._connection is not None:
+            asyncio.get_running_loop().remove_writer(self._connection.fileno())
+
+    async def spawn(self, slot: str, template: list[list[object]], cgroups: list[str], channel: int) -> tuple[int, int]:
+        """Clone a process; ``channel`` (not closed here) is its end of the socket. Returns (pid, pidfd)."""
+        await asyncio.wait_for(self._connected.wait(), _CONNECT_SECONDS)
+        future: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
+        self._spawning[slot] = future
+        try:
+            self._send({"type": "spawn", "slot": slot, "template": template, "cgroups": cgroups}, [channel])
+            return await future
+        finally:
+            self._spawning.pop(slot, None)
+
+    def claim(self, slot: str, descriptors: dict[str, int]) -> None:
+        """The slot is a container's from now on; the shim keeps duplicates of these descriptors for the next
+        supervisor.
+        """
+        self._send({"type": "claim", "slot": slot, "names": list(descriptors)}, list(descriptors.values()))
+
+    def release(self, slot: str) -> None:
+        """Let the shim forget a slot; kills it when it lives. No error when the shim is gone: then it has forgotten."""
+        if self._connection is not None:
+            self._send({"type": "release", "slot": slot})
+
+    async def shutdown(self) -> None:
+        """End the shim and all it has; returns when its end of the connection has closed."""
+        if self._connection is None:
+            return
+        self._send({"type": "shutdown"})
+        connection, loop = self._connection, asyncio.get_running_loop()
+        loop.remove_reader(connection.fileno())
+        try:
+            while await loop.sock_recv(connection, 1):
+                pass
+        except OSError:
+            pass
+        self._connection = None
+        connection.close()
+        self._socket_path.unlink(missing_ok=True)
+
+
+def _reap(pid: int) -> None:
+    with contextlib.suppress(ChildProcessError):  # not ours when an earlier supervisor started it
+        os.waitpid(pid, 0)
+
+
+def _close_all(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+class _ShortPath:
+    """A name for a socket below the 107 bytes that sun_path holds, whatever the length of the directory:
+    /proc/self/fd/N/name.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> str:
+        self._directory = os.open(self._path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        return f"/proc/self/fd/{self._directory}/{self._path.name}"
+
+    def __exit__(self, *_exception: object) -> None:
+        os.close(self._directory)
+
+
+async def _next_message(connection: socket.socket) -> tuple[protocol.Message, list[int]]:
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            received = protocol.receive(connection)
+        except BlockingIOError:
+            readable = asyncio.Event()
+            loop.add_reader(connection.fileno(), readable.set)
+            try:
+                await readable.wait()
+            finally:
+                loop.remove_reader(connection.fileno())
+            continue
+        if received is None:
+            raise InternalError("the shim closed the connection")
+        return received
+
+
+def _held_slot(message: protocol.Message, descriptors: list[int]) -> HeldSlot:
+    ended = message["exit"]
+    status = ExitStatus(ended["code"], ended["status"]) if ended else None
+    by_name = dict(zip(message["held"], descriptors, strict=True))
+    return HeldSlot(message["slot"], message["pid"], message["claimed"], status, by_name)
+
+
+def _execute_shim(listener: int, log_path: Path) -> int:
+    """Start the shim's interpreter from a read-only mount of its file; returns its pid.
+
+    /proc/PID/exe of a container's first process is that file until it calls execve. A hostile rootfs can get a
+    descriptor of it (CVE-2019-5736: a script with ``#!/proc/self/exe``), but not open it for writing: the mount it
+    came from is read-only, is in no namespace, and so cannot be remounted.
+    """
+    package = str(Path(wherry.__file__).resolve().parent.parent)
+    arguments = [sys.executable, "-I", "-S", "-B", "-c", _CODE.format(path=package)]
+    executable = mounts.clone_tree(os.path.realpath(sys.executable))
+    try:
+        mounts.set_attributes(executable, mounts.MOUNT_ATTR_RDONLY)
+        log_flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        actions = [
+            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(log_path), log_flags, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+            (os.POSIX_SPAWN_DUP2, listener, 3),
+        ]
+        # Nothing else of our environment: a parked process shows it in /proc/PID/environ.
+        environment = {key: value for key, value in os.environ.items() if key in ("PATH", "LD_LIBRARY_PATH")}
+        environment["LANG"] = "C.UTF-8"
+        return os.posix_spawn(f"/proc/self/fd/{executable}", arguments, environment, file_actions=actions)
+    finally:
+        os.close(executable)

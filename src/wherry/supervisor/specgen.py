@@ -1,0 +1,126 @@
+"""From a request to the OCI spec that describes the container from then on."""
+
+from __future__ import annotations
+
+import os
+import resource
+
+from wherry.kernel import cgroups
+from wherry.runtime import defaults
+from wherry.runtime.spec import (
+    ANNOTATION_INIT,
+    ANNOTATION_NICE,
+    Cpu,
+    Linux,
+    Memory,
+    Mount,
+    Namespace,
+    Pids,
+    Process,
+    Resources,
+    Rlimit,
+    Root,
+    Spec,
+)
+from wherry.runtime.spec import User as SpecUser
+from wherry.supervisor.request import CreateRequest, clean_path
+from wherry.supervisor.users import User
+
+_NAME_FILES = ("/etc/hosts", "/etc/resolv.conf")
+_CPU_PERIOD = 100_000  # microseconds; docker's
+
+
+def make_spec(name: str, request: CreateRequest, rootfs: str, user: User) -> Spec:
+    """``rootfs`` is the directory the container's root is made of; ``user`` the request's user, looked up in it."""
+    hostname = request.hostname or name[:63]
+    annotations = {ANNOTATION_NICE: str(request.nice)} if request.nice else {}
+    if request.init:
+        annotations[ANNOTATION_INIT] = "true"
+    return Spec(
+        process=_process(request, hostname, user),
+        root=Root(path=rootfs, readonly=request.read_only),
+        hostname=hostname,
+        domainname=request.domainname,
+        mounts=(*_base_mounts(request), *_own_mounts(request)),
+        linux=Linux(
+            namespaces=_namespaces(request),
+            resources=_resources(request),
+            masked_paths=defaults.MASKED_PATHS,
+            readonly_paths=defaults.READONLY_PATHS,
+        ),
+        annotations=annotations,
+    )
+
+
+def _process(request: CreateRequest, hostname: str, user: User) -> Process:
+    capabilities = defaults.CAPABILITIES if user.uid == 0 else defaults.CAPABILITIES_OF_OTHER_USERS
+    return Process(
+        args=request.command,
+        env=_environment(request.env, hostname, user.home),
+        cwd=request.working_dir or "/",
+        user=SpecUser(uid=user.uid, gid=user.gid, additional_gids=user.groups),
+        capabilities=capabilities,
+        rlimits=(_descriptor_limit(),),
+    )
+
+
+def _descriptor_limit() -> Rlimit:
+    """The customary soft limit, whatever the supervisor raised its own to; the hard limit is the host's."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return Rlimit(type="RLIMIT_NOFILE", soft=min(1024, hard), hard=hard)
+
+
+def _environment(asked: tuple[str, ...], hostname: str, home: str) -> tuple[str, ...]:
+    """PATH, HOSTNAME and HOME unless the request sets them; of a variable set twice the last counts."""
+    variables = {"PATH": defaults.PATH, "HOSTNAME": hostname, "HOME": home}
+    for entry in asked:
+        key, _, value = entry.partition("=")
+        variables[key] = value
+    return tuple(f"{key}={value}" for key, value in variables.items())
+
+
+def _namespaces(request: CreateRequest) -> tuple[Namespace, ...]:
+    shared = {"network"} if request.network == "host" else set()
+    return tuple(namespace for namespace in defaults.NAMESPACES if namespace.type not in shared)
+
+
+def _base_mounts(request: CreateRequest) -> tuple[Mount, ...]:
+    # A tmpfs or volume over one of the defaults takes its place, as in docker (--tmpfs /dev/shm:size=1g).
+    return tuple(mount for mount in defaults.MOUNTS if mount.destination not in _taken(request))
+
+
+def _own_mounts(request: CreateRequest) -> list[Mount]:
+    result = [
+        Mount(
+            destination=clean_path(volume.destination),
+            type="bind",
+            source=volume.source,
+            options=("rbind", "ro" if volume.read_only else "rw"),
+        )
+        for volume in request.volumes
+    ]
+    if request.network == "host":
+        result += [_name_file(path) for path in _NAME_FILES if os.path.isfile(path) and path not in _taken(request)]
+    for destination, options in request.tmpfs.items():
+        chosen = ("nosuid", "nodev", "noexec", *(part for part in options.split(",") if part))
+        result.append(Mount(destination=clean_path(destination), type="tmpfs", source="tmpfs", options=chosen))
+    # A mount below another comes after it, whatever the order they were asked for in.
+    return sorted(result, key=lambda mount: mount.destination.count("/"))
+
+
+def _name_file(path: str) -> Mount:
+    """On the host's network, names resolve as on the host."""
+    return Mount(destination=path, type="bind", source=path, options=("bind", "ro"))
+
+
+def _taken(request: CreateRequest) -> set[str]:
+    return {clean_path(path) for path in (*request.tmpfs, *(volume.destination for volume in request.volumes))}
+
+
+def _resources(request: CreateRequest) -> Resources:
+    quota = None if request.cpus is None else round(request.cpus * _CPU_PERIOD)
+    return Resources(
+        memory=Memory(limit=request.hard_bytes, reservation=request.soft_bytes),
+        cpu=Cpu(shares=cgroups.shares_of_nice(request.nice), quota=quota, period=_CPU_PERIOD if quota else None),
+        pids=Pids(limit=request.pids_limit) if request.pids_limit and request.pids_limit > 0 else None,
+    )

@@ -1,0 +1,285 @@
+"""The start of a container: one function that is a list of steps, each with its undo."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import stat
+
+from wherry.errors import InvalidRequest, RootfsInUse, StartFailed, WherryError
+from wherry.kernel.libc import describe_errno
+from wherry.logs import Capture, make_pipe
+from wherry.rootfs import RootfsStore
+from wherry.runtime import binds, launch
+from wherry.runtime.plan import Plan, make_plan, wants_init
+from wherry.supervisor import layers, limits, users
+from wherry.supervisor.children import Child, Children
+from wherry.supervisor.container import Container
+from wherry.supervisor.model import Record
+from wherry.supervisor.records import Records
+from wherry.supervisor.request import CreateRequest
+from wherry.supervisor.shimlink import ShimLink
+from wherry.supervisor.specgen import make_spec
+
+_log = logging.getLogger(__name__)
+_REFILL_SECONDS = 0.02
+_LOG_SECONDS = 2
+
+
+class Starter:
+    """What a start needs of the supervisor."""
+
+    def __init__(
+        self,
+        *,
+        shim: ShimLink,
+        children: Children,
+        records: Records,
+        capture: Capture,
+        store: RootfsStore,
+        layer_store: layers.Layers,
+        stage: str,
+    ) -> None:
+        self._shim = shim
+        self._children = children
+        self._records = records
+        self._capture = capture
+        self._store = store
+        self._layers = layer_store
+        self._stage = stage
+        self._template = ""
+        self._refill_timer: asyncio.TimerHandle | None = None
+        self._refilling: asyncio.Task[None] | None = None
+        self._in_use: dict[tuple[int, int], list[tuple[str, bool]]] = {}
+
+    async def start(self, container: Container) -> None:
+        """Start a container that is not running; returns when its command has been executed.
+
+        Raises StartFailed (or a subclass) naming the step, InvalidRequest, RootfsInUse; then nothing is left but the
+        record.
+        """
+        record = container.record
+        container.reset()
+        async with contextlib.AsyncExitStack() as undo:
+            with contextlib.ExitStack() as used:
+                rootfs = await self._open_rootfs(container, used)
+                self._reserve(container, rootfs)
+                undo.callback(self.release_rootfs, container)
+                root = self._mount_root(container, rootfs)
+                unowned = undo.enter_context(contextlib.ExitStack())
+                unowned.callback(os.close, root)
+                plan = self._plan(container, root)
+                names, descriptors, directories = self._open_binds(plan, used)
+                child = await self._children.get(plan)
+                undo.push_async_callback(self._children.discard, child)
+                unowned.pop_all()
+                child.root = root
+                self._limit(child, plan)
+                outputs = self._connect_output(container, used)
+                unread = undo.enter_context(contextlib.ExitStack())
+                for name in ("read1", "read2"):
+                    unread.callback(os.close, outputs[name])
+                record.slot, record.cgroup = child.slot, child.group.path
+                undo.callback(self._forget_slot, container)
+                self._records.save(record)
+                self._hand_over(child, outputs)
+                message = launch.finish_message(
+                    ["root", "stdout", "stderr", *names],
+                    plan.finish(directories),
+                    list(plan.spec.process.args),
+                    list(plan.spec.process.env),
+                    wants_init(plan.spec),
+                )
+                await child.finish(message, [root, outputs["write1"], outputs["write2"], *descriptors])
+            self._capture_output(container, outputs, unread)
+            await self._wait_executed(container, child)
+            undo.pop_all()
+        self._refill_later(plan.template)
+
+    def prepare_ahead(self) -> None:
+        """Have spare children made for containers without special wishes."""
+        request = CreateRequest(rootfs="/", command=("/bin/true",))
+        spec = make_spec("prepared", request, "/", users.User(0, 0, (), "/"))
+        self._template = make_plan(spec, self._stage).template
+        self.refill()
+
+    def refill(self) -> None:
+        """Make up for what the last start took of what had been prepared ahead."""
+        if self._refill_timer is not None:
+            self._refill_timer.cancel()
+            self._refill_timer = None
+        if not self._template:
+            return  # a container taken over has ended before anything was prepared
+        self._children.refill(self._template)
+        if self._refilling is None or self._refilling.done():
+            self._refilling = asyncio.get_running_loop().create_task(self._refill_layers())
+
+    async def _refill_layers(self) -> None:
+        await self._layers.refill()
+        if self._layers.has_retired:
+            await asyncio.to_thread(self._layers.drop_retired)
+
+    def _refill_later(self, template: str) -> None:
+        # Not at once: cloning and mounting would compete with the container's own first milliseconds, which many a
+        # container's whole life fits in. The end of a container calls refill as well, whichever comes first.
+        self._template = template
+        if self._refill_timer is None:
+            self._refill_timer = asyncio.get_running_loop().call_later(_REFILL_SECONDS, self.refill)
+
+    async def close(self) -> None:
+        """Prepare nothing any more, and delete the layers that were."""
+        if self._refill_timer is not None:
+            self._refill_timer.cancel()
+        if self._refilling is not None:
+            await self._refilling
+        await asyncio.to_thread(self._layers.close)
+
+    async def _open_rootfs(self, container: Container, used: contextlib.ExitStack) -> int:
+        path = container.record.request.rootfs
+        with contextlib.suppress(OSError):
+            if stat.S_ISDIR(os.stat(path).st_mode):
+                descriptor = layers.open_rootfs(path)
+                used.callback(os.close, descriptor)
+                return descriptor
+        if container.record.request.rw_rootfs:
+            raise InvalidRequest(
+                f"rootfs {path!r} is an archive: its unpacked files are shared and cannot be written to"
+            )
+        directory = await asyncio.to_thread(self._store.resolve, path)
+        descriptor = layers.open_rootfs(str(directory))
+        used.callback(os.close, descriptor)
+        return descriptor
+
+    def _reserve(self, container: Container, rootfs: int) -> None:
+        """Note who runs on which directory, and refuse what would change a directory under another container."""
+        status = os.fstat(rootfs)
+        writable = container.record.request.rw_rootfs
+        users_of_it = self._in_use.setdefault((status.st_dev, status.st_ino), [])
+        for other, other_writable in users_of_it:
+            if writable or other_writable:
+                path = container.record.request.rootfs
+                raise RootfsInUse(
+                    f"rootfs {path} is in use by {other}, and one of the two runs on the directory itself"
+                )
+        users_of_it.append((container.record.name, writable))
+
+    def reserve_adopted(self, container: Container) -> None:
+        """For a container of an earlier supervisor: note its directory, as far as it is still there."""
+        with contextlib.suppress(OSError, WherryError):
+            request = container.record.request
+            if not os.path.isdir(request.rootfs):
+                return
+            status = os.stat(request.rootfs)
+            self._in_use.setdefault((status.st_dev, status.st_ino), []).append(
+                (container.record.name, request.rw_rootfs)
+            )
+
+    def release_rootfs(self, container: Container) -> None:
+        name = container.record.name
+        for key, entries in list(self._in_use.items()):
+            remaining = [entry for entry in entries if entry[0] != name]
+            if remaining:
+                self._in_use[key] = remaining
+            else:
+                del self._in_use[key]
+
+    def _mount_root(self, container: Container, rootfs: int) -> int:
+        record = container.record
+        if record.request.rw_rootfs:
+            self._layers.stop_sparing(rootfs)
+            return layers.clone_writable(rootfs)
+        record.layer, root = self._layers.mount(record.layer, rootfs)
+        return root
+
+    def _plan(self, container: Container, root: int) -> Plan:
+        record = container.record
+        user = users.lookup(root, record.request.user)
+        spec = make_spec(record.name, record.request, record.request.rootfs, user)
+        plan = make_plan(spec, self._stage)
+        if _log.isEnabledFor(logging.DEBUG):
+            for step in [*plan.prepare, *plan.finish(set())]:
+                _log.debug("%s: step: %s", record.name, step.describe())
+        return plan
+
+    def _open_binds(self, plan: Plan, used: contextlib.ExitStack) -> tuple[list[str], list[int], set[str]]:
+        names: list[str] = []
+        descriptors: list[int] = []
+        directories: set[str] = set()
+        for bind in plan.binds:
+            tree, is_directory = binds.open_bind(bind)
+            used.callback(os.close, tree)
+            names.append(bind.descriptor)
+            descriptors.append(tree)
+            if is_directory:
+                directories.add(bind.descriptor)
+        return names, descriptors, directories
+
+    def _limit(self, child: Child, plan: Plan) -> None:
+        try:
+            limits.apply(child.group, plan.spec.linux.resources)
+        except OSError as error:
+            raise StartFailed(f"set limit {error.filename}: {describe_errno(error.errno or 0)}") from error
+
+    def _connect_output(self, container: Container, used: contextlib.ExitStack) -> dict[str, int]:
+        """The two pipes: read ends ``read1`` and ``read2`` are the caller's to close, write ends close with
+        ``used``.
+        """
+        outputs: dict[str, int] = {}
+        try:
+            if not container.log.path.exists():  # else it is started anew and its log goes on
+                container.log.create()
+        except OSError as error:
+            raise StartFailed(f"make log {container.record.log_path}: {describe_errno(error.errno or 0)}") from error
+        for stream in (1, 2):
+            outputs[f"read{stream}"], outputs[f"write{stream}"] = make_pipe()
+            used.callback(os.close, outputs[f"write{stream}"])
+        return outputs
+
+    def _hand_over(self, child: Child, outputs: dict[str, int]) -> None:
+        """From here on the next supervisor would find this container in the shim."""
+        held = {"stdout": outputs["read1"], "stderr": outputs["read2"]}
+        if child.channel is not None:
+            held["channel"] = child.channel.fileno()
+        self._shim.claim(child.slot, held)
+
+    def _forget_slot(self, container: Container) -> None:
+        container.record.slot = container.record.cgroup = ""
+
+    def _capture_output(self, container: Container, outputs: dict[str, int], unread: contextlib.ExitStack) -> None:
+        loop = asyncio.get_running_loop()
+
+        def log_ended() -> None:
+            loop.call_soon_threadsafe(container.log_ended.set)
+
+        try:
+            self._capture.add(container.log, outputs["read1"], outputs["read2"], log_ended)
+        except OSError as error:
+            raise StartFailed(f"open log {container.record.log_path}: {describe_errno(error.errno or 0)}") from error
+        unread.pop_all()  # the capture closes them
+
+    async def _wait_executed(self, container: Container, child: Child) -> None:
+        """Until the command runs; the container is booked as running the moment before execve."""
+        running: Record | None = None
+
+        def executing() -> None:
+            nonlocal running
+            running = container.running_record(child)
+            self._records.keep(running)
+
+        report = await child.wait_executed(executing)
+        child.close_channel()
+        if report.failure is None and running is not None:
+            container.started(child, running)
+            return
+        await _wait_for_end_of(container)
+        if report.failure is not None:
+            raise launch.start_error(container.record.name, report.failure)
+        raise StartFailed("the container's first process was killed during set-up")
+
+
+async def _wait_for_end_of(container: Container) -> None:
+    """Of its log: a failed start has written nothing, and its first process is gone or going."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(container.log_ended.wait(), _LOG_SECONDS)

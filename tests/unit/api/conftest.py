@@ -1,0 +1,389 @@
+"""The API server in front of an engine that keeps its containers in memory.
+
+The fake engine keeps the promises of ``ports.Engine`` (what registers when, which error, what ``hold`` holds) and plays
+a few commands; the server runs on an event loop in a thread of its own, and tests talk to it over the real socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import contextlib
+import copy
+import http.client
+import itertools
+import json
+import secrets
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple, TypeVar, cast
+
+import pytest
+
+from wherry import errors
+from wherry.api import ports, streams
+from wherry.api.server import Server, serve
+from wherry.logs import Chunk, Log, Stamper
+from wherry.supervisor.model import EngineInfo, Reason, Record, State
+from wherry.supervisor.request import CreateRequest, generate_name
+
+T = TypeVar("T")
+ROOTFS = "/srv/rootfs"
+
+
+class FakeLog:
+    """Chunks in memory, with the readers' interface of ``wherry.logs``."""
+
+    def __init__(self) -> None:
+        self.chunks: list[Chunk] = []
+        self.finished = False
+        self.followers = 0
+        self.endless = b""  # what a reader gets again and again, as fast as it can take it
+        self._changed = asyncio.Event()
+
+    def write(self, stream: int, data: bytes) -> None:
+        self.chunks.append(Chunk(stream, time.time_ns(), data))
+        self._wake()
+
+    def finish(self) -> None:
+        self.finished = True
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def read(
+        self, *, streams: frozenset[int], tail: int | None, since_ns: int | None, until_ns: int | None
+    ) -> Iterator[Chunk]:
+        chosen = [
+            chunk
+            for chunk in self.chunks
+            if chunk.stream in streams and (since_ns or 0) <= chunk.wall_ns <= (until_ns or chunk.wall_ns)
+        ]
+        yield from chosen if tail is None else chosen[len(chosen) - min(tail, len(chosen)) :]
+
+    async def follow(self, **selection: Any) -> AsyncIterator[Chunk]:
+        self.followers += 1
+        try:
+            seen = len(self.chunks)
+            for chunk in self.read(**selection):
+                yield chunk
+            while self.endless:
+                yield Chunk(1, time.time_ns(), self.endless)
+            while True:
+                changed, finished = self._changed, self.finished
+                fresh, seen = self.chunks[seen:], len(self.chunks)
+                for chunk in fresh:
+                    if chunk.stream in selection["streams"]:
+                        yield chunk
+                if finished:
+                    return
+                if changed is self._changed and not self.finished:
+                    await changed.wait()
+        finally:
+            self.followers -= 1
+
+
+FAKE_LOGS = SimpleNamespace(
+    read=lambda log, **selection: log.read(**selection),
+    follow=lambda log, **selection: log.follow(**selection),
+    Stamper=Stamper,
+)
+
+
+class Entry:
+    """A container of the fake engine."""
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.log = FakeLog()
+        self.held = False
+        self.waiters: dict[str, builtins.list[asyncio.Future[Record]]] = {"next-exit": [], "removed": []}
+
+
+class FakeEngine:
+    """See ``ports.Engine``. Commands: true, false, echo, mixed (both streams, exits 3), sleep, missing, broken."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Entry] = {}
+        self.slow = 0.0  # seconds that create and start take
+        self.stop_calls: builtins.list[float | None] = []
+        self.kill_calls: builtins.list[int] = []
+        self._pids = itertools.count(1000)
+
+    async def create(self, name: str | None, request: CreateRequest) -> Record:
+        name = name or generate_name(self.entries)
+        if name in self.entries:
+            raise errors.NameInUse(f"the name {name} is in use")
+        entry = Entry(Record(id=secrets.token_hex(32), name=name, request=request, created_ns=time.time_ns()))
+        self.entries[name] = entry
+        await asyncio.sleep(self.slow)
+        return entry.record
+
+    async def start(self, ref: str) -> bool:
+        entry = self._entry(ref)
+        if entry.record.state is State.RUNNING:
+            return False
+        await self._launch(entry)
+        return True
+
+    async def _launch(self, entry: Entry) -> Record:
+        record = entry.record
+        await asyncio.sleep(self.slow)
+        command, *words = record.request.command
+        if command == "missing":
+            raise errors.CommandNotFound(f"cannot start {record.name}: exec missing: no such file (ENOENT)")
+        if command == "broken":
+            raise RuntimeError("a fault of ours")
+        record.state, record.pid, record.started_ns = State.RUNNING, next(self._pids), time.time_ns()
+        launched = copy.copy(record)
+        self._play(entry, command, words)
+        return launched
+
+    def _play(self, entry: Entry, command: str, words: builtins.list[str]) -> None:
+        if command == "echo":
+            entry.log.write(1, " ".join(words).encode() + b"\n")
+        if command == "mixed":
+            entry.log.write(1, b"out\n")
+            entry.log.write(2, b"err\n")
+        if command != "sleep":
+            code = {"false": 1, "mixed": 3}.get(command, 0)
+            self.end(entry, Reason.EXITED, code, None)
+
+    async def run(self, name: str | None, request: CreateRequest, *, hold: bool = False) -> Record:
+        record = await self.create(name, request)
+        entry = self.entries[record.name]
+        entry.held = hold
+        try:
+            return await self._launch(entry)
+        except BaseException:
+            del self.entries[record.name]
+            raise
+
+    async def release(self, ref: str) -> None:
+        await asyncio.sleep(0)
+        for entry in [entry for entry in self.entries.values() if entry.record.id == ref]:
+            entry.held = False
+            self._remove_if_due(entry)
+
+    def end(self, entry: Entry, reason: Reason, exit_code: int | None, number: int | None) -> None:
+        record = entry.record
+        record.state, record.reason, record.exit_code, record.signal = State.EXITED, reason, exit_code, number
+        record.pid, record.finished_ns = 0, time.time_ns()
+        entry.log.finish()
+        self._tell(entry, "next-exit")
+        self._remove_if_due(entry)
+
+    def _remove_if_due(self, entry: Entry) -> None:
+        record = entry.record
+        if record.request.auto_remove and record.state is State.EXITED and not entry.held:
+            self._forget(entry)
+
+    def _forget(self, entry: Entry) -> None:
+        self.entries.pop(entry.record.name, None)
+        self._tell(entry, "removed")
+
+    def _tell(self, entry: Entry, condition: str) -> None:
+        for waiter in entry.waiters[condition]:
+            if not waiter.done():
+                waiter.set_result(entry.record)
+        entry.waiters[condition].clear()
+
+    async def stop(self, ref: str, seconds: float | None = None) -> bool:
+        self.stop_calls.append(seconds)
+        entry = self._entry(ref)
+        if entry.record.state is not State.RUNNING:
+            return False
+        entry.record.stop_requested = True
+        await asyncio.sleep(self.slow)
+        self.end(entry, Reason.STOPPED, None, signal.SIGTERM)
+        return True
+
+    async def kill(self, ref: str, signal: int) -> None:
+        entry = self._entry(ref)
+        if entry.record.state is not State.RUNNING:
+            raise errors.Conflict(f"container {entry.record.name} is not running")
+        self.kill_calls.append(signal)
+        self.end(entry, Reason.SIGNALED, None, signal)
+
+    async def wait(self, ref: str, condition: str) -> Record:
+        entry = self._entry(ref)
+        if condition == "not-running" and entry.record.state is not State.RUNNING:
+            return entry.record
+        waiter: asyncio.Future[Record] = asyncio.get_running_loop().create_future()
+        entry.waiters["removed" if condition == "removed" else "next-exit"].append(waiter)
+        return await waiter
+
+    async def remove(self, ref: str, force: bool) -> None:
+        entry = self._entry(ref)
+        if entry.record.state is State.RUNNING:
+            if not force:
+                raise errors.Conflict(f"container {entry.record.name} is running: stop it first or use force")
+            self.end(entry, Reason.SIGNALED, None, signal.SIGKILL)
+        self._forget(entry)
+
+    def _entry(self, ref: str) -> Entry:
+        if ref in self.entries:
+            return self.entries[ref]
+        found = [entry for entry in self.entries.values() if entry.record.id.startswith(ref)]
+        if not found:
+            raise errors.NotFound(f"No such container: {ref}")
+        if len(found) > 1:
+            raise errors.Conflict(f"{ref} is ambiguous")
+        return found[0]
+
+    def get(self, ref: str) -> Record:
+        return self._entry(ref).record
+
+    def list(self) -> builtins.list[Record]:
+        return sorted((entry.record for entry in self.entries.values()), key=lambda record: -record.created_ns)
+
+    def log(self, ref: str) -> Log:
+        return cast(Log, self._entry(ref).log)
+
+    def info(self) -> EngineInfo:
+        states = [entry.record.state for entry in self.entries.values()]
+        return EngineInfo(
+            version="0.1",
+            state_dir="/var/lib/wherry",
+            socket="/run/wherry/engine.sock",
+            pid=1,
+            shim_pid=2,
+            cgroup_version=1,
+            cgroup_parent="wherry",
+            kernel="6.18",
+            cpus=2,
+            memory_bytes=1 << 30,
+            enforcer="cgroup",
+            containers_running=states.count(State.RUNNING),
+            containers_created=states.count(State.CREATED),
+            containers_exited=states.count(State.EXITED),
+            hostname="box",
+            spares=0,
+        )
+
+
+class Reply(NamedTuple):
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("wherry", timeout=20)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(20)
+        self.sock.connect(self._path)
+
+
+class Api:
+    """The running server, its engine, and a client for it."""
+
+    def __init__(self, path: str, engine: FakeEngine, loop: asyncio.AbstractEventLoop, server: Server) -> None:
+        self.path = path
+        self.engine = engine
+        self.loop = loop
+        self.server = server
+
+    def do(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of a coroutine, run on the server's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(20)
+
+    def call(self, function: Callable[[], T]) -> T:
+        async def work() -> T:
+            return function()
+
+        return self.do(work())
+
+    def connect(self) -> socket.socket:
+        with contextlib.ExitStack() as undo:
+            sock = undo.enter_context(socket.socket(socket.AF_UNIX))
+            sock.settimeout(20)
+            sock.connect(self.path)
+            undo.pop_all()
+            return sock
+
+    def raw(self, data: bytes) -> bytes:
+        """Everything the server says to ``data`` until it closes the connection."""
+        with self.connect() as sock:
+            with contextlib.suppress(BrokenPipeError):
+                sock.sendall(data)
+            return b"".join(iter(lambda: sock.recv(65536), b""))
+
+    def request(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Reply:
+        connection = UnixConnection(self.path)
+        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        with contextlib.closing(connection):
+            connection.request(method, path, data, {"Content-Type": "application/json", **(headers or {})})
+            response = connection.getresponse()
+            return Reply(response.status, response.headers, response.read())
+
+    def create(self, name: str, *command: str, **fields: Any) -> str:
+        """Create a container, return its id."""
+        reply = self.request("POST", f"/containers/create?name={name}", config(*command, **fields))
+        assert reply.status == 201, reply.body
+        return str(reply.json()["Id"])
+
+    def start(self, name: str, *command: str, **fields: Any) -> str:
+        container_id = self.create(name, *command, **fields)
+        assert self.request("POST", f"/containers/{name}/start").status == 204
+        return container_id
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for something to become true on the server's loop."""
+        deadline = time.monotonic() + 20
+        while not self.call(condition):
+            assert time.monotonic() < deadline, "it did not become true"
+            time.sleep(0.005)
+
+
+def config(*command: str, **fields: Any) -> dict[str, Any]:
+    return {"Cmd": list(command or ("true",)), "Wherry": {"Rootfs": ROOTFS}, **fields}
+
+
+@pytest.fixture
+def socket_dir() -> Iterator[Path]:
+    """A directory whose path is short enough for a socket; tmp_path need not be."""
+    with tempfile.TemporaryDirectory(prefix="wherry-") as directory:
+        yield Path(directory)
+
+
+@pytest.fixture
+def api(socket_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+    monkeypatch.setattr(streams, "logs", FAKE_LOGS)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    engine = FakeEngine()
+    port: ports.Engine = engine
+    path = str(socket_dir / "engine.sock")
+    server = asyncio.run_coroutine_threadsafe(serve(port, path), loop).result(20)
+    try:
+        yield Api(path, engine, loop, server)
+        asyncio.run_coroutine_threadsafe(server.close(1), loop).result(20)
+        left = asyncio.run_coroutine_threadsafe(_other_tasks(), loop).result(20)
+        assert not left, f"left running: {left}"
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(20)
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+
+
+async def _other_tasks() -> builtins.list[asyncio.Task[Any]]:
+    await asyncio.sleep(0.01)  # cancelled tasks get their turn to end
+    return [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]

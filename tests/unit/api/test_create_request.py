@@ -1,0 +1,362 @@
+"""Docker's container configuration as a CreateRequest: what is understood, and what is refused by name."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from wherry.api.docker_models import create_request
+from wherry.errors import InvalidRequest, NotFound, NotSupported, WherryError
+from wherry.supervisor.request import CreateRequest, Volume, check, generate_name, signal_number
+
+# What docker 28.2.2 sends for "docker create --name x IMAGE true" at API 1.41, nothing asked for.
+DOCKER_CLI: dict[str, Any] = {
+    "Hostname": "",
+    "Domainname": "",
+    "User": "",
+    "AttachStdin": False,
+    "AttachStdout": True,
+    "AttachStderr": True,
+    "Tty": False,
+    "OpenStdin": False,
+    "StdinOnce": False,
+    "Env": None,
+    "Cmd": ["true"],
+    "Image": "/srv/rootfs",
+    "Volumes": {},
+    "WorkingDir": "",
+    "Entrypoint": None,
+    "OnBuild": None,
+    "Labels": {},
+    "HostConfig": {
+        "Binds": None,
+        "ContainerIDFile": "",
+        "LogConfig": {"Type": "", "Config": {}},
+        "NetworkMode": "default",
+        "PortBindings": {},
+        "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+        "AutoRemove": False,
+        "VolumeDriver": "",
+        "VolumesFrom": None,
+        "ConsoleSize": [24, 80],
+        "CapAdd": None,
+        "CapDrop": None,
+        "CgroupnsMode": "",
+        "Dns": [],
+        "DnsOptions": [],
+        "DnsSearch": [],
+        "ExtraHosts": None,
+        "GroupAdd": None,
+        "IpcMode": "",
+        "Cgroup": "",
+        "Links": None,
+        "OomScoreAdj": 0,
+        "PidMode": "",
+        "Privileged": False,
+        "PublishAllPorts": False,
+        "ReadonlyRootfs": False,
+        "SecurityOpt": None,
+        "UTSMode": "",
+        "UsernsMode": "",
+        "ShmSize": 0,
+        "Isolation": "",
+        "CpuShares": 0,
+        "Memory": 0,
+        "NanoCpus": 0,
+        "CgroupParent": "",
+        "BlkioWeight": 0,
+        "BlkioWeightDevice": [],
+        "BlkioDeviceReadBps": [],
+        "Devices": [],
+        "DeviceCgroupRules": None,
+        "DeviceRequests": None,
+        "MemoryReservation": 0,
+        "MemorySwap": 0,
+        "MemorySwappiness": -1,
+        "OomKillDisable": False,
+        "PidsLimit": 0,
+        "Ulimits": [],
+        "CpuCount": 0,
+        "MaskedPaths": None,
+        "ReadonlyPaths": None,
+    },
+    "NetworkingConfig": {
+        "EndpointsConfig": {
+            "default": {"IPAMConfig": None, "Links": None, "Aliases": None, "MacAddress": "", "IPPrefixLen": 0}
+        }
+    },
+}
+
+
+def translate(host: dict[str, Any] | None = None, ours: dict[str, Any] | None = None, **fields: Any) -> CreateRequest:
+    body = {"Cmd": ["true"], "HostConfig": host, "Wherry": {"Rootfs": "/srv/rootfs", **(ours or {})}, **fields}
+    return create_request(body)
+
+
+def test_what_the_docker_client_sends_asks_for_nothing_unknown() -> None:
+    request = create_request({**DOCKER_CLI, "Wherry": {"Rootfs": "/srv/rootfs"}})
+    assert request == CreateRequest(rootfs="/srv/rootfs", command=("true",))
+
+
+def test_nulls_are_dockers_way_of_saying_nothing() -> None:
+    fields = dict.fromkeys(("Hostname", "Env", "Entrypoint", "Labels", "Tty", "Healthcheck", "StopTimeout", "Runtime"))
+    host = dict.fromkeys(("Binds", "Tmpfs", "PidsLimit", "NanoCpus", "Init", "Mounts"))
+    assert translate(host, **fields) == CreateRequest(rootfs="/srv/rootfs", command=("true",))
+
+
+def test_everything_that_is_understood() -> None:
+    host = {
+        "AutoRemove": True,
+        "ReadonlyRootfs": True,
+        "Binds": ["/a:/b", "/c:/d/../e//f/:ro"],
+        "Tmpfs": {"/run/": "size=1m,mode=1777,noexec"},
+        "NetworkMode": "host",
+        "PidsLimit": 5,
+        "NanoCpus": 500_000_000,
+        "Init": True,
+        "Memory": 6 << 20,
+    }
+    ours = {"RwRootfs": True, "SoftLimit": 3 << 20, "HardLimit": 6 << 20, "Nice": -5}
+    request = translate(
+        host,
+        ours,
+        Hostname="h",
+        Domainname="d.org",
+        User="1000:100",
+        Env=["A=1", "B=2", "A=3", "B"],
+        Entrypoint="/entry",
+        Cmd=["a", ""],
+        WorkingDir="/w",
+        Labels={"k": ""},
+        StopSignal="SIGINT",
+        StopTimeout=0,
+    )
+    assert request == CreateRequest(
+        rootfs="/srv/rootfs",
+        command=("/entry", "a", ""),
+        rw_rootfs=True,
+        env=("A=3",),
+        working_dir="/w",
+        user="1000:100",
+        hostname="h",
+        domainname="d.org",
+        read_only=True,
+        init=True,
+        auto_remove=True,
+        volumes=(
+            Volume(source="/a", destination="/b"),
+            Volume(source="/c", destination="/e/f", read_only=True),
+        ),
+        tmpfs={"/run": "size=1m,mode=1777,noexec"},
+        network="host",
+        pids_limit=5,
+        cpus=0.5,
+        soft_bytes=3 << 20,
+        hard_bytes=6 << 20,
+        nice=-5,
+        stop_signal="SIGINT",
+        stop_seconds=0,
+        labels={"k": ""},
+    )
+
+
+def test_docker_memory_is_the_hard_limit() -> None:
+    assert translate({"Memory": 6 << 20}).hard_bytes == 6 << 20
+    with pytest.raises(InvalidRequest, match=r"HostConfig.Memory \(1\) and Wherry.HardLimit \(2\)"):
+        translate({"Memory": 1}, {"HardLimit": 2})
+
+
+def test_unlimited_pids_and_stop_for_ever() -> None:
+    assert translate({"PidsLimit": -1}).pids_limit is None
+    assert translate(StopTimeout=-1).stop_seconds < 0
+
+
+def test_there_are_no_images() -> None:
+    with pytest.raises(NotFound, match=r"No such image: 'bb:1'"):
+        create_request({"Image": "bb:1", "Cmd": ["true"]})
+    with pytest.raises(InvalidRequest, match="contradict"):
+        translate(Image="bb:1")
+    with pytest.raises(InvalidRequest, match=r"Wherry\.Rootfs is missing"):
+        create_request({"Cmd": ["true"]})
+
+
+@pytest.mark.parametrize(
+    ("host", "fields", "named"),
+    [
+        ({"Privileged": True}, {}, "HostConfig.Privileged"),
+        ({"CapAdd": ["ALL"]}, {}, "HostConfig.CapAdd"),
+        ({"PortBindings": {"80/tcp": []}}, {}, "HostConfig.PortBindings"),
+        ({"Mounts": [{}]}, {}, "HostConfig.Mounts"),
+        ({"RestartPolicy": {"Name": "always"}}, {}, "HostConfig.RestartPolicy"),
+        ({"RestartPolicy": {"Name": "no", "MaximumRetryCount": 3}}, {}, "HostConfig.RestartPolicy"),
+        ({"LogConfig": {"Type": "syslog"}}, {}, "HostConfig.LogConfig"),
+        ({"LogConfig": {"Type": "json-file", "Config": {"max-size": "1m"}}}, {}, "HostConfig.LogConfig"),
+        ({"MemorySwap": -1}, {}, "HostConfig.MemorySwap"),
+        ({"MemorySwappiness": 10}, {}, "HostConfig.MemorySwappiness"),
+        ({"IpcMode": "host"}, {}, "HostConfig.IpcMode"),
+        ({"ShmSize": 1}, {}, "HostConfig.ShmSize"),
+        ({"MaskedPaths": []}, {}, "HostConfig.MaskedPaths"),
+        ({"ReadonlyPaths": []}, {}, "HostConfig.ReadonlyPaths"),
+        ({"OomScoreAdj": -999}, {}, "HostConfig.OomScoreAdj"),
+        ({"NewInDocker99": "x"}, {}, "HostConfig.NewInDocker99"),
+        ({}, {"Tty": True}, "Tty"),
+        ({}, {"OpenStdin": True}, "OpenStdin"),
+        ({}, {"AttachStdin": True}, "AttachStdin"),
+        ({}, {"Volumes": {"/data": {}}}, "Volumes"),
+        ({}, {"ExposedPorts": {"80/tcp": {}}}, "ExposedPorts"),
+        ({}, {"Healthcheck": {"Test": ["CMD", "true"]}}, "Healthcheck"),
+        ({}, {"NetworkingConfig": {"EndpointsConfig": {"mynet": {}}}}, "NetworkingConfig"),
+        ({}, {"NetworkingConfig": {"EndpointsConfig": {"default": {"Aliases": ["db"]}}}}, "NetworkingConfig"),
+        ({}, {"NetworkingConfig": {"Other": 1}}, "NetworkingConfig"),
+        ({}, {"hostname": "x"}, "hostname"),
+        ({}, {"Wherry": {"Rootfs": "/srv", "Hardlimit": 1}}, "Wherry.Hardlimit"),
+        ({}, {"evil\x1b[31m": 1}, r"'evil\x1b[31m'"),
+    ],
+)
+def test_what_is_not_understood_is_refused_by_name(host: dict[str, Any], fields: dict[str, Any], named: str) -> None:
+    with pytest.raises(NotSupported) as caught:
+        translate(host, **fields)
+    assert str(caught.value) == f"not supported: {named}"
+
+
+@pytest.mark.parametrize(
+    ("host", "fields"),
+    [
+        ({"RestartPolicy": {"Name": ""}}, {}),
+        ({"LogConfig": {"Type": "json-file", "Config": None}}, {}),
+        ({"IpcMode": "private", "CgroupnsMode": "private", "ShmSize": 67108864}, {}),
+        ({"NetworkMode": "none"}, {"NetworkingConfig": {"EndpointsConfig": {"none": {}}}}),
+        ({}, {"NetworkingConfig": {"EndpointsConfig": None}}),
+        ({}, {"Healthcheck": {"Test": ["NONE"]}}),
+    ],
+)
+def test_what_happens_anyway_may_be_asked_for(host: dict[str, Any], fields: dict[str, Any]) -> None:
+    assert translate(host, **fields).command == ("true",)
+
+
+@pytest.mark.parametrize(
+    ("host", "ours", "fields", "message"),
+    [
+        ({}, {}, {"Cmd": []}, "no command specified"),
+        ({}, {}, {"Cmd": None}, "no command specified"),
+        ({}, {}, {"Cmd": [""]}, "first word is empty"),
+        ({}, {}, {"Cmd": ["a\0b"]}, r"invalid command: 'a\\x00b' contains a NUL byte"),
+        ({}, {}, {"Cmd": [1]}, r"Expected `str`, got `int` - at `\$.Cmd\[0\]`"),
+        ({}, {}, {"Env": ["=x"]}, "invalid environment variable: '=x'"),
+        ({}, {}, {"Env": [""]}, "invalid environment variable: ''"),
+        ({}, {}, {"Env": ["PATH"]}, "PATH cannot be unset"),
+        ({}, {}, {"Env": ["A=\0"]}, "invalid environment"),
+        ({}, {}, {"Labels": {"a": "\0"}}, "invalid label"),
+        ({}, {}, {"WorkingDir": "relative"}, "needs to be an absolute path"),
+        ({}, {}, {"User": "a\nb"}, "invalid user"),
+        ({}, {}, {"Hostname": "a b"}, "invalid hostname"),
+        ({}, {}, {"Hostname": "a" * 65}, "more than 64"),
+        ({}, {}, {"Domainname": "a\n"}, "invalid domainname"),
+        ({}, {}, {"StopSignal": "SIGNOPE"}, "invalid signal: 'SIGNOPE'"),
+        ({}, {"SoftLimit": -1}, {}, "invalid soft memory limit: -1"),
+        ({}, {"HardLimit": 0}, {}, "invalid hard memory limit: 0"),
+        ({}, {"HardLimit": 1 << 63}, {}, "invalid hard memory limit"),
+        ({"Memory": -5}, {}, {}, "invalid hard memory limit: -5"),
+        ({}, {"SoftLimit": 2, "HardLimit": 1}, {}, r"soft limit \(2 bytes\) is above the hard limit \(1 bytes\)"),
+        ({}, {"Nice": 20}, {}, "invalid nice value: 20"),
+        ({}, {"Nice": "5"}, {}, r"at `\$.Wherry.Nice`"),
+        ({}, {"Rootfs": "relative"}, {}, "is not an absolute path"),
+        ({"PidsLimit": -2}, {}, {}, "invalid pids limit"),
+        ({"PidsLimit": 1 << 40}, {}, {}, "invalid pids limit"),
+        ({"NanoCpus": -1}, {}, {}, "range of CPUs"),
+        ({"NanoCpus": 1}, {}, {}, "range of CPUs"),
+        ({"NanoCpus": (os.cpu_count() or 1) * 10**9 + 1}, {}, {}, "range of CPUs"),
+        ({"NetworkMode": "bridge"}, {}, {}, "only none and host exist"),
+        ({"NetworkMode": "container:x"}, {}, {}, "only none and host exist"),
+        ({"Binds": ["/a"]}, {}, {}, "expected HOST:CONTAINER"),
+        ({"Binds": ["/a:/b:ro:x"]}, {}, {}, "expected HOST:CONTAINER"),
+        ({"Binds": ["a/b:/c"]}, {}, {}, "the host path is not absolute"),
+        ({"Binds": [":/c"]}, {}, {}, "the host path is not absolute"),
+        ({"Binds": ["data:/c"]}, {}, {}, "named volumes are not supported"),
+        ({"Binds": ["/a:/b:z"]}, {}, {}, "option 'z' is not supported"),
+        ({"Binds": ["/a:/b:ro,rw"]}, {}, {}, "contradict"),
+        ({"Binds": ["/a:b"]}, {}, {}, "must be absolute"),
+        ({"Binds": ["/a:/x/.."]}, {}, {}, "cannot be '/'"),
+        ({"Binds": ["/a:/b", "/c:/b/"]}, {}, {}, "duplicate mount point: '/b'"),
+        ({"Binds": ["/a:/b"], "Tmpfs": {"//b": ""}}, {}, {}, "duplicate mount point: '/b'"),
+        ({"Tmpfs": {"/b": "", "/b/": ""}}, {}, {}, "duplicate mount point: '/b'"),
+        ({"Tmpfs": {"/b": "size=lots"}}, {}, {}, "bad value for size"),
+        ({"Tmpfs": {"/b": "mode=999"}}, {}, {}, "bad value for mode"),
+        ({"Tmpfs": {"/b": "bind"}}, {}, {}, "invalid tmpfs option 'bind'"),
+        ({"Tmpfs": {"/b": "size"}}, {}, {}, "invalid tmpfs option 'size'"),
+        ({"Tmpfs": {"/b": "ro=1"}}, {}, {}, "invalid tmpfs option 'ro=1'"),
+        ({"Tmpfs": {"/b": "size=1m,,ro"}}, {}, {}, "invalid tmpfs option ''"),
+    ],
+)
+def test_bad_values_are_refused(
+    host: dict[str, Any], ours: dict[str, Any], fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=message) as caught:
+        translate(host, ours, **fields)
+    assert str(caught.value).isprintable()
+
+
+def test_the_check_holds_for_requests_that_do_not_come_from_json() -> None:
+    with pytest.raises(InvalidRequest, match="range of CPUs"):
+        check(CreateRequest(rootfs="/", command=("x",), cpus=float("nan")))
+    with pytest.raises(InvalidRequest, match="not valid UTF-8"):
+        check(CreateRequest(rootfs="/", command=("x\ud800",)))
+
+
+@pytest.mark.parametrize("body", [None, [], "x", 1, {"HostConfig": []}, {"Wherry": 1}, {"HostConfig": {"Binds": {}}}])
+def test_a_body_of_another_shape_is_refused(body: Any) -> None:
+    with pytest.raises(WherryError) as caught:
+        create_request(body)
+    assert caught.value.status in (400, 404)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+FIELD = st.sampled_from([*DOCKER_CLI, "Wherry"])
+HOST_FIELD = st.sampled_from([*DOCKER_CLI["HostConfig"], "Tmpfs", "Init"])
+OUR_FIELD = st.sampled_from(["Rootfs", "RwRootfs", "SoftLimit", "HardLimit", "Nice"])
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no bug
+@given(
+    st.dictionaries(FIELD, JSON, max_size=4),
+    st.dictionaries(HOST_FIELD, JSON, max_size=4),
+    st.dictionaries(OUR_FIELD, JSON, max_size=2),
+)
+def test_whatever_comes_is_a_valid_request_or_one_line_for_a_person(
+    fields: dict[str, Any], host: dict[str, Any], ours: dict[str, Any]
+) -> None:
+    base = {"Cmd": ["true"], "HostConfig": host, "Wherry": {"Rootfs": "/srv", **ours}}
+    problem: WherryError | None = None
+    try:
+        request = create_request({**base, **fields})
+    except WherryError as error:
+        problem = error
+    if problem is None:
+        assert check(request) is request
+    else:
+        assert problem.status in (400, 404)
+        assert str(problem)
+        assert "\n" not in str(problem)
+
+
+def test_signals() -> None:
+    assert [signal_number(text) for text in ("9", "KILL", "sigkill", "RTMIN", "SIGRTMAX-1")] == [9, 9, 9, 34, 63]
+    for text in ("", "0", "65", "SIG", "SIGRTMIN+31", "RTMAX+1", "RTMIN-1", "1.5", "٣"):
+        with pytest.raises(InvalidRequest):
+            signal_number(text)
+
+
+def test_made_up_names_are_free_ones() -> None:
+    taken: set[str] = set()
+    for _ in range(5000):  # more than there are plain ones
+        name = generate_name(taken)
+        assert name not in taken
+        taken.add(name)

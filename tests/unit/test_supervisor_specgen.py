@@ -1,0 +1,161 @@
+"""From a request to the OCI spec."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from wherry.runtime import defaults
+from wherry.runtime.plan import make_plan
+from wherry.runtime.spec import Mount, Spec
+from wherry.supervisor.request import CreateRequest, Volume
+from wherry.supervisor.specgen import make_spec
+from wherry.supervisor.users import User
+
+ROOT = User(0, 0, (0,), "/root")
+
+
+def spec(user: User = ROOT, name: str = "alpha", **fields: Any) -> Spec:
+    request = CreateRequest(**({"rootfs": "/srv/rootfs", "command": ("/bin/true", "x")} | fields))
+    return make_spec(name, request, "/srv/unpacked", user)
+
+
+def destinations(made: Spec) -> list[str]:
+    return [mount.destination for mount in made.mounts]
+
+
+def test_the_default_container() -> None:
+    made = spec()
+    assert made.process.args == ("/bin/true", "x")
+    assert made.process.env == (f"PATH={defaults.PATH}", "HOSTNAME=alpha", "HOME=/root")
+    assert (made.process.cwd, made.hostname, made.domainname) == ("/", "alpha", "")
+    assert made.process.no_new_privileges
+    assert (made.root.path, made.root.readonly) == ("/srv/unpacked", False)
+    assert made.mounts == defaults.MOUNTS
+    assert {namespace.type for namespace in made.linux.namespaces} == {
+        "pid",
+        "network",
+        "ipc",
+        "uts",
+        "mount",
+        "cgroup",
+    }
+    assert made.linux.masked_paths == defaults.MASKED_PATHS
+    assert made.linux.readonly_paths == defaults.READONLY_PATHS
+    resources = made.linux.resources
+    assert (resources.memory.limit, resources.memory.reservation, resources.pids) == (None, None, None)
+    assert (resources.cpu.shares, resources.cpu.quota, resources.cpu.period) == (1024, None, None)
+    assert made.annotations == {}
+
+
+def test_the_environment_of_the_request_comes_before_ours() -> None:
+    made = spec(env=("HOME=/tmp", "A=1", "PATH=", "A=2=3", "B="), hostname="beta", user=User(5, 5, (), "/home/x"))
+    assert made.process.env == ("PATH=", "HOSTNAME=beta", "HOME=/tmp", "A=2=3", "B=")
+
+
+def test_the_hostname() -> None:
+    assert spec(hostname="given", domainname="example").hostname == "given"
+    assert spec(domainname="example").domainname == "example"
+    long = spec(name="n" * 128)
+    assert long.hostname == "n" * 63
+    assert f"HOSTNAME={'n' * 63}" in long.process.env
+
+
+def test_only_root_has_capabilities() -> None:
+    assert spec().process.capabilities == defaults.CAPABILITIES
+    other = spec(User(1000, 100, (10, 100), "/home/alice"), working_dir="/work").process
+    assert (other.user.uid, other.user.gid, other.user.additional_gids) == (1000, 100, (10, 100))
+    assert other.capabilities.bounding == defaults.CAPABILITIES.bounding
+    assert other.capabilities.effective == other.capabilities.permitted == other.capabilities.ambient == ()
+    assert other.cwd == "/work"
+
+
+def test_nobody_has_inheritable_capabilities() -> None:
+    """CVE-2022-24769."""
+    for user in (ROOT, User(5, 5, (), "/")):
+        assert spec(user).process.capabilities.inheritable == ()
+
+
+def test_volumes() -> None:
+    volumes = (Volume(source="/x", destination="/data"), Volume(source="/y", destination="/conf", read_only=True))
+    assert spec(volumes=volumes).mounts[len(defaults.MOUNTS) :] == (
+        Mount(destination="/data", type="bind", source="/x", options=("rbind", "rw")),
+        Mount(destination="/conf", type="bind", source="/y", options=("rbind", "ro")),
+    )
+
+
+def test_a_tmpfs_is_safe_unless_asked_otherwise() -> None:
+    made = spec(tmpfs={"/tmp": "", "/run": "exec,size=1m,mode=1777"})
+    assert made.mounts[-2:] == (
+        Mount(destination="/tmp", type="tmpfs", source="tmpfs", options=("nosuid", "nodev", "noexec")),
+        Mount(
+            destination="/run",
+            type="tmpfs",
+            source="tmpfs",
+            options=("nosuid", "nodev", "noexec", "exec", "size=1m", "mode=1777"),
+        ),
+    )
+
+
+def test_what_is_mounted_below_comes_after() -> None:
+    volumes = tuple(Volume(source="/x", destination=path) for path in ("/a/b/c", "/a", "/z/y"))
+    made = spec(volumes=volumes, tmpfs={"/a/b": "", "/z": ""})
+    assert destinations(made)[len(defaults.MOUNTS) :] == ["/a", "/z", "/z/y", "/a/b", "/a/b/c"]
+
+
+def test_a_mount_takes_the_place_of_a_default() -> None:
+    made = spec(tmpfs={"/dev/shm": "size=1g"}, volumes=(Volume(source="/x", destination="/dev/mqueue"),))
+    assert sorted(destinations(made)) == sorted({mount.destination for mount in defaults.MOUNTS})
+    (shm,) = (mount for mount in made.mounts if mount.destination == "/dev/shm")
+    assert "size=1g" in shm.options
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tmpfs": {"/dev/shm": "size=1g"}},
+        {"volumes": (Volume(source="/x", destination="/dev/mqueue"),)},
+        {"volumes": (Volume(source="/x", destination="/sys/fs/cgroup"),)},
+        {"tmpfs": {"/dev/sub": ""}},
+        {"network": "host"},
+    ],
+)
+def test_what_is_asked_for_can_be_planned(fields: dict[str, Any]) -> None:
+    made = make_plan(spec(**fields), "/stage")
+    assert made.finish({bind.descriptor for bind in made.binds})
+
+
+def test_the_network_of_the_host() -> None:
+    made = spec(network="host")
+    assert "network" not in {namespace.type for namespace in made.linux.namespaces}
+    files = [mount for mount in made.mounts if mount.type == "bind"]
+    assert [mount.destination for mount in files] == [
+        path for path in ("/etc/hosts", "/etc/resolv.conf") if os.path.isfile(path)
+    ]
+    assert all("ro" in mount.options for mount in files)
+
+
+def test_a_volume_takes_the_place_of_a_name_file_of_the_host() -> None:
+    made = spec(network="host", volumes=(Volume(source="/x", destination="/etc/hosts"),))
+    assert [mount.source for mount in made.mounts if mount.destination == "/etc/hosts"] == ["/x"]
+
+
+def test_resources() -> None:
+    made = spec(hard_bytes=6 << 20, soft_bytes=3 << 20, nice=15, cpus=0.5, pids_limit=12, init=True, read_only=True)
+    resources = made.linux.resources
+    assert (resources.memory.limit, resources.memory.reservation) == (6 << 20, 3 << 20)
+    assert (resources.cpu.shares, resources.cpu.quota, resources.cpu.period) == (36, 50_000, 100_000)
+    assert resources.pids is not None
+    assert resources.pids.limit == 12
+    assert made.annotations == {"io.wherry.nice": "15", "io.wherry.init": "true"}
+    assert made.root.readonly
+
+
+@pytest.mark.parametrize(
+    ("cpus", "quota"), [(0.01, 1000), (0.29, 29_000), (0.57, 57_000), (1.1, 110_000), (2, 200_000)]
+)
+def test_cpus_are_not_cut_short(cpus: float, quota: int) -> None:
+    """0.29 * 100000 is 28999.999999999996."""
+    assert spec(cpus=cpus).linux.resources.cpu.quota == quota
