@@ -1,0 +1,166 @@
+"""``engine ps``."""
+
+from __future__ import annotations
+
+from wherry.cli import terminal, times
+from wherry.client import Client, Container
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from wherry.cli.parser import Namespace, Parser
+
+DESCRIPTION = """List all tracked containers, ended ones too, newest first.
+
+Times are in your time zone, memory limits in MiB. In the table a long command is cut (--no-trunc shows it whole).
+"""
+
+FORMATS = """
+--format table      columns (default)
+--format json       one array of objects with these keys, which stay; sizes in bytes, times RFC 3339 in UTC, null for
+                    what there is not: {keys}
+--format TEMPLATE   one line for each container; "table TEMPLATE" puts a header above. Fields:
+                    {fields}
+                    {{{{json .}}}} and {{{{json .Field}}}} give JSON, \\t and \\n a tab and a new line:
+                    engine ps --format '{{{{.Name}}}}\\t{{{{.State}}}}'
+"""
+
+_MIB = 1 << 20
+_SHORT_ID = 12
+_LEAST_COMMAND = 20
+_PIPED_COMMAND = 60
+
+
+def _mib(size: int | None) -> str:
+    if size is None:
+        return "-"
+    return f"{size / _MIB:.1f}".removesuffix(".0")
+
+
+def _state(container: Container) -> str:
+    """The state with why and how it ended: "exited (7)", "exited (stopped, 137)", "exited (signal SIGKILL)"."""
+    if container.state != "exited":
+        return container.state
+    if container.reason == "signaled" and container.signal:
+        return f"exited (signal {_signal_name(container.signal)})"
+    code = container.exit_code
+    if code is None and container.signal:
+        code = 128 + container.signal
+    words = [] if container.reason in {"exited", ""} else [container.reason.replace("_", " ")]
+    if code is not None:
+        words.append(str(code))
+    return f"exited ({', '.join(words)})" if words else "exited"
+
+
+def _signal_name(number: int) -> str:
+    # Imported here: only a container ended by a signal needs the names.
+    import signal  # noqa: PLC0415
+
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
+
+
+def _command(container: Container) -> str:
+    return " ".join(map(_word, container.command))
+
+
+def _word(word: str) -> str:
+    """A word of a command as a shell would need it, as far as that shows where words end."""
+    plain = word and not any(char in " \t\n'\"\\$`;&|<>*?()" for char in word)
+    return word if plain else "'" + word.replace("'", "'\\''") + "'"
+
+
+def _time(rfc3339: str | None) -> str:
+    return times.local(rfc3339) if rfc3339 else "-"
+
+
+FIELDS: dict[str, Callable[[Container], str]] = {
+    "Name": lambda container: container.name,
+    "ID": lambda container: container.id[:_SHORT_ID],
+    "FullID": lambda container: container.id,
+    "State": _state,
+    "Reason": lambda container: container.reason,
+    "ExitCode": lambda container: "-" if container.exit_code is None else str(container.exit_code),
+    "Pid": lambda container: str(container.pid or "-"),
+    "Created": lambda container: _time(container.created),
+    "Started": lambda container: _time(container.started),
+    "Finished": lambda container: _time(container.finished),
+    "Soft": lambda container: _mib(container.soft_bytes),
+    "Hard": lambda container: _mib(container.hard_bytes),
+    "Nice": lambda container: str(container.nice),
+    "Rootfs": lambda container: container.rootfs,
+    "Command": _command,
+    "Names": lambda container: container.name,
+    "Status": _state,
+    "Image": lambda container: container.rootfs,
+}
+"""Fields of a template; the last three are docker's names."""
+
+_HEADERS = {"Soft": "SOFT MIB", "Hard": "HARD MIB"}
+_TABLE = ("Name", "ID", "State", "Pid", "Started", "Soft", "Hard", "Nice", "Command")
+
+
+def add_ps(parser: Parser) -> None:
+    parser.description = DESCRIPTION
+    parser.epilog = FORMATS.format(keys=_wrapped(Container.__slots__), fields=_wrapped([f".{name}" for name in FIELDS]))
+    parser.flag("-a", "--all", help="accepted and changes nothing: all are listed")
+    parser.flag("--running", help="only containers that run")
+    parser.flag("--no-trunc", help="whole ids and commands")
+    parser.flag("-q", "--quiet", exclusive=True, help="only ids")
+    about = "table, json or a template, see below"
+    parser.option("--format", metavar="FORMAT", type=_format, default="table", exclusive=True, help=about)
+    parser.run = show
+
+
+def _wrapped(words: Sequence[str]) -> str:
+    lines = [""]
+    for word in words:
+        if len(lines[-1]) + len(word) > 90:
+            lines.append("")
+        lines[-1] += f"{word} "
+    return ("\n" + " " * 20).join(line.rstrip() for line in lines)
+
+
+def _format(text: str) -> str:
+    """The type of --format: a wrong template ends the program before anybody is asked."""
+    if text not in {"table", "json"}:
+        from wherry.cli import template  # noqa: PLC0415 (loads re and json)
+
+        template.parse(text, FIELDS)
+    return text
+
+
+def show(args: Namespace) -> int:
+    with Client(args.socket) as client:
+        containers = client.ps(running=args.running)
+    print(_rendered(args, containers), end="")
+    return 0
+
+
+def _rendered(args: Namespace, containers: list[Container]) -> str:
+    if args.quiet:
+        length = None if args.no_trunc else _SHORT_ID
+        return "".join(terminal.escaped(each.id[:length]) + "\n" for each in containers)
+    if args.format == "table":
+        return _table(containers, whole=args.no_trunc)
+    from wherry.cli import template  # noqa: PLC0415
+
+    if args.format == "json":
+        return template.safe_json([each.as_dict() for each in containers], indent=2) + "\n"
+    return template.render(args.format, containers, FIELDS, _HEADERS)
+
+
+def _table(containers: list[Container], *, whole: bool) -> str:
+    header = [_HEADERS.get(name, name.upper()) for name in _TABLE]
+    rows = [[terminal.escaped(FIELDS[name](container)) for name in _TABLE] for container in containers]
+    if whole:
+        for row, container in zip(rows, containers, strict=True):
+            row[1] = terminal.escaped(container.id)
+        return terminal.table([header, *rows])
+    width = terminal.columns()
+    rest = [max(map(len, column)) + 3 for column in zip(header, *rows, strict=True)][:-1]
+    room = _PIPED_COMMAND if width is None else max(width - sum(rest), _LEAST_COMMAND)
+    return terminal.table([header, *([*row[:-1], terminal.cut(row[-1], room)] for row in rows)])

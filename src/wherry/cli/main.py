@@ -1,0 +1,125 @@
+"""Entry point of ``engine``: find the command, build its parser and no other, run it, map errors to exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from wherry import __version__, defaults, errors
+from wherry.cli import terminal
+from wherry.cli.parser import Namespace, Parser
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+COMMANDS = {
+    "supervisor": ("supervise", "run the supervisor in the foreground"),
+    "start": ("starting", "start a container"),
+    "run": ("starting", "start a container, pass on its output and wait for it"),
+    "ps": ("listing", "list containers"),
+    "logs": ("logs", "show what a container has written"),
+    "stop": ("lifecycle", "stop containers"),
+    "kill": ("lifecycle", "send a signal to containers"),
+    "rm": ("lifecycle", "remove containers"),
+    "inspect": ("reports", "show everything known of containers"),
+    "wait": ("lifecycle", "wait until containers have ended"),
+    "info": ("reports", "show the supervisor and its machine"),
+    "version": ("reports", "show versions"),
+    "completion": ("completion", "print the completion script for a shell"),
+}
+"""Command -> module with ``add_COMMAND(parser)``, and what ``engine --help`` says of it."""
+
+_PIPE_CLOSED = 128 + 13
+_INTERRUPTED = 128 + 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line (default: the process's own) and return the exit code."""
+    terminal.prepare()
+    try:
+        code = _run(sys.argv[1:] if arguments is None else list(arguments))
+        sys.stdout.flush()
+    except errors.WherryError as error:
+        terminal.complain(error)
+        return 1
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        terminal.discard_output()
+        return _PIPE_CLOSED
+    except OSError as error:
+        terminal.discard_output()
+        terminal.complain(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or error)
+        return 1
+    return code
+
+
+def _run(words: list[str]) -> int:
+    if "_ARGCOMPLETE" in os.environ:
+        from wherry.cli import completion  # noqa: PLC0415 (argcomplete costs 15 ms)
+
+        completion.answer({name: (declared(name), about) for name, (_, about) in COMMANDS.items()})
+    try:
+        parser, found = _parsed(words)
+        return parser.run(found)
+    except SystemExit as end:
+        # The way out after --help and after a wrong command line; what was printed must still be flushed.
+        return end.code if isinstance(end.code, int) else 0
+
+
+def _parsed(words: list[str]) -> tuple[Parser, Namespace]:
+    position = _command_at(words)
+    found = Namespace()
+    found.socket = None
+    top = _top()
+    top.parse(words[:position], found)
+    if position == len(words):
+        if found.version:
+            print(f"wherry {__version__}")
+            sys.exit(0)
+        top.error("a command is missing")
+    command = words[position]
+    if command not in COMMANDS:
+        top.error(f"unknown command {command!r}")
+    parser = declared(command)
+    (parser.interpret or Parser.parse)(parser, words[position + 1 :], found)
+    return parser, found
+
+
+def _command_at(words: Sequence[str]) -> int:
+    """Where the command stands: the first word that is neither an option nor the value of --socket."""
+    position = 0
+    while position < len(words) and words[position].startswith("-"):
+        position += 2 if words[position] == "--socket" else 1
+    return min(position, len(words))
+
+
+def _top() -> Parser:
+    """What may stand before the command. The commands are text here: their parsers would have to be loaded."""
+    commands = "".join(f"  {name:12}{about}\n" for name, (_, about) in COMMANDS.items())
+    parser = Parser("engine")
+    parser.usage = "%(prog)s [--socket S] COMMAND ..."
+    parser.description = "Start isolated processes, and learn truthfully why they ended."
+    parser.epilog = f"commands:\n{commands}\n'engine COMMAND --help' says more."
+    parser.flag("--version", help="show the version of this client")
+    _add_socket(parser)
+    return parser
+
+
+def declared(command: str) -> Parser:
+    parser = Parser(f"engine {command}")
+    module = __import__(f"wherry.cli.{COMMANDS[command][0]}", fromlist=["add"])
+    getattr(module, f"add_{command}")(parser)
+    parser.group("")
+    _add_socket(parser)
+    return parser
+
+
+def _add_socket(parser: Parser) -> None:
+    text = f"the supervisor's socket (default: ENGINE_SOCKET, or {defaults.SOCKET})"
+    parser.option("--socket", metavar="S", help=text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

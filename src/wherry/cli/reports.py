@@ -1,0 +1,126 @@
+"""``engine inspect``, ``info`` and ``version``."""
+
+from __future__ import annotations
+
+import wherry
+from wherry import errors
+from wherry.cli import template, terminal
+from wherry.cli.names import add_names
+from wherry.client import Client
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from wherry.cli.parser import Namespace, Parser
+
+_GIB = 1 << 30
+
+
+def add_inspect(parser: Parser) -> None:
+    parser.description = (
+        "Print everything known of containers as a JSON array: Docker's inspect, with what only Wherry knows in the\n"
+        'object "Wherry". 1 is the exit code if one of them is unknown.'
+    )
+    add_names(parser, many=True)
+    parser.run = inspect
+
+
+def add_info(parser: Parser) -> None:
+    parser.description = "Show the supervisor and its machine."
+    _add_format(parser)
+    parser.run = info
+
+
+def add_version(parser: Parser) -> None:
+    parser.description = "Show the versions of this client and of the supervisor."
+    _add_format(parser)
+    parser.run = version
+
+
+def _add_format(parser: Parser) -> None:
+    parser.option(
+        "--format", metavar="text|json", choices=["text", "json"], default="text", help="json: as the API has it"
+    )
+
+
+def inspect(args: Namespace) -> int:
+    found: list[dict[str, Any]] = []
+    failures: list[errors.WherryError] = []
+    with Client(args.socket) as client:
+        for name in args.names:
+            try:
+                found.append(client.inspect(name))
+            except errors.Unavailable:
+                raise
+            except errors.WherryError as error:
+                failures.append(error)
+    print(template.safe_json(found, indent=4), flush=True)
+    for failure in failures:
+        terminal.complain(failure)
+    return 1 if failures else 0
+
+
+def info(args: Namespace) -> int:
+    with Client(args.socket) as client:
+        about = client.info()
+    if args.format == "json":
+        print(template.safe_json(about, indent=4))
+        return 0
+    ours = about.get("Wherry") or {}
+    memory = about.get("MemTotal")
+    rows = {
+        "Supervisor": f"{about.get('ServerVersion', '?')}, pid {ours.get('Pid', '?')}",
+        "Shim": f"pid {ours.get('ShimPid', '?')}",
+        "Socket": ours.get("Socket"),
+        "State directory": ours.get("StateDir"),
+        "Containers": ", ".join(
+            f"{ours.get(f'Containers{state}', '?')} {state.lower()}" for state in ("Running", "Created", "Exited")
+        ),
+        "Prepared ahead": ours.get("Spares"),
+        "Memory limits by": ours.get("Enforcer"),
+        "Cgroups": f"v{ours.get('CgroupVersion', '?')}, below {ours.get('CgroupParent', '?')}",
+        "Kernel": about.get("KernelVersion"),
+        "System": about.get("OperatingSystem"),
+        "Host": about.get("Name"),
+        "CPUs": about.get("NCPU"),
+        "Memory": f"{memory / _GIB:.1f} GiB" if isinstance(memory, int) else None,
+    }
+    print(_lines(rows), end="")
+    return 0
+
+
+def _lines(rows: Mapping[str, object]) -> str:
+    """Aligned "Key: value" lines; what the supervisor did not say is a question mark."""
+    width = max(map(len, rows)) + 1
+    shown = {key: "?" if value is None else terminal.escaped(str(value)) for key, value in rows.items()}
+    return "".join(f"{key + ':':{width}} {value}\n" for key, value in shown.items())
+
+
+def version(args: Namespace) -> int:
+    """As docker: the client's version is shown even when no supervisor answers, and then the exit code is 1."""
+    about: dict[str, Any] | None = None
+    failure: errors.WherryError | None = None
+    try:
+        with Client(args.socket) as client:
+            about = client.version()
+    except errors.WherryError as error:
+        failure = error
+    if args.format == "json":
+        print(template.safe_json({"Client": {"Version": wherry.__version__}, "Server": about}, indent=4), flush=True)
+    else:
+        print(_lines(_versions(about)), end="", flush=True)
+    if failure:
+        terminal.complain(failure)
+    return 1 if failure else 0
+
+
+def _versions(about: Mapping[str, Any] | None) -> dict[str, object]:
+    rows: dict[str, object] = {"Client": f"wherry {wherry.__version__}"}
+    if about:
+        platform = about.get("Platform") or {}
+        rows["Supervisor"] = f"{str(platform.get('Name', '?')).lower()} {about.get('Version', '?')}"
+        rows["API"] = f"{about.get('ApiVersion', '?')} (oldest: {about.get('MinAPIVersion', '?')})"
+        rows["Kernel"] = about.get("KernelVersion")
+    return rows

@@ -1,0 +1,197 @@
+"""``engine start`` and ``engine run``."""
+
+from __future__ import annotations
+
+import os
+
+from wherry import errors
+from wherry.cli import placement, terminal, values
+from wherry.client import Client
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from wherry.cli.parser import Namespace, Parser
+    from wherry.client import Options, StartedContainer
+
+USAGE = "%(prog)s [OPTIONS] NAME ROOTFS COMMAND [ARG...] [LONG OPTIONS]"
+
+PLACES = """
+Options may stand before NAME, before ROOTFS, before COMMAND, and the long ones also at the very end:
+  {prog} --rm alpha rootfs /bin/true
+  {prog} alpha rootfs /bin/memory_hog 1 500 --soft-mib 3 --hard-mib=6
+Short options after COMMAND belong to the command. To give the command words that look like ours, put "--"
+before it; everything after that is taken as it is:
+  {prog} alpha rootfs -- /bin/echo --rm
+"""
+
+START = """Start a container and return once its command has been executed: "OK: alpha started, pid=1234".
+
+ROOTFS is a directory or a tar archive (plain, gz, xz, zst). Exit codes: 0 started; 125 it could not be started, or the
+command line is wrong; 126 COMMAND cannot be executed; 127 COMMAND was not found; 1 no supervisor is running.
+"""
+
+RUN = """Start a container, pass on its output, wait for it, and exit with its exit code (128+N after signal N).
+
+ROOTFS is a directory or a tar archive (plain, gz, xz, zst). SIGINT or SIGTERM asks the supervisor to stop the
+container and goes on waiting for its end; the second one kills the container, the third one leaves it. When nobody
+reads the output any more (run ... | head), run ends with 125 and the container goes on, as with docker.
+Exit codes besides the container's own: 125 it could not be started or followed, or the command line is wrong; 126
+COMMAND cannot be executed; 127 COMMAND was not found; 1 no supervisor is running.
+"""
+
+
+def add_start(parser: Parser) -> None:
+    _add(parser, START)
+    parser.run = start
+    parser.interpret = parse
+
+
+def add_run(parser: Parser) -> None:
+    _add(parser, RUN)
+    parser.run = run
+    parser.interpret = parse
+
+
+def _add(parser: Parser, description: str) -> None:
+    parser.usage_exit = errors.WherryError.exit_code
+    parser.usage = USAGE
+    parser.description = description
+    parser.epilog = PLACES.format(prog=parser.prog)
+    parser.positional("name", metavar="NAME", count="?", help="the container's name")
+    parser.positional("rootfs", metavar="ROOTFS", count="?", help="directory or tar archive")
+    parser.positional("command", metavar="COMMAND", count="?", help="program in ROOTFS")
+    parser.positional("arguments", metavar="ARG", count="*", help="arguments of COMMAND")
+    parser.group("limits")
+    parser.option("--soft-mib", metavar="N", type=values.mib, help="memory that is reported when crossed")
+    parser.option("--hard-mib", metavar="N", type=values.mib, help="memory that is never exceeded")
+    parser.option("--nice", metavar="N", type=values.nice, default=0, help="CPU share: -20 (most) to 19 (least)")
+    parser.option("--pids-limit", metavar="N", type=values.pids, help="most processes (-1: no limit)")
+    parser.option("--cpus", metavar="N", type=values.cpus, help="most CPU time, in CPUs (0.5: half of one)")
+    _add_command_options(parser)
+    _add_container_options(parser)
+
+
+def _add_command_options(parser: Parser) -> None:
+    parser.group("the command")
+    about_env = "set a variable; without =V your own value"
+    parser.option("-e", "--env", metavar="K[=V]", repeats=True, help=about_env)
+    parser.option("-w", "--workdir", metavar="DIR", default="", help="working directory in the container")
+    parser.option("-u", "--user", metavar="USER[:GROUP]", default="", help="name or number, from its /etc/passwd")
+
+
+def _add_container_options(parser: Parser) -> None:
+    parser.group("the container")
+    parser.option("--hostname", metavar="NAME", default="", help="host name (default: the container's name)")
+    parser.flag("--init", help="run a small init before the command, to reap zombies")
+    about_network = "none: loopback only; host: the host's"
+    parser.option("--network", metavar="none|host", choices=["none", "host"], default="none", help=about_network)
+    parser.flag("--read-only", help="mount the root file system read-only")
+    parser.flag("--rm", help="remove the container when it ends")
+    parser.flag("--rw-rootfs", help="run on the directory ROOTFS itself")
+    parser.option("--tmpfs", metavar="DIR[:OPTS]", repeats=True, help="mount a tmpfs (size=1m,...)")
+    about_volume = "show a host path in the container"
+    parser.option("-v", "--volume", metavar="HOST:CTR[:ro]", repeats=True, help=about_volume)
+
+
+def parse(parser: Parser, words: Sequence[str], found: Namespace) -> None:
+    """The command line of start or run; wrong ones end the program with 125."""
+    vocabulary = placement.Vocabulary(parser.options)
+    options, others = placement.split(words, vocabulary)
+    parser.parse(options, found)
+    if len(others) < 3:
+        missing = ("NAME", "ROOTFS", "COMMAND")[len(others) :]
+        parser.error(f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing")
+    if others[-1] in {"--soft-mib", "--hard-mib"} and "--" not in words[: len(words) - len(others)]:
+        parser.error(f"{others[-1]}: a value is missing (put -- before COMMAND to pass the word to it)")
+    found.name, found.rootfs, found.command, *found.arguments = others
+    if found.soft_mib is not None and found.hard_mib is not None and found.soft_mib > found.hard_mib:
+        parser.error(f"--soft-mib {found.soft_mib} is more than --hard-mib {found.hard_mib}")
+    for empty in (word for word in ("name", "rootfs", "command") if not getattr(found, word)):
+        parser.error(f"{empty.upper()} is empty")
+    found.env = [_variable(parser, text) for text in found.env]
+
+
+def _variable(parser: Parser, text: str) -> str:
+    """What -e was given as K=V; without a value of the caller's it stays K, which sets nothing, as with docker."""
+    name, equals, _ = text.partition("=")
+    if not name:
+        parser.error(f"-e/--env: {text!r} has no name before '='")
+    return text if equals or name not in os.environ else f"{name}={os.environ[name]}"
+
+
+def _options(args: Namespace) -> Options:
+    tmpfs = {}
+    for text in args.tmpfs:
+        path, _, tmpfs[path] = text.partition(":")
+    return {
+        "soft_mib": args.soft_mib,
+        "hard_mib": args.hard_mib,
+        "nice": args.nice,
+        "pids_limit": args.pids_limit,
+        "cpus": args.cpus,
+        "env": args.env,
+        "working_dir": args.workdir,
+        "user": args.user,
+        "hostname": args.hostname,
+        "init": args.init,
+        "network": args.network,
+        "read_only": args.read_only,
+        "rm": args.rm,
+        "rw_rootfs": args.rw_rootfs,
+        "tmpfs": tmpfs,
+        "volumes": args.volume,
+    }
+
+
+def start(args: Namespace) -> int:
+    try:
+        with Client(args.socket) as client:
+            started = client.start(args.name, args.rootfs, [args.command, *args.arguments], **_options(args))
+    except errors.WherryError as error:
+        return _cannot_start(args.name, error)
+    print(terminal.escaped(f"OK: {started.name} started, pid={started.pid}"))
+    return 0
+
+
+def run(args: Namespace) -> int:
+    from wherry.cli.interrupts import Interrupts  # noqa: PLC0415 (start does not wait for anything)
+
+    known: list[StartedContainer] = []
+    try:
+        with Client(args.socket) as client, Interrupts(client) as interrupts:
+
+            def on_start(started: StartedContainer) -> None:
+                known.append(started)
+                interrupts.aim_at(started)
+
+            command = [args.command, *args.arguments]
+            result = client.run(
+                args.name, args.rootfs, command, on_output=terminal.write_all, on_start=on_start, **_options(args)
+            )
+    except errors.WherryError as error:
+        return _lost(args.name, error) if known else _cannot_start(args.name, error)
+    except BrokenPipeError:
+        terminal.complain(f"nobody reads the output any more; {args.name} goes on without it")
+        return 125
+    except OSError as error:
+        terminal.complain(f"cannot write the output: {error.strerror}; {args.name} goes on without it")
+        return 125
+    if result.error:
+        terminal.complain(f"{args.name}: {result.error}")
+    return result.exit_code
+
+
+def _cannot_start(name: str, error: errors.WherryError) -> int:
+    text = str(error)
+    if not isinstance(error, errors.Unavailable) and not text.startswith("cannot start "):
+        text = f"cannot start {name}: {text}"
+    terminal.complain(text)
+    return error.exit_code
+
+
+def _lost(name: str, error: errors.WherryError) -> int:
+    """The container was running when the connection broke; 1 would look like its own exit code."""
+    terminal.complain(f"{error}; {name} may still be running (see engine ps)")
+    return 125

@@ -1,0 +1,36 @@
+"""``engine supervisor``: the one command that loads the server side."""
+
+from __future__ import annotations
+
+from wherry import defaults
+from wherry.cli import values
+from wherry.client import absolute, socket_path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from wherry.cli.parser import Namespace, Parser
+
+
+def add_supervisor(parser: Parser) -> None:
+    parser.description = (
+        "Run the supervisor in the foreground. It serves the API on its socket, starts, tracks and stops containers,\n"
+        "and logs to stderr. SIGINT or SIGTERM stops all containers and ends it with 0. When it dies otherwise, the\n"
+        "containers go on, and the next supervisor on the same state directory takes them over."
+    )
+    parser.positional("rootfs", metavar="ROOTFS", count="?", help="directory or tar archive to prepare containers on")
+    parser.option(
+        "--state-dir", metavar="D", default=defaults.STATE_DIR, help=f"records and logs (default: {defaults.STATE_DIR})"
+    )
+    parser.flag("--debug", help="log every step")
+    parser.option(
+        "--prepared", metavar="N", type=values.count, default=2, help="containers prepared ahead (default: 2)"
+    )
+    parser.run = supervise
+
+
+def supervise(args: Namespace) -> int:
+    from wherry.supervisor.main import run_supervisor  # noqa: PLC0415
+
+    rootfs = None if args.rootfs is None else absolute(args.rootfs, "ROOTFS")
+    socket = absolute(socket_path(args.socket), "--socket")
+    return run_supervisor(rootfs, socket, absolute(args.state_dir, "--state-dir"), args.debug, args.prepared)

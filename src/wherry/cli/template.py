@@ -1,0 +1,96 @@
+"""The part of Go's templates that people give to ``docker ps --format``: ``{{.Name}}`` and ``{{json .Name}}``."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from wherry.cli import terminal
+from wherry.cli.parser import BadValue
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    from wherry.client import Container
+
+    Fields = Mapping[str, Callable[[Container], str]]
+
+_TABLE = "table "
+_ACTION = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
+_INSIDE = re.compile(r"(json\s+)?\.(\w*)", re.ASCII)
+
+
+class Field:
+    """One action of a template; an empty ``field`` is the whole container."""
+
+    __slots__ = ("as_json", "field")
+
+    def __init__(self, field: str, as_json: bool) -> None:
+        self.field = field
+        self.as_json = as_json
+
+
+Part = str | Field
+
+
+def parse(text: str, fields: Collection[str]) -> list[Part]:
+    """The literal and the variable parts of a template, without a "table " before it.
+
+    Raises BadValue: an unknown field, an action we do not have, a brace that is not closed.
+    """
+    text = text.removeprefix(_TABLE)
+    parts: list[Part] = []
+    position = 0
+    for match in _ACTION.finditer(text):
+        parts += _literal(text[position : match.start()])
+        parts.append(_field(match[1].strip(), fields))
+        position = match.end()
+    return parts + _literal(text[position:])
+
+
+def _literal(text: str) -> list[Part]:
+    for brace in ("{{", "}}"):
+        if brace in text:
+            raise BadValue(f"{brace!r} has no counterpart in {text!r}")
+    return [text.replace("\\t", "\t").replace("\\n", "\n")] if text else []
+
+
+def _field(inside: str, fields: Collection[str]) -> Field:
+    match = _INSIDE.fullmatch(inside)
+    if not match:
+        raise BadValue(f"'{{{{{inside}}}}}' is neither {{{{.Field}}}} nor {{{{json .Field}}}}")
+    if not match[2] and not match[1]:
+        raise BadValue("'{{.}}' is the whole container: use {{json .}}")
+    if match[2] and match[2] not in fields:
+        raise BadValue(f"no field .{match[2]}; there are {', '.join(f'.{name}' for name in fields)}")
+    return Field(match[2], as_json=bool(match[1]))
+
+
+def render(text: str, containers: Sequence[Container], fields: Fields, headers: Mapping[str, str]) -> str:
+    """One line for each container, safe for a terminal.
+
+    With "table " before the template there is a header, and tab-separated cells stand in columns, as docker's do.
+    """
+    parts = parse(text, fields)
+    lines = [
+        "".join(part if isinstance(part, str) else _value(part, each, fields) for part in parts) for each in containers
+    ]
+    if not text.startswith(_TABLE):
+        return "".join(f"{line}\n" for line in lines)
+    header = "".join(part if isinstance(part, str) else headers.get(part.field, part.field.upper()) for part in parts)
+    rows = [line.split("\t") for line in (header, *lines)]
+    most = max(map(len, rows))
+    return terminal.table([row + [""] * (most - len(row)) for row in rows])
+
+
+def _value(part: Field, container: Container, fields: Fields) -> str:
+    if not part.field:
+        return safe_json(container.as_dict())
+    text = fields[part.field](container)
+    return safe_json(text) if part.as_json else terminal.escaped(text)
+
+
+def safe_json(value: object, indent: int | None = None) -> str:
+    """JSON in printable ASCII: of the control characters json leaves only DEL as it is."""
+    return json.dumps(value, indent=indent).replace("\x7f", "\\u007f")

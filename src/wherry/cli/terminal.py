@@ -1,0 +1,95 @@
+"""What reaches the user's terminal: text made safe, container output as it is.
+
+Names of files, environment values, error texts and commands come from containers and other users. An escape sequence
+in one of them could rewrite the screen or answer a prompt, so all text goes through ``escaped``. The output of a
+container goes out untouched: that is what ``run`` and ``logs`` are for.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def escaped(text: str) -> str:
+    """``text`` on one line, with what is not printable (controls, bidi marks, lone surrogates) as ``\\x1b``."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def cut(text: str, width: int) -> str:
+    """At most ``width`` characters, the last one an ellipsis when something is missing."""
+    return text if len(text) <= width else text[: max(width - 1, 0)] + "…"
+
+
+def columns(fd: int = 1) -> int | None:
+    """The terminal's width, or COLUMNS; None when ``fd`` is no terminal."""
+    given = os.environ.get("COLUMNS", "")
+    if given.isascii() and given.isdigit() and int(given):
+        return int(given)
+    try:
+        return os.get_terminal_size(fd).columns or None
+    except OSError:
+        return None
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of equally many cells as lines, columns padded to their widest cell; the last column is not padded."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["   ".join(map(str.ljust, row[:-1], widths)) + "   " + row[-1] for row in rows]
+    return "".join(line.rstrip() + "\n" for line in lines)
+
+
+def prepare() -> None:
+    """Make stdout and stderr usable whatever the caller left of them.
+
+    A name that the user's encoding cannot show must not end the program half-way through a list. A standard stream
+    that was closed (``>&-``) is filled with /dev/null opened for reading: otherwise the next socket would get its
+    number and the output of a container would be written into it; so, writing fails with EBADF.
+    """
+    if sys.__stdin__ is None or sys.__stdout__ is None or sys.__stderr__ is None:
+        while (fd := os.open(os.devnull, os.O_RDONLY)) <= 2:
+            pass
+        os.close(fd)
+        sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure:
+        reconfigure(errors="backslashreplace")
+
+
+def complain(message: object) -> None:
+    """One line on stderr."""
+    write_error(f"engine: {escaped(str(message))}\n")
+
+
+def write_error(text: str) -> None:
+    """Text on stderr, which must be safe already; a stderr that cannot be written to changes nothing."""
+    try:
+        write_all(2, text.encode(errors="backslashreplace"))
+    except OSError:
+        pass
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of ``data`` at once and unbuffered. Raises OSError, BrokenPipeError when nobody reads any more."""
+    left = memoryview(data)
+    while left:
+        try:
+            left = left[os.write(fd, left) :]
+        except BlockingIOError:
+            # A terminal that another program sharing it has made non-blocking.
+            import select  # noqa: PLC0415
+
+            select.select([], [fd], [])
+
+
+def discard_output() -> None:
+    """Point stdout at /dev/null, so that the interpreter's last flush does not fail on a pipe nobody reads."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)

@@ -1,0 +1,81 @@
+"""Types of option values; their errors name the value."""
+
+from __future__ import annotations
+
+from wherry.cli.parser import BadValue
+from wherry.client import MAX_MIB
+
+_DIGITS = frozenset("0123456789")
+
+
+def _whole(text: str) -> int | None:
+    """A whole number; not what int() takes besides: blanks, underscores, digits of other scripts."""
+    sign, digits = (text[0], text[1:]) if text[:1] in {"-", "+"} else ("", text)
+    if not digits or len(digits) > 18 or not _DIGITS.issuperset(digits):
+        return None
+    return int(sign + digits)
+
+
+def _decimal(text: str) -> float | None:
+    whole, _, fraction = text.partition(".")
+    if len(text) > 18 or not (whole or fraction) or not _DIGITS.issuperset(whole + fraction):
+        return None
+    return float(text)
+
+
+def mib(text: str) -> int:
+    """A memory limit in MiB."""
+    number = _whole(text)
+    if number is None or not 1 <= number <= MAX_MIB:
+        raise BadValue(f"{text!r} is not a whole number of MiB above 0")
+    return number
+
+
+def nice(text: str) -> int:
+    """A nice value: -20 (most CPU) to 19 (least)."""
+    number = _whole(text)
+    if number is None or not -20 <= number <= 19:
+        raise BadValue(f"{text!r} is not a whole number from -20 to 19")
+    return number
+
+
+def cpus(text: str) -> float:
+    """A number of CPUs above 0."""
+    number = _decimal(text)
+    if number is None or number < 0.001:
+        raise BadValue(f"{text!r} is not a decimal number of CPUs above 0 (smallest: 0.001)")
+    return number
+
+
+def pids(text: str) -> int:
+    """A number of processes; -1 is unlimited, as docker has it."""
+    number = _whole(text)
+    if number is None or (number < 1 and number != -1):
+        raise BadValue(f"{text!r} is not a whole number above 0 (or -1 for no limit)")
+    return number
+
+
+def count(text: str) -> int:
+    """A whole number, 0 or more."""
+    number = _whole(text)
+    if number is None or number < 0:
+        raise BadValue(f"{text!r} is not a whole number from 0 up")
+    return number
+
+
+def seconds(text: str) -> float:
+    """A span in seconds, 0 or more."""
+    number = _decimal(text)
+    if number is None or number >= 1e9:
+        raise BadValue(f"{text!r} is not a number of seconds from 0 up")
+    return number
+
+
+def tail(text: str) -> int | None:
+    """A number of lines, or "all" (None)."""
+    if text == "all":
+        return None
+    number = _whole(text)
+    if number is None or number < 0:
+        raise BadValue(f"{text!r} is neither a whole number of lines nor 'all'")
+    return number

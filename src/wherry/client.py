@@ -1,0 +1,373 @@
+"""The Python API: containers of the supervisor behind one UNIX socket.
+
+    client = Client()                                  # ENGINE_SOCKET, or /run/wherry/engine.sock
+    started = client.start("job", "rootfs", ["/bin/sleep", "60"], hard_mib=64)
+    for stream, data in client.logs("job", follow=True):
+        ...
+
+Every method raises the errors of ``wherry.errors`` as the supervisor sent them (NotFound, NameInUse, CommandNotFound
+...), Unavailable when no supervisor answers or it goes away in the middle, and InternalError for a reply that makes
+no sense.
+
+Threads may share a Client: each call in flight has a connection of its own, and idle connections are kept and reused. A
+LogStream belongs to one thread at a time. After fork() both processes can go on using it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from wherry import defaults, errors, http1
+from wherry.wire import jsontext
+from wherry.wire.config import MAX_MIB, absolute, container_config
+from wherry.wire.replies import MAKES_SENSE, Container, RunResult, StartedContainer, started_container, status_from
+from wherry.wire.stream import STATUS, STDERR, STDOUT, LogStream, frames
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from types import TracebackType
+    from typing import Any, Literal, Self, Unpack
+
+    from wherry.wire.config import Options
+
+__all__ = [
+    "MAX_MIB",
+    "STDERR",
+    "STDOUT",
+    "Client",
+    "Container",
+    "LogStream",
+    "Options",
+    "RunResult",
+    "StartedContainer",
+    "absolute",
+    "socket_path",
+]
+
+_UNRESERVED = frozenset(b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-._~")
+_MAX_SOCKET_PATH = 107
+_BY_STATUS: dict[int, type[errors.WherryError]] = {
+    400: errors.InvalidRequest,
+    404: errors.NotFound,
+    409: errors.Conflict,
+}
+
+
+def socket_path(path: str | None = None) -> str:
+    """Where the supervisor is: ``path``, or ENGINE_SOCKET, or the default; "unix://" before it is dropped, as docker
+    does.
+
+    Raises InvalidRequest for a path that the kernel cannot take (sun_path of unix(7): 107 bytes and a NUL).
+    """
+    path = (path or os.environ.get("ENGINE_SOCKET") or defaults.SOCKET).removeprefix("unix://")
+    size = len(os.fsencode(path))
+    if size > _MAX_SOCKET_PATH:
+        raise errors.InvalidRequest(f"socket path is {size} bytes long, the most is {_MAX_SOCKET_PATH}: {path}")
+    if not path or "\0" in path:
+        raise errors.InvalidRequest(f"not a socket path: {path!r}")
+    return path
+
+
+class Client:
+    """The supervisor at ``socket`` (default: ENGINE_SOCKET, then /run/wherry/engine.sock).
+
+    ``timeout`` is how many seconds the supervisor may take to answer; calls that wait for a container or may unpack an
+    archive (run, start, stop, wait, following logs) have no limit, None means none for the others either. Nothing is
+    connected before the first call.
+    """
+
+    def __init__(self, socket: str | None = None, timeout: float | None = 60) -> None:
+        self.socket = socket_path(socket)
+        self._timeout = timeout
+        self._pool = http1.Pool(self.socket)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close idle connections; the client stays usable."""
+        self._pool.close()
+
+    def start(
+        self, name: str | None, rootfs: str, command: Sequence[str], **options: Unpack[Options]
+    ) -> StartedContainer:
+        """Start a container and return once its command has been executed; without ``name`` the supervisor makes one.
+
+        Options are those of ``container_config``. Raises StartFailed, CommandNotFound, NotExecutable,
+        NameInUse, RootfsInUse, InvalidRequest; nothing is left behind then.
+        """
+        config = container_config(rootfs, command, **options)
+        _check_name(name)
+        reply = self._fetch("POST", "/wherry/run", {"name": name, "stream": "0"}, config, patient=True)
+        with MAKES_SENSE:
+            return started_container(reply)
+
+    def run(
+        self,
+        name: str | None,
+        rootfs: str,
+        command: Sequence[str],
+        *,
+        on_output: Callable[[int, bytes], object] | None = None,
+        on_start: Callable[[StartedContainer], object] | None = None,
+        **options: Unpack[Options],
+    ) -> RunResult:
+        """Start a container, wait until it has ended, and return how it ended with all that it wrote.
+
+        With ``on_output(stream, data)`` output is handed over as it comes (1 stdout, 2 stderr) and not collected;
+        ``on_start`` is called once the command has been executed. An exception from either ends the call, not the
+        container. Raises what ``start`` raises, and Unavailable when the supervisor goes away meanwhile.
+        """
+        config = container_config(rootfs, command, **options)
+        _check_name(name)
+        response = self._send("POST", "/wherry/run", {"name": name, "stream": "1"}, config, patient=True)
+        written: dict[int, list[bytes]] = {STDOUT: [], STDERR: []}
+        take = on_output or (lambda stream, data: written[stream].append(data))
+        try:
+            for kind, data in self._frames(response):
+                if kind != STATUS:
+                    take(kind, data)
+                    continue
+                status = status_from(_decoded(data))
+                if isinstance(status, RunResult):
+                    status.stdout, status.stderr = b"".join(written[STDOUT]), b"".join(written[STDERR])
+                    _drain(response)
+                    return status
+                if status and on_start:
+                    on_start(status)
+        finally:
+            response.close()
+        raise errors.Unavailable(f"the supervisor at {self.socket} did not say how the container ended")
+
+    def ps(self, running: bool = False) -> list[Container]:
+        """The tracked containers, ended ones too, newest first; ``running`` leaves out the others."""
+        reply = self._fetch("GET", "/containers/json", {"all": "0" if running else "1"})
+        with MAKES_SENSE:
+            return [Container(entry) for entry in reply]
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        """Everything known of one container, as Docker's inspect with our ``Wherry`` object."""
+        return _object(self._fetch("GET", _of(name, "json")))
+
+    def logs(
+        self,
+        name: str,
+        *,
+        follow: bool = False,
+        tail: int | None = None,
+        since_ns: int | None = None,
+        until_ns: int | None = None,
+        timestamps: bool = False,
+        stdout: bool = True,
+        stderr: bool = True,
+    ) -> LogStream:
+        """What the container wrote, as (stream, data) in the order it was captured.
+
+        ``follow`` waits for more until the container has ended. ``tail`` counts lines over the chosen streams (None:
+        all), ``since_ns`` and ``until_ns`` are wall clock nanoseconds since the epoch, ``timestamps`` puts the time
+        before each line. The call raises NotFound; iterating may raise Unavailable.
+        """
+        query = {
+            "stdout": "1" if stdout else "0",
+            "stderr": "1" if stderr else "0",
+            "follow": "1" if follow else "0",
+            "timestamps": "1" if timestamps else "0",
+            "tail": "all" if tail is None else str(tail),
+            "since": _unix_time(since_ns),
+            "until": _unix_time(until_ns),
+        }
+        response = self._send("GET", _of(name, "logs"), query, patient=follow)
+        return LogStream(self._frames(response), response.close)
+
+    def stop(self, name: str, seconds: float | None = None) -> bool:
+        """Ask the container to end (SIGTERM), end it after ``seconds`` (SIGKILL; default 10), return when it has ended.
+
+        False means that it was not running. Raises NotFound.
+        """
+        return self._done("POST", _of(name, "stop"), {"t": _seconds(seconds)}, patient=True)
+
+    def kill(self, name: str, signal: str | int = "KILL") -> None:
+        """Send a signal, by name or number, to the container's first process.
+
+        Raises NotFound, and Conflict when it is not running.
+        """
+        self._done("POST", _of(name, "kill"), {"signal": str(signal)})
+
+    def rm(self, name: str, force: bool = False) -> None:
+        """Forget an ended container and delete its files; ``force`` kills a running one. Raises NotFound, Conflict."""
+        self._done("DELETE", f"/containers/{_quoted_name(name)}", {"force": "1" if force else "0"}, patient=True)
+
+    def wait(self, name: str, condition: Literal["not-running", "next-exit", "removed"] = "not-running") -> int:
+        """Wait for a container and return its exit code (128+N after signal N). Raises NotFound."""
+        reply = self._fetch("POST", _of(name, "wait"), {"condition": condition}, patient=True)
+        with MAKES_SENSE:
+            return int(reply["StatusCode"])
+
+    def info(self) -> dict[str, Any]:
+        """The supervisor and its machine, as Docker's info with our ``Wherry`` object."""
+        return _object(self._fetch("GET", "/info"))
+
+    def version(self) -> dict[str, Any]:
+        """The supervisor's version, as Docker's version."""
+        return _object(self._fetch("GET", "/version"))
+
+    def ping(self) -> str:
+        """The name and version of whoever answers on the socket ("wherry/0.1.0"); raises Unavailable."""
+        response = self._send("GET", "/_ping")
+        self._body(response)
+        return response.headers.get("server", "")
+
+    def _done(self, method: str, path: str, query: Mapping[str, str | None], patient: bool = False) -> bool:
+        response = self._send(method, path, query, patient=patient)
+        self._body(response)
+        return response.status != 304
+
+    def _fetch(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str | None] | None = None,
+        body: dict[str, object] | None = None,
+        patient: bool = False,
+    ) -> Any:
+        return _decoded(self._body(self._send(method, path, query, body, patient)))
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str | None] | None = None,
+        body: dict[str, object] | None = None,
+        patient: bool = False,
+    ) -> http1.Response:
+        """A reply with a good status; ``patient`` waits for it as long as it takes."""
+        limit = None if patient else self._timeout
+        try:
+            response = self._pool.request(method, path + _encoded(query or {}), _serialised(body), timeout=limit)
+        except (OSError, http1.ProtocolError) as failure:
+            raise self._explained(failure) from failure
+        if response.status >= 400:
+            raise _error(response, self._body(response))
+        return response
+
+    def _body(self, response: http1.Response) -> bytes:
+        try:
+            return response.read()
+        except (OSError, http1.ProtocolError) as failure:
+            raise self._explained(failure) from failure
+
+    def _frames(self, response: http1.Response) -> Iterator[tuple[int, bytes]]:
+        try:
+            yield from frames(response)
+        except (OSError, http1.ProtocolError) as failure:
+            raise self._explained(failure) from failure
+
+    def _explained(self, failure: Exception) -> errors.WherryError:
+        """One line that says what is wrong and, where it is known, what to do."""
+        where = self.socket
+        if isinstance(failure, http1.TruncatedError):
+            return errors.Unavailable(f"the supervisor at {where} went away: {failure}")
+        if isinstance(failure, TimeoutError):
+            return errors.Unavailable(f"the supervisor at {where} did not answer in time")
+        if not isinstance(failure, OSError):
+            return errors.InternalError(f"no sensible reply from {where}: {failure}")
+        if failure.errno == errno.EACCES:
+            return errors.Unavailable(f"permission denied on {where}: be the user who runs the supervisor, or root")
+        if failure.errno in {errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR}:
+            there = "" if where == defaults.SOCKET else f" --socket {where}"
+            return errors.Unavailable(
+                f"no supervisor is running at {where}: start one with `engine supervisor ROOTFS{there}`"
+            )
+        return errors.Unavailable(f"cannot reach the supervisor at {where}: {failure.strerror or failure}")
+
+
+def _drain(response: http1.Response) -> None:
+    """Take the end of a stream that has said all, so that its connection can be kept; a broken end changes nothing."""
+    try:
+        response.read(limit=0)
+    except (OSError, http1.ProtocolError):
+        response.close()
+
+
+def _seconds(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    if not 0 <= seconds < 1e9:
+        raise errors.InvalidRequest(f"{seconds} is not a number of seconds to wait")
+    return f"{seconds:.9f}".rstrip("0").rstrip(".")
+
+
+def _check_name(name: str | None) -> None:
+    # The API takes an empty name as none, as docker does; a caller's empty variable must not become a made-up name.
+    if name == "":
+        raise errors.InvalidRequest("the container's name is empty (None lets the supervisor make one)")
+
+
+def _quoted(text: str) -> str:
+    return "".join(chr(byte) if byte in _UNRESERVED else f"%{byte:02X}" for byte in os.fsencode(text))
+
+
+def _quoted_name(name: str) -> str:
+    # These would make another path of it, quoted or not (RFC 3986, section 5.2.4); no container can have such a name.
+    if name in {"", ".", ".."}:
+        raise errors.NotFound(f"No such container: {name!r}")
+    return _quoted(name)
+
+
+def _of(name: str, what: str) -> str:
+    return f"/containers/{_quoted_name(name)}/{what}"
+
+
+def _encoded(query: Mapping[str, str | None]) -> str:
+    given = [f"{key}={_quoted(value)}" for key, value in query.items() if value is not None]
+    return "?" + "&".join(given) if given else ""
+
+
+def _unix_time(ns: int | None) -> str | None:
+    return None if ns is None else f"{ns // 1_000_000_000}.{ns % 1_000_000_000:09}"
+
+
+def _serialised(body: dict[str, object] | None) -> bytes | None:
+    if body is None:
+        return None
+    try:
+        return jsontext.encode(body).encode()
+    except UnicodeEncodeError as failure:
+        # Bytes of a command line that are not UTF-8 become lone surrogates in Python, and JSON cannot carry them.
+        text = failure.object[max(failure.start - 20, 0) : failure.end + 20]
+        raise errors.InvalidRequest(f"not UTF-8, which is all the supervisor takes: {text!r}") from None
+    except TypeError as failure:
+        raise errors.InvalidRequest(f"an option has a value of the wrong type: {failure}") from None
+
+
+def _decoded(body: bytes) -> Any:
+    try:
+        return jsontext.decode(body)
+    except (ValueError, RecursionError) as failure:
+        raise errors.InternalError(f"the supervisor's reply is not JSON: {failure}") from None
+
+
+def _object(reply: Any) -> dict[str, Any]:
+    if not isinstance(reply, dict):
+        raise errors.InternalError(f"the supervisor's reply is no JSON object: {str(reply)[:60]}")
+    return reply
+
+
+def _error(response: http1.Response, body: bytes) -> errors.WherryError:
+    """The supervisor's error; without our code (another engine, a proxy) by the status."""
+    try:
+        reply = jsontext.decode(body)
+        message = str(reply["message"])
+        code = reply.get("code")
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return errors.InternalError(f"the supervisor answered {response.status} {response.reason}")
+    if isinstance(code, str):
+        return errors.from_wire(code, message)
+    return _BY_STATUS.get(response.status, errors.InternalError)(message)

@@ -1,0 +1,399 @@
+"""A small strict HTTP/1.1 client over a UNIX socket.
+
+Why no library: the command line starts an interpreter for every call, and importing is what Python is slow at.
+Measured on a 2-core machine: a bare interpreter 11 ms, one that imports h11 35 ms, http.client 45 ms (email, ssl).
+Even ``socket`` adds 7 ms, for the enums it makes of its constants; ``_socket``, the C module below it, is built in
+and has the same class. What one peer on one machine needs of RFC 9112 fits in this file.
+
+Strict means: a reply that RFC 9112 does not allow, or that is larger than the limits below, raises ProtocolError;
+nothing is guessed or repaired. A failed or half-read exchange closes its connection, so that no reply is ever taken
+for another's.
+
+    Pool        keeps idle connections to one socket; may be used by several threads
+    Response    status, headers and the body as an iterator of byte strings
+"""
+
+from __future__ import annotations
+
+import _socket
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+MAX_LINE = 8 * 1024
+"""Longest status line, header line or chunk-size line, in bytes."""
+
+MAX_HEADERS = 100
+"""Most header lines of one reply, and most trailer lines."""
+
+MAX_INTERIM = 8
+"""Most 1xx replies before the real one."""
+
+MAX_CHUNK = 1 << 30
+"""Largest chunk, in bytes. Chunks are passed on as they arrive; the limit only refuses nonsense."""
+
+MAX_BODY = 64 << 20
+"""Largest body that ``Response.read`` takes into memory, in bytes."""
+
+MAX_IDLE = 4
+"""Connections a pool keeps for the next request."""
+
+_RECEIVE = 256 * 1024
+_TOKEN = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_HEX = b"0123456789abcdefABCDEF"
+_CONTROLS = bytes([*range(9), *range(10, 32), 127])
+_IDEMPOTENT = {"GET", "HEAD", "PUT", "DELETE", "OPTIONS"}
+
+
+class ProtocolError(Exception):
+    """The peer sent what is not HTTP/1.1, more than the limits allow, or ended in the middle."""
+
+
+class TruncatedError(ProtocolError):
+    """The connection ended in the middle of a reply."""
+
+
+class NoReplyError(TruncatedError):
+    """The connection ended before the first byte of a reply.
+
+    ``unread`` is True when the peer cannot have acted on the request, because it closed without having read all of it:
+    the kernel then reports ECONNRESET or EPIPE (``unix_release_sock()`` in Linux net/unix/af_unix.c), and a plain end
+    of file otherwise.
+    """
+
+    def __init__(self, unread: bool) -> None:
+        super().__init__("the connection was closed before a reply came")
+        self.unread = unread
+
+
+class _Reader:
+    """Buffered reading from a socket, by lines and by counted pieces."""
+
+    def __init__(self, sock: _socket.socket) -> None:
+        self._sock = sock
+        self._buffer = bytearray()
+        self.received = False
+
+    @property
+    def pending(self) -> bool:
+        return bool(self._buffer)
+
+    def _receive(self, size: int) -> bytes:
+        if data := self._sock.recv(size):
+            self.received = True
+        return data
+
+    def line(self, what: str) -> bytes:
+        """One line without its CRLF; an end of file raises."""
+        searched = 0
+        while (end := self._buffer.find(b"\n", searched)) < 0:
+            searched = len(self._buffer)
+            if searched > MAX_LINE:
+                raise ProtocolError(f"{what} is longer than {MAX_LINE} bytes")
+            data = self._receive(_RECEIVE)
+            if not data:
+                raise TruncatedError(f"the reply ended in the middle of {what}")
+            self._buffer += data
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        if len(line) > MAX_LINE:
+            raise ProtocolError(f"{what} is longer than {MAX_LINE} bytes")
+        if not line.endswith(b"\r"):
+            raise ProtocolError(f"{what} does not end in CR LF: {_shown(line)}")
+        return line[:-1]
+
+    def piece(self, most: int) -> bytes:
+        """Between 1 and ``most`` bytes, as soon as there are any; nothing at the end of file."""
+        if not self._buffer:
+            return self._receive(min(most, _RECEIVE))
+        data = bytes(self._buffer[:most])
+        del self._buffer[:most]
+        return data
+
+    def counted(self, size: int, what: str) -> Iterator[bytes]:
+        """Exactly ``size`` bytes, in pieces as they arrive."""
+        left = size
+        while left:
+            data = self.piece(left)
+            if not data:
+                raise TruncatedError(f"the reply ended after {size - left} of {size} bytes of {what}")
+            left -= len(data)
+            yield data
+
+
+def _shown(data: bytes) -> str:
+    return repr(data[:60])[1:] + ("..." if len(data) > 60 else "")
+
+
+def _fields(reader: _Reader, what: str) -> dict[str, str]:
+    """Header or trailer lines up to the empty line; names in lower case, repeated ones joined by a comma."""
+    found: dict[str, str] = {}
+    for _ in range(MAX_HEADERS + 1):
+        line = reader.line(f"a {what} line")
+        if not line:
+            return found
+        name, value = _field(line, what)
+        if name in found:
+            value = f"{found[name]}, {value}"
+        found[name] = value
+    raise ProtocolError(f"more than {MAX_HEADERS} {what} lines")
+
+
+def _field(line: bytes, what: str) -> tuple[str, str]:
+    name, colon, value = line.partition(b":")
+    value = value.strip(b" \t")
+    if not name or not colon or name.translate(None, _TOKEN) or len(value.translate(None, _CONTROLS)) != len(value):
+        raise ProtocolError(f"not a {what} line: {_shown(line)}")
+    return name.decode("ascii").lower(), value.decode("latin-1")
+
+
+def _status(line: bytes) -> tuple[bool, int, str]:
+    """Whether the peer speaks HTTP/1.1 (and not 1.0), the status code, and the reason phrase."""
+    version, _, rest = line.partition(b" ")
+    code, _, reason = rest.partition(b" ")
+    known = version in {b"HTTP/1.1", b"HTTP/1.0"}
+    if not known or len(code) != 3 or not code.isdigit() or not 100 <= int(code) <= 599:
+        raise ProtocolError(f"not an HTTP/1.1 status line: {_shown(line)}")
+    return version == b"HTTP/1.1", int(code), reason.decode("latin-1")
+
+
+def _content_length(headers: dict[str, str]) -> int | None:
+    text = headers.get("content-length")
+    if text is None:
+        return None
+    values = {value.strip() for value in text.split(",")}
+    value = values.pop()
+    if values or not (value.isascii() and value.isdigit()) or len(value) > 18:
+        raise ProtocolError(f"not a Content-Length: {text!r}")
+    return int(value)
+
+
+def _chunk_size(line: bytes) -> int:
+    digits = line.partition(b";")[0].rstrip(b" \t")
+    if not digits or len(digits) > 16 or digits.translate(None, _HEX):
+        raise ProtocolError(f"not a chunk size: {_shown(line)}")
+    size = int(digits, 16)
+    if size > MAX_CHUNK:
+        raise ProtocolError(f"a chunk of {size} bytes; the most is {MAX_CHUNK}")
+    return size
+
+
+def _chunked(reader: _Reader, trailers: dict[str, str]) -> Iterator[bytes]:
+    while size := _chunk_size(reader.line("a chunk-size line")):
+        yield from reader.counted(size, "a chunk")
+        if reader.line("the end of a chunk"):
+            raise ProtocolError("a chunk is longer than it said")
+    trailers.update(_fields(reader, "trailer"))
+
+
+def _until_close(reader: _Reader) -> Iterator[bytes]:
+    while data := reader.piece(_RECEIVE):
+        yield data
+
+
+class Response:
+    """A reply whose body is still on its way: iterate over it, or ``read()`` it whole; ``close()`` drops the rest.
+
+    ``headers`` and ``trailers`` have names in lower case; ``trailers`` fills when a chunked body ends. Iterating raises
+    ProtocolError for a malformed or truncated body and OSError (TimeoutError included) when receiving fails.
+    """
+
+    def __init__(self, connection: Connection, method: str, done: Callable[[bool], None]) -> None:
+        reader = connection.reader
+        self.trailers: dict[str, str] = {}
+        self._done: Callable[[bool], None] | None = done
+        modern, self.status, self.reason = self._final_status(reader)
+        self.headers = _fields(reader, "header")
+        options = {option.strip().lower() for option in self.headers.get("connection", "").split(",")}
+        self._reusable = modern and "close" not in options
+        self._pieces = self._body(reader, method)
+
+    def _final_status(self, reader: _Reader) -> tuple[bool, int, str]:
+        for _ in range(MAX_INTERIM + 1):
+            modern, status, reason = _status(reader.line("the status line"))
+            if status == 101:
+                raise ProtocolError("the peer switched protocols, which nobody asked for")
+            if status >= 200:
+                return modern, status, reason
+            _fields(reader, "header")
+        raise ProtocolError(f"more than {MAX_INTERIM} interim replies")
+
+    def _body(self, reader: _Reader, method: str) -> Iterator[bytes]:
+        length = _content_length(self.headers)
+        coding = self.headers.get("transfer-encoding")
+        # Both at once is how replies are smuggled (RFC 9112, section 6.1), and no other coding was asked for.
+        if coding is not None and (coding.lower() != "chunked" or length is not None):
+            raise ProtocolError(f"Transfer-Encoding {coding!r} with Content-Length {length}")
+        if method == "HEAD" or self.status in {204, 304}:
+            return iter(())
+        if coding is not None:
+            return _chunked(reader, self.trailers)
+        if length is not None:
+            return reader.counted(length, "the body")
+        self._reusable = False
+        return _until_close(reader)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            return next(self._pieces)
+        except StopIteration:
+            self._finish(self._reusable)
+            raise
+        except BaseException:
+            self.close()
+            raise
+
+    def read(self, limit: int = MAX_BODY) -> bytes:
+        """The whole body, or what is left of it; more than ``limit`` bytes raise ProtocolError."""
+        body = bytearray()
+        for piece in self:
+            body += piece
+            if len(body) > limit:
+                self.close()
+                raise ProtocolError(f"the body is larger than {limit} bytes")
+        return bytes(body)
+
+    def close(self) -> None:
+        """Let go of the connection; it is closed unless the body was read to its end. May be called twice."""
+        self._pieces = iter(())
+        self._finish(False)
+
+    def _finish(self, reusable: bool) -> None:
+        done, self._done = self._done, None
+        if done is not None:
+            done(reusable)
+
+
+class Connection:
+    """One connection to the socket at ``path``, for one request at a time.
+
+    Raises OSError when connecting fails, and PermissionError when the listener runs as a user who is neither root nor
+    the caller: anybody may have put a socket into a directory that all can write to.
+    """
+
+    def __init__(self, path: str, timeout: float | None) -> None:
+        self._sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        try:
+            self._sock.settimeout(timeout)
+            self._sock.connect(path)
+            self._check_peer()
+        except BaseException:
+            self._sock.close()
+            raise
+        self.reader = _Reader(self._sock)
+        self.owner = os.getpid()
+
+    def _check_peer(self) -> None:
+        # struct ucred of unix(7), 12 bytes: pid, uid, gid. For a client these are the listener's, taken at listen(2).
+        credentials = self._sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
+        uid = int.from_bytes(credentials[4:8], sys.byteorder)
+        if uid not in {0, os.geteuid()}:
+            raise PermissionError(f"user {uid} listens there, who is neither root nor you")
+
+    def is_stale(self) -> bool:
+        """Whether the peer closed this idle connection, or sent what nobody asked for."""
+        if self.reader.pending:
+            return True
+        # Not MSG_DONTWAIT: with a timeout set, Python's recv() polls for that long before it makes the call.
+        self._sock.setblocking(False)
+        try:
+            self._sock.recv(1, _socket.MSG_PEEK)
+        except OSError as error:
+            return not isinstance(error, BlockingIOError)
+        return True
+
+    def exchange(self, method: str, request: bytes, timeout: float | None, done: Callable[[bool], None]) -> Response:
+        """Send one whole request and read the head of its reply; NoReplyError when nothing came back."""
+        self._sock.settimeout(timeout)
+        self.reader.received = False
+        unread = False
+        try:
+            self._sock.sendall(request)
+        except (BrokenPipeError, ConnectionResetError):
+            # A server that refuses a large body answers and closes while we still send: its answer is in our queue.
+            unread = True
+        try:
+            return Response(self, method, done)
+        except (ProtocolError, ConnectionResetError) as failure:
+            if self.reader.received:
+                raise
+            raise NoReplyError(unread or isinstance(failure, ConnectionResetError)) from failure
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+class Pool:
+    """Requests to the server on the UNIX socket ``path``, over connections that are kept and used again.
+
+    Threads may share a pool: a connection belongs to one exchange until its body has been read, and the idle list is
+    only touched by single list operations, which are atomic. A forked child opens connections of its own.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._idle: list[Connection] = []
+
+    def request(self, method: str, target: str, body: bytes | None = None, *, timeout: float | None = None) -> Response:
+        """Send a request; ``timeout`` in seconds holds for each wait for the peer, not for the whole exchange.
+
+        A connection that was kept and turns out to be closed is replaced and the request sent once more, unless the
+        peer may have acted on it. Raises OSError when the socket cannot be reached and ProtocolError (NoReplyError)
+        for bad replies.
+        """
+        request = _serialised(method, target, body)
+        if connection := self._kept():
+            try:
+                return self._exchange(connection, method, request, timeout)
+            except NoReplyError as failure:
+                if not failure.unread and method not in _IDEMPOTENT:
+                    raise
+        return self._exchange(Connection(self._path, timeout), method, request, timeout)
+
+    def _exchange(self, connection: Connection, method: str, request: bytes, timeout: float | None) -> Response:
+        def done(reusable: bool) -> None:
+            if reusable and len(self._idle) < MAX_IDLE:
+                self._idle.append(connection)
+            else:
+                connection.close()
+
+        try:
+            return connection.exchange(method, request, timeout, done)
+        except BaseException:
+            connection.close()
+            raise
+
+    def _kept(self) -> Connection | None:
+        while True:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                return None
+            if connection.owner == os.getpid() and not connection.is_stale():
+                return connection
+            connection.close()
+
+    def close(self) -> None:
+        """Close the idle connections; the pool can be used again."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _serialised(method: str, target: str, body: bytes | None) -> bytes:
+    if not target.startswith("/") or not target.isascii() or not target.isprintable() or " " in target:
+        raise ValueError(f"not a request target: {target!r}")
+    lines = [f"{method} {target} HTTP/1.1", "Host: localhost"]
+    if body is not None:
+        lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+    elif method == "POST":
+        lines.append("Content-Length: 0")
+    return "\r\n".join([*lines, "", ""]).encode("ascii") + (body or b"")

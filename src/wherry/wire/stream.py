@@ -1,0 +1,82 @@
+"""Docker's raw-stream format: the two streams of a container, and our status frames, over one connection."""
+
+from __future__ import annotations
+
+from wherry.http1 import ProtocolError, TruncatedError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+STDOUT = 1
+STDERR = 2
+STATUS = 3
+"""Kinds of raw-stream frames: the container's two streams, and our JSON status (``POST /wherry/run?stream=1``)."""
+
+MAX_STATUS = 1 << 20
+"""Largest status frame, in bytes; output frames are passed on in pieces and need no limit."""
+
+
+def frames(pieces: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
+    """(kind, data) from Docker's raw-stream format: kind, three zero bytes, big-endian length, data.
+
+    Output is passed on as it arrives, in pieces of a frame if need be; a status frame is passed on whole. Raises
+    ProtocolError for anything else, an end in the middle of a frame included.
+    """
+    buffer = bytearray()
+    kind = left = 0
+    for piece in pieces:
+        buffer += piece
+        while buffer:
+            if not left:
+                if len(buffer) < 8:
+                    break
+                kind, left = _frame_header(buffer[:8])
+                del buffer[:8]
+            if kind == STATUS and len(buffer) < left:
+                break
+            data = bytes(buffer[:left])
+            del buffer[:left]
+            left -= len(data)
+            if data:
+                yield kind, data
+    if buffer or left:
+        raise TruncatedError("the stream ended in the middle of a frame")
+
+
+def _frame_header(header: bytearray) -> tuple[int, int]:
+    kind, size = header[0], int.from_bytes(header[4:8], "big")
+    if kind not in {STDOUT, STDERR, STATUS} or any(header[1:4]):
+        raise ProtocolError(f"not a frame header: {bytes(header)!r}")
+    if kind == STATUS and size > MAX_STATUS:
+        raise ProtocolError(f"a status frame of {size} bytes; the most is {MAX_STATUS}")
+    return kind, size
+
+
+class LogStream:
+    """An iterator of (stream, data): stream 1 is stdout and 2 stderr, data what came, with no regard to lines.
+
+    ``close()`` ends it early; it is also a context manager. Iterating raises the errors of ``Client``.
+    """
+
+    def __init__(self, pairs: Iterator[tuple[int, bytes]], close: Callable[[], None]) -> None:
+        self._pairs = pairs
+        self._close = close
+
+    def __iter__(self) -> LogStream:
+        return self
+
+    def __next__(self) -> tuple[int, bytes]:
+        return next(self._pairs)
+
+    def close(self) -> None:
+        self._close()
+
+    def __enter__(self) -> LogStream:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()

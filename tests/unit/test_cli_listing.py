@@ -1,0 +1,247 @@
+"""engine ps: table, JSON, templates, and what reaches the terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.unit.fake_supervisor import FakeSupervisor, entry, reply
+
+from wherry.cli import listing, main, template, terminal
+from wherry.cli.parser import BadValue
+from wherry.client import Container
+
+Ps = Callable[..., str]
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSupervisor]:
+    monkeypatch.setenv("TZ", "CET-1")
+    monkeypatch.delenv("COLUMNS", raising=False)
+    time.tzset()
+    with FakeSupervisor(tmp_path / "s") as supervisor:
+        yield supervisor
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.fixture
+def ps(fake: FakeSupervisor, capfd: pytest.CaptureFixture[str]) -> Ps:
+    """engine ps on some containers -> what it printed."""
+
+    def run(*words: str, containers: list[dict[str, object]]) -> str:
+        fake.on("GET", "/containers/json", reply(containers))
+        assert main.main(["ps", "--socket", str(fake.path), *words]) == 0
+        out, err = capfd.readouterr()
+        assert err == ""
+        return out
+
+    return run
+
+
+def ended(name: str, **ours: object) -> dict[str, object]:
+    return entry(name, State="exited", Pid=0, Finished="2026-01-31T10:00:02.000000000Z", **ours)
+
+
+def test_the_table(ps: Ps) -> None:
+    containers = [
+        entry("alpha", SoftLimit=3 << 20, HardLimit=6_500_000, Nice=-5, Command=["sh", "-c", "echo $A; exit 7"]),
+        ended("b", Reason="exited", ExitCode=7),
+        entry("c", State="created", Pid=0, Started=""),
+    ]
+    assert ps(containers=containers) == TABLE
+
+
+TABLE = """\
+NAME    ID             STATE        PID    STARTED               SOFT MIB   HARD MIB   NICE   COMMAND
+alpha   616c70686161   running      4321   2026-01-31 11:00:01   3          6.2        -5     sh -c 'echo $A; exit 7'
+b       626262626262   exited (7)   -      2026-01-31 11:00:01   -          -          0      /bin/sleep 60
+c       636363636363   created      -      -                     -          -          0      /bin/sleep 60
+"""
+
+
+def test_an_empty_list_is_a_header(ps: Ps) -> None:
+    assert ps(containers=[]).split() == "NAME ID STATE PID STARTED SOFT MIB HARD MIB NICE COMMAND".split()
+
+
+STATES: dict[str, dict[str, object]] = {
+    "exited (0)": {"Reason": "exited", "ExitCode": 0},
+    "exited (stopped, 137)": {"Reason": "stopped", "ExitCode": 137},
+    "exited (stopped, 143)": {"Reason": "stopped", "ExitCode": None, "Signal": 15},
+    "exited (signal SIGKILL)": {"Reason": "signaled", "ExitCode": None, "Signal": 9},
+    "exited (signal SIGSEGV)": {"Reason": "signaled", "ExitCode": 139, "Signal": 11},
+    "exited (signal 40)": {"Reason": "signaled", "Signal": 40},
+    "exited (start failed)": {"Reason": "start_failed"},
+    "exited (lost)": {"Reason": "lost"},
+    "exited (hard limit, 137)": {"Reason": "hard_limit", "ExitCode": 137, "Signal": 9},
+    "exited": {"Reason": ""},
+}
+
+
+@pytest.mark.parametrize("shown", STATES)
+def test_the_state_says_why_and_how_it_ended(ps: Ps, shown: str) -> None:
+    assert ps("--format", "{{.State}}", containers=[ended("a", **STATES[shown])]) == f"{shown}\n"
+
+
+def test_only_the_running_are_asked_for(fake: FakeSupervisor, ps: Ps) -> None:
+    for words in ([], ["-a"], ["--running"]):
+        ps(*words, containers=[])
+    assert [request.query["all"] for request in fake.requests] == ["1", "1", "0"]
+
+
+def test_quiet_prints_ids(ps: Ps) -> None:
+    containers = [entry("a"), entry("b")]
+    assert ps("-q", containers=containers) == "616161616161\n626262626262\n"
+    assert ps("-q", "--no-trunc", containers=containers) == "61" * 32 + "\n" + "62" * 32 + "\n"
+
+
+def test_json_is_one_array_with_the_documented_keys(ps: Ps) -> None:
+    (found,) = json.loads(ps("--format", "json", containers=[ended("a", ExitCode=3, Reason="exited", SoftLimit=5)]))
+    assert list(found) == list(Container.__slots__)
+    assert (found["exit_code"], found["soft_bytes"], found["pid"]) == (3, 5, None)
+    assert found["started"] == "2026-01-31T10:00:01.123456789Z"
+    assert found["command"] == ["/bin/sleep", "60"]
+    assert json.loads(ps("--format", "json", containers=[])) == []
+
+
+def test_the_help_lists_every_key_and_field(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["ps", "--help"]) == 0
+    words = capfd.readouterr().out.split()
+    assert set(Container.__slots__) <= set(words)
+    assert {f".{name}" for name in listing.FIELDS} <= set(words)
+
+
+# Templates
+
+
+def test_a_template_gives_a_line_for_each(ps: Ps) -> None:
+    containers = [entry("a"), entry("b", Nice=5)]
+    assert ps("--format", r"{{.Name}}\t{{ .Nice }}!", containers=containers) == "a\t0!\nb\t5!\n"
+    assert ps("--format", "constant", containers=containers) == "constant\nconstant\n"
+
+
+def test_a_table_template_has_a_header_and_columns(ps: Ps) -> None:
+    shown = ps("--format", r"table {{.Name}}\t{{.Soft}}\t{{.Pid}}", containers=[entry("a-long-name"), entry("b")])
+    assert shown.splitlines() == [
+        "NAME          SOFT MIB   PID",
+        "a-long-name   -          4321",
+        "b             -          4321",
+    ]
+
+
+def test_a_template_knows_json(ps: Ps) -> None:
+    container = entry("a", Command=["echo", "\x1b"])
+    assert json.loads(ps("--format", "{{json .}}", containers=[container]))["command"] == ["echo", "\x1b"]
+    assert ps("--format", "{{json .Command}}", containers=[container]) == '"echo \\u001b"\n'
+
+
+@pytest.mark.parametrize("field", listing.FIELDS)
+def test_every_field_has_a_value(ps: Ps, field: str) -> None:
+    for container in (entry("a"), ended("a", Reason="exited", ExitCode=0), entry("a", State="created", Started="")):
+        assert ps("--format", f"<{{{{.{field}}}}}>", containers=[container]).startswith("<")
+
+
+BAD_TEMPLATES = {
+    "{{.Nope}}": "no field .Nope; there are .Name, .ID,",
+    "{{.}}": "use {{json .}}",
+    "{{Name}}": "'{{Name}}' is neither",
+    "{{range .}}{{end}}": "'{{range .}}' is neither",
+    "{{.Name": "'{{' has no counterpart",
+    ".Name}}": "'}}' has no counterpart",
+    "{{}}": "'{{}}' is neither",
+    "table {{.Nope}}": "no field .Nope",
+    "{{json .Nope}}": "no field .Nope",
+}
+
+
+@pytest.mark.parametrize("text", BAD_TEMPLATES)
+def test_a_wrong_template_is_refused_before_anybody_is_asked(
+    fake: FakeSupervisor, capfd: pytest.CaptureFixture[str], text: str
+) -> None:
+    assert main.main(["ps", "--socket", str(fake.path), "--format", text]) == 2
+    message = capfd.readouterr().err.splitlines()[0]
+    assert message.startswith("engine ps: --format: ")
+    assert BAD_TEMPLATES[text] in message
+    assert fake.requests == []
+
+
+@given(st.text(alphabet="{}. \\tnjsoName", max_size=20))
+def test_any_template_is_read_or_refused(text: str) -> None:
+    try:
+        template.render(text, [Container(entry("a"))], listing.FIELDS, {})
+    except BadValue:
+        return
+
+
+# What reaches the terminal
+
+HOSTILE = "\x1b[2J\x07\r\n\x9b31m\u202eevil\u2066\x00\x7f\t\udcff"
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["--no-trunc"], ["--format", "{{.Command}} {{.Rootfs}} {{.Reason}} {{.State}}"], ["-q"]]
+)
+def test_control_characters_are_escaped(ps: Ps, words: list[str]) -> None:
+    strings: dict[str, object] = {
+        "Command": ["/bin/sh", HOSTILE],
+        "Rootfs": HOSTILE,
+        "Reason": HOSTILE,
+        "Started": HOSTILE,
+    }
+    container = ended("a", **strings) | {"Id": HOSTILE}
+    shown = ps(*words, containers=[container])
+    assert all(line.isprintable() for line in shown.removesuffix("\n").split("\n"))
+    assert shown.count("\n") == (1 if words and words != ["--no-trunc"] else 2)
+
+
+@pytest.mark.parametrize("words", [["--format", "json"], ["--format", "{{json .}}"]])
+def test_json_is_printable_ascii(ps: Ps, words: list[str]) -> None:
+    shown = ps(*words, containers=[entry("a", Command=["/bin/sh", HOSTILE])])
+    assert shown.isascii()
+    assert shown.replace("\n", "").isprintable()
+    found = json.loads(shown)
+    assert (found[0] if words[1] == "json" else found)["command"] == ["/bin/sh", HOSTILE]
+
+
+@given(st.text())
+def test_escaped_text_is_one_printable_line(text: str) -> None:
+    shown = terminal.escaped(text)
+    assert shown.isprintable()
+    assert shown == text or not text.isprintable()
+
+
+def test_a_long_command_is_cut_and_no_trunc_shows_it(ps: Ps) -> None:
+    container = entry("a", Command=["/bin/echo", "x" * 500])
+    row = ps(containers=[container]).splitlines()[1]
+    assert row.endswith("xxx…")
+    assert "/bin/echo " + "x" * 500 in ps("--no-trunc", containers=[container])
+
+
+def test_on_a_terminal_a_line_fits_its_width(fake: FakeSupervisor) -> None:
+    fake.on("GET", "/containers/json", reply([entry("a", Command=["/bin/echo", "x" * 500])]))
+    ours, theirs = pty.openpty()
+    os.set_blocking(ours, False)
+    subprocess.run(["stty", "cols", "130"], stdin=theirs, check=True)
+    command = [sys.executable, "-m", "wherry.cli.main", "ps", "--socket", str(fake.path)]
+    # Its environment is ours as Python sees it: readline, which pytest loads, puts COLUMNS into that of the process.
+    subprocess.run(command, stdout=theirs, env=dict(os.environ), check=True, timeout=30)
+    header, row = os.read(ours, 65536).decode().splitlines()
+    os.close(ours)
+    os.close(theirs)
+    assert len(row) == 130
+    assert row.endswith("…")
+    assert header.startswith("NAME")
+
+
+def test_words_of_a_command_are_told_apart(ps: Ps) -> None:
+    container = entry("a", Command=["sh", "-c", "it's", "", "a b"])
+    assert ps("--format", "{{.Command}}", containers=[container]) == "sh -c 'it'\\''s' '' 'a b'\n"

@@ -1,0 +1,459 @@
+"""wherry.Client against a scripted supervisor on a real UNIX socket."""
+
+from __future__ import annotations
+
+import gc
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.unit.fake_supervisor import (
+    FakeSupervisor,
+    RawServer,
+    Request,
+    empty,
+    entry,
+    exited,
+    failure,
+    frame,
+    reply,
+    started,
+    status_frame,
+    streaming,
+)
+
+import wherry
+from wherry import Client, StartedContainer, errors
+from wherry.client import socket_path
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Iterator[FakeSupervisor]:
+    with FakeSupervisor(tmp_path / "s") as supervisor:
+        yield supervisor
+
+
+@pytest.fixture
+def client(fake: FakeSupervisor) -> Iterator[Client]:
+    with Client(str(fake.path), timeout=10) as client:
+        yield client
+
+
+# Where the supervisor is
+
+
+def test_the_socket_is_the_argument_then_the_environment_then_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGINE_SOCKET", "/run/other.sock")
+    assert [Client("/run/mine.sock").socket, Client().socket] == ["/run/mine.sock", "/run/other.sock"]
+    assert socket_path("unix:///run/docker.sock") == "/run/docker.sock"
+    monkeypatch.setenv("ENGINE_SOCKET", "")
+    assert Client().socket == "/run/wherry/engine.sock"
+
+
+@pytest.mark.parametrize("path", ["x" * 108, "ä" * 54, "/a\0b", "unix://"])
+def test_a_socket_path_that_the_kernel_cannot_take_is_refused(path: str) -> None:
+    with pytest.raises(errors.InvalidRequest, match="socket path"):
+        Client(path)
+
+
+def test_no_supervisor_is_one_line_that_says_how_to_start_one(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    hint = f"no supervisor is running at {path}: start one with `engine supervisor ROOTFS --socket {path}`"
+    with pytest.raises(errors.Unavailable) as raised:
+        Client(str(path)).ping()
+    assert str(raised.value) == hint
+
+
+def test_a_stale_socket_is_no_supervisor(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+    with pytest.raises(errors.Unavailable, match="no supervisor is running"):
+        Client(str(path)).ping()
+
+
+def test_what_is_no_socket_is_said(tmp_path: Path) -> None:
+    (tmp_path / "s").write_text("")
+    with pytest.raises(errors.Unavailable, match="no supervisor is running"):
+        Client(str(tmp_path / "s")).ping()
+
+
+@pytest.mark.root
+def test_a_socket_of_another_user_is_not_trusted() -> None:
+    """Anybody may listen in /tmp; what runs there as another user must not be handed commands."""
+    code = (
+        "import os, socket, sys; os.setuid(65534); s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen();"
+        "print('ready', flush=True); s.accept()[0].recv(1)"
+    )
+    with tempfile.TemporaryDirectory() as folder:  # not tmp_path, whose parents are closed to others
+        Path(folder).chmod(0o777)
+        path = f"{folder}/s"
+        with subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE) as stranger:
+            assert stranger.stdout
+            assert stranger.stdout.readline() == b"ready\n"
+            with pytest.raises(errors.Unavailable, match="user 65534 listens there, who is neither root nor you"):
+                Client(path).ping()
+            stranger.wait(10)
+
+
+def test_a_supervisor_that_does_not_answer_is_a_timeout(tmp_path: Path) -> None:
+    def silent(connection: socket.socket) -> None:
+        while connection.recv(65536):
+            pass
+
+    with (
+        RawServer(tmp_path / "s", silent) as server,
+        pytest.raises(errors.Unavailable, match="did not answer in time"),
+    ):
+        Client(server.path, timeout=0.05).ps()
+
+
+# Calls
+
+
+def test_ping_says_who_answers(fake: FakeSupervisor, client: Client) -> None:
+    fake.on("GET", "/_ping", lambda _: [b"HTTP/1.1 200 OK\r\nServer: wherry/9\r\nContent-Length: 2\r\n\r\nOK"])
+    assert client.ping() == "wherry/9"
+
+
+def test_start_sends_the_whole_request_and_returns_the_pid(fake: FakeSupervisor, client: Client) -> None:
+    fake.on("POST", "/wherry/run", reply({"Id": "ab", "Name": "alpha", "Pid": 12}, 201))
+    assert client.start("alpha", "/r", ["/bin/true"], hard_mib=4) == StartedContainer("alpha", "ab", 12)
+    request = fake.asked("POST", "/wherry/run")
+    assert request.query == {"name": "alpha", "stream": "0"}
+    assert request.headers["content-type"] == "application/json"
+    assert request.json == {
+        "Cmd": ["/bin/true"],
+        "HostConfig": {"NetworkMode": "none"},
+        "Wherry": {"Rootfs": "/r", "HardLimit": 4 << 20, "Nice": 0},
+    }
+
+
+def test_without_a_name_the_supervisor_makes_one(fake: FakeSupervisor, client: Client) -> None:
+    fake.on("POST", "/wherry/run", reply({"Id": "ab", "Name": "calm_ferry", "Pid": 12}, 201))
+    assert client.start(None, "/r", ["x"]).name == "calm_ferry"
+    assert fake.asked("POST", "/wherry/run").query == {"stream": "0"}
+
+
+def test_an_empty_name_is_not_taken_for_none(client: Client) -> None:
+    with pytest.raises(errors.InvalidRequest, match="name is empty"):
+        client.start("", "/r", ["x"])
+
+
+def test_text_of_any_language_is_sent_as_utf_8(fake: FakeSupervisor, client: Client) -> None:
+    fake.on("POST", "/wherry/run", reply({"Id": "ab", "Name": "a", "Pid": 1}, 201))
+    client.start("a", "/r", ["echo", "grüße\n\x01\u2028😀"])
+    assert fake.asked("POST", "/wherry/run").json["Cmd"] == ["echo", "grüße\n\x01\u2028😀"]
+
+
+def test_bytes_that_are_not_utf_8_are_refused(fake: FakeSupervisor, client: Client) -> None:
+    with pytest.raises(errors.InvalidRequest, match=r"not UTF-8.*udcff"):
+        client.start("a", "/r", ["echo", b"\xff".decode(errors="surrogateescape")])
+    assert fake.requests == []
+
+
+def test_a_value_of_the_wrong_type_is_refused(client: Client) -> None:
+    with pytest.raises(errors.InvalidRequest, match="wrong type"):
+        client.start("a", "/r", ["x"], user=1.5)  # type: ignore[arg-type]
+
+
+def test_run_collects_the_output_and_the_end(fake: FakeSupervisor, client: Client) -> None:
+    pieces = [started(), frame(1, b"out1 "), frame(2, b"err"), frame(1, b"out2"), exited(7)]
+    fake.on("POST", "/wherry/run", streaming(pieces))
+    result = client.run("alpha", "/r", ["x"])
+    assert (result.exit_code, result.reason, result.signal) == (7, "exited", None)
+    assert (result.stdout, result.stderr) == (b"out1 out2", b"err")
+    assert fake.asked("POST", "/wherry/run").query == {"name": "alpha", "stream": "1"}
+
+
+def test_run_hands_over_the_output_as_it_comes(fake: FakeSupervisor, client: Client) -> None:
+    seen = threading.Event()
+
+    def pieces(_: Request) -> Iterator[bytes]:
+        yield started()
+        yield frame(1, b"first")
+        assert seen.wait(10)
+        yield frame(2, b"second") + exited(None, "signaled", 9)
+
+    fake.on("POST", "/wherry/run", streaming(pieces))
+    got: list[object] = []
+
+    def on_output(stream: int, data: bytes) -> None:
+        got.append((stream, data))
+        seen.set()
+
+    result = client.run("alpha", "/r", ["x"], on_output=on_output, on_start=got.append)
+    assert got == [StartedContainer("alpha", "ab" * 32, 1234), (1, b"first"), (2, b"second")]
+    assert (result.exit_code, result.signal, result.stdout, result.stderr) == (137, 9, b"", b"")
+
+
+def test_run_keeps_its_connection(fake: FakeSupervisor, client: Client) -> None:
+    fake.on("POST", "/wherry/run", streaming([started(), exited()]))
+    client.run("a", "/r", ["x"])
+    client.run("b", "/r", ["x"])
+    assert fake.connections == 1
+
+
+def test_an_exception_of_the_caller_ends_the_call(fake: FakeSupervisor, client: Client) -> None:
+    fake.on("POST", "/wherry/run", streaming([started(), frame(1, b"x"), exited()]))
+
+    def on_output(*_: object) -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        client.run("a", "/r", ["x"], on_output=on_output)
+
+
+def test_a_supervisor_that_dies_meanwhile_is_unavailable(fake: FakeSupervisor, client: Client) -> None:
+    def cut(_: Request) -> Iterator[bytes]:
+        yield b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 999\r\n\r\n" + started() + frame(1, b"x")[:5]
+
+    def handler(request: Request) -> Iterator[bytes]:
+        yield from cut(request)
+        raise ConnectionResetError
+
+    fake.on("POST", "/wherry/run", handler)
+    with pytest.raises(errors.Unavailable, match="went away"):
+        client.run("a", "/r", ["x"])
+
+
+def test_a_stream_that_does_not_say_how_it_ended_is_no_success(fake: FakeSupervisor, client: Client) -> None:
+    fake.on("POST", "/wherry/run", streaming([started(), frame(1, b"x")]))
+    with pytest.raises(errors.Unavailable, match="did not say how the container ended"):
+        client.run("a", "/r", ["x"])
+
+
+def test_ps_asks_for_all_or_for_the_running(fake: FakeSupervisor, client: Client) -> None:
+    fake.on("GET", "/containers/json", reply([entry("b"), entry("a", State="exited", Reason="exited", ExitCode=3)]))
+    assert [(each.name, each.exit_code) for each in client.ps()] == [("b", None), ("a", 3)]
+    client.ps(running=True)
+    assert [request.query for request in fake.requests] == [{"all": "1"}, {"all": "0"}]
+
+
+def test_logs_are_pairs_of_stream_and_bytes(fake: FakeSupervisor, client: Client) -> None:
+    fake.on("GET", "/containers/a/logs", streaming([frame(1, b"one\n"), frame(2, b"two\n")]))
+    with client.logs("a", tail=5, since_ns=1_700_000_000_000_000_001, until_ns=5, stdout=False, timestamps=True) as log:
+        assert list(log) == [(1, b"one\n"), (2, b"two\n")]
+    assert fake.requests[0].query == {
+        "stdout": "0",
+        "stderr": "1",
+        "follow": "0",
+        "timestamps": "1",
+        "tail": "5",
+        "since": "1700000000.000000001",
+        "until": "0.000000005",
+    }
+
+
+def test_logs_of_an_unknown_container_fail_at_once(client: Client, fake: FakeSupervisor) -> None:
+    fake.on("GET", "/containers/a/logs", failure(404, "not_found", "No such container: 'a'"))
+    with pytest.raises(errors.NotFound, match="No such container: 'a'"):
+        client.logs("a")
+
+
+def test_a_log_that_is_dropped_lets_go_of_its_connection(fake: FakeSupervisor, client: Client) -> None:
+    fake.on("GET", "/containers/a/logs", streaming([frame(1, b"one\n"), frame(2, b"two\n")]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        next(client.logs("a"))
+        client.logs("a")
+        gc.collect()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "sent"),
+    [(None, {}), (0, {"t": "0"}), (10, {"t": "10"}), (2.5, {"t": "2.5"}), (0.1 + 0.2, {"t": "0.3"})],
+)
+def test_stop_sends_its_seconds(
+    fake: FakeSupervisor, client: Client, seconds: float | None, sent: dict[str, str]
+) -> None:
+    fake.on("POST", "/containers/a/stop", empty(204))
+    assert client.stop("a", seconds) is True
+    assert fake.requests[0].query == sent
+
+
+def test_stop_says_when_there_was_nothing_to_stop(fake: FakeSupervisor, client: Client) -> None:
+    fake.on("POST", "/containers/a/stop", empty(304))
+    assert client.stop("a") is False
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf")])
+def test_stop_refuses_what_is_no_time(client: Client, seconds: float) -> None:
+    with pytest.raises(errors.InvalidRequest, match="seconds"):
+        client.stop("a", seconds)
+
+
+def test_kill_rm_wait_inspect_info_version(fake: FakeSupervisor, client: Client) -> None:
+    fake.on("POST", "/containers/a/kill", empty())
+    fake.on("DELETE", "/containers/a", empty())
+    fake.on("POST", "/containers/a/wait", reply({"StatusCode": 137, "Error": None}))
+    fake.on("GET", "/containers/a/json", reply({"Id": "x"}))
+    fake.on("GET", "/info", reply({"NCPU": 2}))
+    fake.on("GET", "/version", reply({"Version": "9"}))
+    client.kill("a", 15)
+    client.rm("a", force=True)
+    assert client.wait("a", "next-exit") == 137
+    assert (client.inspect("a"), client.info(), client.version()) == ({"Id": "x"}, {"NCPU": 2}, {"Version": "9"})
+    assert [request.query for request in fake.requests[:3]] == [
+        {"signal": "15"},
+        {"force": "1"},
+        {"condition": "next-exit"},
+    ]
+    assert fake.connections == 1
+
+
+# Names in paths
+
+
+@pytest.mark.parametrize("name", ["a/b", "a b", "a%2Fb", "ä", "a?b", "a#b", "a\nb", "..a"])
+def test_a_name_is_one_segment_of_the_path(fake: FakeSupervisor, client: Client, name: str) -> None:
+    with pytest.raises(errors.NotFound):
+        client.inspect(name)
+    (request,) = fake.requests
+    assert request.path == f"/containers/{name}/json"
+    assert request.raw_target.count("/") == 3
+
+
+@pytest.mark.parametrize("name", ["", ".", ".."])
+def test_a_name_that_would_make_another_path_is_unknown(fake: FakeSupervisor, client: Client, name: str) -> None:
+    with pytest.raises(errors.NotFound, match="No such container"):
+        client.rm(name)
+    assert fake.requests == []
+
+
+# Errors
+
+ERRORS = [
+    (404, "not_found", errors.NotFound),
+    (409, "name_in_use", errors.NameInUse),
+    (409, "conflict", errors.Conflict),
+    (400, "not_supported", errors.NotSupported),
+    (500, "start_failed", errors.StartFailed),
+    (400, "command_not_found", errors.CommandNotFound),
+    (400, "not_executable", errors.NotExecutable),
+    (500, "from_a_newer_supervisor", errors.InternalError),
+]
+
+
+@pytest.mark.parametrize(("status", "code", "kind"), ERRORS)
+def test_an_error_keeps_its_kind_and_message(
+    fake: FakeSupervisor, client: Client, status: int, code: str, kind: type[errors.WherryError]
+) -> None:
+    fake.on("POST", "/wherry/run", failure(status, code, "what happened"))
+    for call in (client.run, client.start):
+        with pytest.raises(kind) as raised:
+            call("a", "/r", ["x"])
+        assert (type(raised.value), str(raised.value)) == (kind, "what happened")
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(400, errors.InvalidRequest), (404, errors.NotFound), (409, errors.Conflict), (500, errors.InternalError)],
+)
+def test_without_our_code_the_status_tells(
+    fake: FakeSupervisor, client: Client, status: int, kind: type[errors.WherryError]
+) -> None:
+    fake.on("GET", "/info", reply({"message": "from docker"}, status))
+    with pytest.raises(kind, match="from docker"):
+        client.info()
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"message"', b"\xff", b"[" * 50_000])
+def test_an_error_without_sense_shows_its_status(fake: FakeSupervisor, client: Client, body: bytes) -> None:
+    head = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: %d\r\n\r\n" % len(body)
+    fake.on("GET", "/info", lambda _: [head + body])
+    with pytest.raises(errors.InternalError, match="502 Bad Gateway"):
+        client.info()
+
+
+SENSELESS: list[tuple[str, Callable[[Client], object], object]] = [
+    ("/containers/json", Client.ps, [{"Id": "x"}]),
+    ("/containers/json", Client.ps, {"Id": "x"}),
+    ("/containers/json", Client.ps, 5),
+    ("/info", Client.info, []),
+    ("/version", Client.version, None),
+    ("/containers/a/json", lambda client: client.inspect("a"), "x"),
+]
+
+
+@pytest.mark.parametrize(("path", "call", "value"), SENSELESS)
+def test_a_reply_of_another_shape_is_an_error_of_the_supervisor(
+    fake: FakeSupervisor, client: Client, path: str, call: Callable[[Client], object], value: object
+) -> None:
+    fake.on("GET", path, reply(value))
+    with pytest.raises(errors.InternalError, match="supervisor's reply"):
+        call(client)
+
+
+@pytest.mark.parametrize("fields", [{"Name": "a"}, [], 5])
+def test_a_started_container_without_a_pid_is_an_error(fake: FakeSupervisor, client: Client, fields: object) -> None:
+    fake.on("POST", "/wherry/run", reply(fields, 201))
+    with pytest.raises(errors.InternalError, match="makes no sense"):
+        client.start("a", "/r", ["x"])
+
+
+def test_a_reply_that_is_not_http_is_an_error(fake: FakeSupervisor, client: Client) -> None:
+    fake.on("GET", "/info", lambda _: [b"220 mail ready\r\n"])
+    with pytest.raises(errors.InternalError, match="no sensible reply"):
+        client.info()
+
+
+def test_a_stream_with_a_broken_status_is_an_error(fake: FakeSupervisor, client: Client) -> None:
+    fake.on("POST", "/wherry/run", streaming([frame(3, b"{")]))
+    with pytest.raises(errors.InternalError, match="not JSON"):
+        client.run("a", "/r", ["x"])
+    fake.on("POST", "/wherry/run", streaming([status_frame(Event="exited")]))
+    with pytest.raises(errors.InternalError, match="makes no sense"):
+        client.run("a", "/r", ["x"])
+
+
+# Threads
+
+
+def test_a_call_does_not_wait_for_another_thread(fake: FakeSupervisor, client: Client) -> None:
+    """stop() while run() is under way, as the command line does it."""
+    stopped = threading.Event()
+
+    def pieces(_: Request) -> Iterator[bytes]:
+        yield started()
+        assert stopped.wait(10)
+        yield exited(None, "stopped", 15)
+
+    def stop(_: Request) -> list[bytes]:
+        stopped.set()
+        return [b"HTTP/1.1 204 No Content\r\n\r\n"]
+
+    fake.on("POST", "/wherry/run", streaming(pieces))
+    fake.on("POST", "/containers/alpha/stop", stop)
+    stopper: list[threading.Thread] = []
+
+    def on_start(container: StartedContainer) -> None:
+        stopper.append(threading.Thread(target=client.stop, args=(container.name,)))
+        stopper[0].start()
+
+    result = client.run("alpha", "/r", ["x"], on_start=on_start)
+    stopper[0].join(10)
+    assert (result.reason, result.exit_code) == ("stopped", 143)
+
+
+# The package
+
+
+def test_the_package_gives_its_public_names_and_no_others() -> None:
+    assert {name for name in wherry.__all__ if getattr(wherry, name) is not None} == set(wherry.__all__)
+    assert set(wherry.__all__) <= set(dir(wherry))
+    assert wherry.NameInUse is errors.NameInUse
+    with pytest.raises(AttributeError, match="no attribute 'Klient'"):
+        wherry.Klient  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_importing_the_package_does_not_load_the_client() -> None:
+    code = "import sys, wherry; assert wherry.__version__; print([m for m in sys.modules if m.startswith('wherry.')])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
