@@ -205,7 +205,8 @@ def test_a_shim_that_is_killed(run: Run) -> None:
         await made.link.connect()
         os.kill(made.link.pid, signal.SIGSTOP)
         spawning = asyncio.create_task(made.spawn("c"))
-        await asyncio.sleep(0)
+        for _ in range(10):  # until it waits for the answer
+            await asyncio.sleep(0)
         first = made.link.pid
         os.kill(first, signal.SIGKILL)
         await made.lost.wait()
@@ -247,5 +248,7 @@ def test_a_child_that_is_given_up_after_the_shim_died(run: Run, is_replaced: boo
         await asyncio.wait_for(children.discard(child), 2)
         assert children.by_slot == {}
         await made.link.shutdown()
+        if is_replaced:
+            assert os.waitpid(made.link.pid, 0)[1] == 0  # noqa: ASYNC222
 
     run(check)

@@ -392,9 +392,7 @@ class SetHostname(NamedTuple):
 
 
 class SetRlimits(NamedTuple):
-    """(resource, soft, hard) each, as numbers of setrlimit(2). Clamped: without CAP_SYS_RESOURCE no hard limit can
-    be raised.
-    """
+    """(resource, soft, hard) each, as numbers of setrlimit(2). Raising a hard limit needs privilege."""
 
     limits: list[tuple[int, int, int]]
 

@@ -14,6 +14,7 @@ import select
 import signal
 import socket
 import sys
+import time
 import traceback
 from typing import Any
 
@@ -88,10 +89,16 @@ class Shim:
             self.serve(self.supervisor)
 
     def accept(self) -> None:
-        connection, _ = self.listener.accept()
+        try:
+            connection, _ = self.listener.accept()
+        except OSError:  # no descriptor left: it stays in the queue, and epoll would call again at once
+            time.sleep(0.1)
+            raise
         if not protocol.peer_is_trusted(connection):
             connection.close()
             return
+        while self.supervisor is not None and self.serve(self.supervisor):
+            pass  # what the old one still had to say
         self.disconnect()
         self.supervisor = connection
         self.had_supervisor = True
@@ -112,26 +119,31 @@ class Shim:
             if not slot.claimed:
                 self.drop(slot)
 
-    def serve(self, supervisor: socket.socket) -> None:
+    def serve(self, supervisor: socket.socket) -> bool:
+        """Carry out one message; False when there is none, now or any more."""
         try:
             received = protocol.receive(supervisor)
         except BlockingIOError:
-            return
+            return False
+        except ConnectionResetError:
+            # The supervisor died with something of ours unread. The kernel says so once, ahead of what the supervisor
+            # sent before that; those packets come next, and the end of file after them.
+            return True
         except (OSError, ValueError):
             received = None
         if received is None:
             self.disconnect()
-            return
+            return False
         message, descriptors = received
         self.handlers[message["type"]](message, descriptors)
+        return True
 
     def tell(self, message: protocol.Message, descriptors: list[int] | None = None) -> None:
         if self.supervisor is None:
             return
-        try:
+        # A supervisor that is gone is found by reading: what it sent before counts.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             protocol.send(self.supervisor, message, descriptors)
-        except OSError:
-            self.disconnect()
 
     def spawn(self, message: protocol.Message, descriptors: list[int]) -> None:
         name = message["slot"]
@@ -156,11 +168,13 @@ class Shim:
 
     def claim(self, message: protocol.Message, descriptors: list[int]) -> None:
         slot = self.slots.get(message["slot"])
-        if slot is None:  # failed to spawn; the supervisor has been told
+        if slot is not None:
+            slot.claimed = True
+        # No slot: it failed to spawn, and the supervisor has been told. Too few: we may open no more.
+        if slot is None or len(descriptors) != len(message["names"]):
             for descriptor in descriptors:
                 os.close(descriptor)
             return
-        slot.claimed = True
         slot.held.update(zip(message["names"], descriptors, strict=True))
 
     def release(self, message: protocol.Message, _descriptors: list[int]) -> None:

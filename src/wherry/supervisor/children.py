@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import secrets
+import signal
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -194,6 +195,9 @@ class Children:
     async def discard(self, child: Child) -> None:
         """Kill a child if it lives, and leave nothing of it: process, slot, descriptors, cgroup."""
         self._shim.release(child.slot)
+        if child.pidfd >= 0 and not child.exited.done():
+            with contextlib.suppress(ProcessLookupError):  # by ourselves as well: the shim may have died
+                signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
         if child.pid:
             await child.exited
         await child.let_go_of_root()

@@ -53,6 +53,7 @@ class Container:
         record = self.record
         record.reason, record.error = Reason.NONE, ""
         record.exit_code = record.signal = None
+        record.peak_memory_bytes = record.peak_pids = None
         record.finished_ns = 0
         record.stop_requested = False
         self.log_ended.clear()

@@ -18,6 +18,7 @@ from wherry.kernel import mounts, unix_sockets
 from wherry.shim import protocol
 
 _CONNECT_SECONDS = 10
+_ATTEMPTS = 3
 _CODE = "import sys; sys.path.append({path!r}); from wherry.shim.main import main; main(3)"
 
 
@@ -71,18 +72,27 @@ class ShimLink:
         """Connect to the shim of an earlier supervisor or start one; returns what it holds. Raises InternalError,
         OSError.
         """
+        for _ in range(_ATTEMPTS):
+            with contextlib.suppress(ConnectionResetError):  # it was just leaving
+                return await self._connect()
+        raise InternalError(f"the shim does not answer on {self._socket_path}; see {self._log_path}")
+
+    async def _connect(self) -> list[HeldSlot]:
         connection = self._find()
         self.is_new = connection is None
         if connection is None:
             self._start()
             connection = self._find()
         if connection is None:
-            raise InternalError(f"the shim does not answer on {self._socket_path}; see {self._log_path}")
+            raise ConnectionResetError
         try:
             held = await asyncio.wait_for(self._synchronize(connection), _CONNECT_SECONDS)
         except TimeoutError:
             connection.close()
             raise InternalError(f"the shim is not answering; see {self._log_path}") from None
+        except BaseException:
+            connection.close()
+            raise
         self._connection = connection
         self._connected.set()
         asyncio.get_running_loop().add_reader(connection.fileno(), self._receive)
@@ -284,7 +294,7 @@ async def _next_message(connection: socket.socket) -> tuple[protocol.Message, li
                 loop.remove_reader(connection.fileno())
             continue
         if received is None:
-            raise InternalError("the shim closed the connection")
+            raise ConnectionResetError("the shim closed the connection")
         return received
 
 

@@ -11,7 +11,7 @@ from wherry.kernel.libc import describe_errno
 
 
 class StateDirectory:
-    """``path`` and its parents are made when missing, mode 0700; the mode of an existing directory is the user's.
+    """``path`` is made when missing, mode 0700, with its parents; the mode of an existing directory is the user's.
 
     What is sensitive in it (environments, layers, logs) has a mode of its own.
     """
