@@ -37,7 +37,7 @@ class Child:
         self.pid = 0
         self.pidfd = -1
         self.root = -1
-        """A descriptor of the root mount: see ``let_go_of_root``."""
+        """A descriptor of the root mount: see ``remove_group``."""
         # None: it has ended, but its status went to another process (the shim that was its parent died).
         self.exited: asyncio.Future[ExitStatus | None] = asyncio.get_running_loop().create_future()
         self._reports = b""
@@ -104,14 +104,10 @@ class Child:
         self._reports += chunk
         return bool(chunk)
 
-    async def let_go_of_root(self) -> None:
-        """Close the root mount, in a thread: closing the last reference to an overlay syncs the file system under it.
-
-        Holding one until here keeps that sync out of the container's own exit.
-        """
-        if self.root >= 0:
-            root, self.root = self.root, -1
-            await asyncio.to_thread(os.close, root)
+    def take_root(self) -> int:
+        """The root mount's descriptor, -1 when there is none; the caller closes it."""
+        root, self.root = self.root, -1
+        return root
 
     def close_channel(self) -> None:
         if self.channel is not None:
@@ -200,9 +196,8 @@ class Children:
                 signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
         if child.pid:
             await child.exited
-        await child.let_go_of_root()
         child.close()
-        await remove_group(child.group)
+        await remove_group(child.group, child.take_root())
         self.by_slot.pop(child.slot, None)
 
     def refill(self, template: str) -> None:
@@ -265,10 +260,22 @@ class Children:
             child.exited.set_result(status)
 
 
-async def remove_group(group: Group) -> None:
-    """rmdir, again for as long as the kernel still counts a dying process in the group; a warning after two seconds."""
-    for delay in (0, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.3, 0.5, 1):
-        await asyncio.sleep(delay)
-        if await asyncio.to_thread(group.remove):
+async def remove_group(group: Group, root: int = -1) -> None:
+    """rmdir, again for as long as the kernel still counts a dying process in the group; a warning after two seconds.
+
+    Closes the root mount ``root`` first, in the same thread: closing the last reference to an overlay syncs the file
+    system under it. Holding one until here keeps that sync out of the container's own exit.
+    """
+    removed = await asyncio.to_thread(_close_and_remove, group, root)
+    for delay in (0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.3, 0.5, 1):
+        if removed:
             return
+        await asyncio.sleep(delay)
+        removed = await asyncio.to_thread(group.remove)
     _log.warning("control group %s is still busy and stays", group.path)
+
+
+def _close_and_remove(group: Group, root: int) -> bool:
+    if root >= 0:
+        os.close(root)
+    return group.remove()

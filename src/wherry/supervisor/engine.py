@@ -121,7 +121,8 @@ class Engine:
         path = self._state.log_of(name)
         record = Record(id=container_id, name=name, request=request, created_ns=time.time_ns(), log_path=str(path))
         container = Container(record, Log(path, container_id))
-        container.log.remove()  # of a container that was removed while its supervisor was being killed
+        if path.exists():  # of a container that was removed while its supervisor was being killed
+            container.log.remove()
         self._containers[container_id] = self._names[name] = container
         return container
 
