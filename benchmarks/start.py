@@ -61,7 +61,7 @@ class Bundle:
         config = json.loads((directory / "config.json").read_text())
         config["process"] |= {"terminal": False, "args": ["/bin/true"]}
         config["root"] = {"path": str(ROOTFS), "readonly": True}
-        config["linux"]["cgroupsPath"] = f"/wherry-bench-{os.getpid()}/{runtime}"
+        config["linux"]["cgroupsPath"] = f"/wherry-bench-{os.getpid()}-{runtime}"
         config["linux"]["resources"]["memory"] = {"limit": 1 << 30}
         (directory / "config.json").write_text(json.dumps(config))
 
