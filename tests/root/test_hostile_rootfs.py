@@ -38,7 +38,7 @@ def plant(rootfs: Path, python: Path) -> list[Path]:
         *(f"{python.relative_to('/')}/{name}" for name in ("os.py", "encodings/__init__.py", "socket.py")),
     ]
     found = []
-    for name in names:
+    for name in dict.fromkeys(names):  # the interpreter may be one of those in PLANTED
         path = rootfs / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("open('/touched', 'w').write('executed')\n")
