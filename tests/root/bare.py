@@ -17,7 +17,7 @@ from wherry.kernel import libc
 from wherry.runtime import binds, launch
 from wherry.runtime.launch import Report
 from wherry.runtime.plan import Plan, make_plan, wants_init
-from wherry.runtime.steps import Step
+from wherry.runtime.steps import Step, in_cgroups
 from wherry.supervisor import users
 from wherry.supervisor.layers import Layers, open_rootfs
 from wherry.supervisor.request import CreateRequest
@@ -63,7 +63,7 @@ class Parked:
         self.channel, theirs = socket.socketpair()
         self.channel.settimeout(20)
         self._reports = b""
-        steps = plan.prepare_in(list(cgroups))
+        steps = in_cgroups(list(cgroups), plan.prepare)
         self.pid, self.pidfd = launch.spawn(prepare(steps) if prepare else steps, theirs.detach())
 
     def wait_ready(self) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -123,3 +125,20 @@ def test_a_supervisor_that_cannot_start_stops_nobody(supervisor: Supervisor, roo
         assert supervisor.engine(*words, check=False).returncode == 1
     supervisor.restart()
     assert [(entry["state"], entry["pid"]) for entry in supervisor.ps()] == [("running", pid)]
+
+
+def test_a_record_that_cannot_be_read_costs_nobody_a_layer(supervisor: Supervisor, rootfs: Path) -> None:
+    """Layers of no known record are deleted at the start; with one unreadable, none can be told to be nobody's."""
+    for name in ("bad", "good"):
+        supervisor.engine("run", name, rootfs, "/bin/sh", "-c", f"echo {name} > /kept")
+    supervisor.stop()
+    with contextlib.closing(sqlite3.connect(supervisor.state_dir / "records.sqlite", isolation_level=None)) as database:
+        database.execute("UPDATE container SET record = '{' WHERE name = 'bad'")
+    supervisor.restart()
+    assert [entry["name"] for entry in supervisor.ps()] == ["good"]
+    kept = [path.read_text() for path in (supervisor.state_dir / "containers").glob("*/upper/kept")]
+    assert sorted(kept) == ["bad\n", "good\n"]
+    # It says so with a traceback, which the fixture would take for a fault of ours.
+    assert "cannot be read" in supervisor.log.read_text()
+    supervisor.stop()
+    supervisor.log.write_text("")

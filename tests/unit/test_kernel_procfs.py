@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-
-import pytest
-from tests.forked import in_child
 
 from wherry.kernel import process, procfs
 
@@ -108,24 +104,3 @@ def test_a_process_that_is_gone_receives_nothing() -> None:
         os._exit(0)
     os.waitpid(child, 0)
     assert not procfs.receives(child, TERM)
-    with pytest.raises((FileNotFoundError, ProcessLookupError)):
-        procfs.start_time(child)
-
-
-@pytest.mark.parametrize("name", ["plain", "a) R (b", ") 1 2 3", "x y z"])
-def test_start_time_whatever_the_name(name: str) -> None:
-    def measure() -> int:
-        process.set_name(name)
-        assert Path("/proc/self/comm").read_text() == f"{name}\n"
-        return procfs.start_time(os.getpid())
-
-    ticks = os.sysconf("SC_CLK_TCK")
-    # Its clock is CLOCK_BOOTTIME; a tick is 10 ms.
-    earliest = time.clock_gettime(time.CLOCK_BOOTTIME) - 1 / ticks
-    started = in_child(measure) / ticks
-    assert earliest <= started <= time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def test_boot_id() -> None:
-    assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", procfs.boot_id())
-    assert procfs.boot_id() == procfs.boot_id()

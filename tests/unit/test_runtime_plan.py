@@ -169,7 +169,7 @@ def test_binds_are_opened_by_the_launcher() -> None:
 
 def test_cgroups_are_joined_before_the_namespaces_are_made() -> None:
     made = plan.make_plan(spec(), STAGE)
-    joined = steps.encode(made.prepare_in(["/sys/fs/cgroup/memory/x/cgroup.procs"]))
+    joined = steps.encode(steps.in_cgroups(["/sys/fs/cgroup/memory/x/cgroup.procs"], made.prepare))
     assert joined[:2] == sent(steps.NewSession(), steps.JoinCgroups(["/sys/fs/cgroup/memory/x/cgroup.procs"]))
     assert joined[2:] == steps.encode(made.prepare)
 

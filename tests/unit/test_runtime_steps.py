@@ -15,7 +15,7 @@ from wherry.runtime import steps
 from wherry.runtime.spec import Spec, decode, encode
 from wherry.runtime.steps import Context, Step
 
-CLASSES: list[type[Step]] = [getattr(steps, name) for name in steps.type_names]
+CLASSES: list[type[Step]] = [getattr(steps, name) for name in steps._STEPS]
 
 
 def as_json(plan: list[Step]) -> str:
@@ -43,7 +43,7 @@ def test_every_step_can_be_sent() -> None:
         for name, cls in vars(steps).items()
         if isinstance(cls, type) and hasattr(cls, "execute") and hasattr(cls, "_fields")
     }
-    assert defined == set(steps.type_names)
+    assert defined == set(steps._STEPS)
 
 
 def test_an_unknown_step_is_an_error() -> None:

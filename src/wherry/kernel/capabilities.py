@@ -15,7 +15,6 @@ NAMES = (
 ).split()
 _NUMBERS = {name: number for number, name in enumerate(NAMES)}
 
-_PR_CAPBSET_READ = 23
 _PR_CAPBSET_DROP = 24
 _PR_SET_KEEPCAPS = 8
 _PR_CAP_AMBIENT = 47
@@ -47,10 +46,6 @@ def limit_bounding_set(keep: int) -> None:
 def keep_across_setuid(keep: bool) -> None:
     """PR_SET_KEEPCAPS: whether the permitted set survives a change from uid 0 to another."""
     libc.prctl(_PR_SET_KEEPCAPS, int(keep), 0, 0, 0)
-
-
-def in_bounding_set(number: int) -> bool:
-    return libc.prctl(_PR_CAPBSET_READ, number, 0, 0, 0) == 1
 
 
 def apply(effective: int, permitted: int, inheritable: int, ambient: int) -> None:

@@ -8,7 +8,6 @@ import signal
 
 from wherry.kernel import libc
 
-_PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36

@@ -8,22 +8,6 @@ import os
 _SIGTIMEDWAIT = {"x86_64": b"128"}.get(os.uname().machine, b"137")
 
 
-def start_time(pid: int) -> int:
-    """Start time in clock ticks since boot (field 22 of /proc/PID/stat): with the pid it identifies a process for good.
-
-    Raises FileNotFoundError or ProcessLookupError when there is no such process.
-    """
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        fields = file.read().rpartition(b")")[2].split()  # the name in field 2 may hold anything, parentheses too
-    return int(fields[19])
-
-
-def boot_id() -> str:
-    """A random id that the kernel draws at boot."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
-
-
 def receives(pid: int, signal: int) -> bool:
     """Whether ``signal`` would reach the program of process ``pid``, the first process of its pid namespace.
 

@@ -43,10 +43,6 @@ class Plan(NamedTuple):
     binds: list[Bind]
     spec: Spec
 
-    def prepare_in(self, cgroup_files: list[str]) -> list[Step]:
-        """The prepare steps, with those cgroups joined before the namespaces are made."""
-        return [steps.NewSession(), steps.JoinCgroups(cgroup_files), *self.prepare]
-
     def finish(self, directory_binds: set[str]) -> list[Step]:
         """The finish steps; ``directory_binds`` names the bind descriptors that turned out to be directories."""
         return _finish(self.spec, self.binds, directory_binds)

@@ -533,7 +533,10 @@ _STEPS: dict[str, type] = {
     )
 }
 
-type_names = tuple(_STEPS)
+
+def in_cgroups(files: list[str], prepare: list[Step]) -> list[Step]:
+    """The prepare steps of a template as one child runs them: it joins those cgroups before it makes namespaces."""
+    return [NewSession(), JoinCgroups(files), *prepare]
 
 
 def encode(steps: list[Step]) -> list[list[object]]:

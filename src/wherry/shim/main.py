@@ -150,11 +150,7 @@ class Shim:
         if not descriptors:
             self.tell({"type": "failed", "slot": name, "message": "the shim has too many open descriptors"})
             return
-        plan: list[steps.Step] = [
-            steps.NewSession(),
-            steps.JoinCgroups(message["cgroups"]),
-            *steps.decode(message["template"]),
-        ]
+        plan = steps.in_cgroups(message["cgroups"], steps.decode(message["template"]))
         try:
             pid, pidfd = launch.spawn(plan, descriptors[0])
         except OSError as error:

@@ -6,6 +6,7 @@ import asyncio
 import copy
 import signal
 import time
+from collections.abc import Callable
 
 from wherry.logs import Log
 from wherry.supervisor.children import Child
@@ -30,6 +31,15 @@ class Container:
         self.released = asyncio.Event()
         self._exit_waiters: list[asyncio.Future[None]] = []
         self.removed = asyncio.Event()
+
+    def log_ended_in_thread(self) -> Callable[[], None]:
+        """What the capture thread is to call at the end of the log."""
+        loop, ended = asyncio.get_running_loop(), self.log_ended
+
+        def tell() -> None:
+            loop.call_soon_threadsafe(ended.set)
+
+        return tell
 
     @property
     def running(self) -> bool:

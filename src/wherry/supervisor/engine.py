@@ -393,6 +393,8 @@ class Engine:
             self._discard_unknown(slot)
         known = {container.record.slot for container in self._containers.values()} | set(by_name)
         await recovery.sweep(self._layout, self._parent, known)
+        if self._records.has_unreadable:
+            return  # whose layers would look like nobody's
         layers = {container.record.layer for container in self._containers.values()}
         for orphan in self._layers.known() - layers:
             await asyncio.to_thread(self._layers.remove, orphan)
@@ -408,19 +410,13 @@ class Engine:
         self._background(self._watch(container, child))
 
     def _capture_again(self, container: Container, held: HeldSlot) -> None:
-        loop = asyncio.get_running_loop()
-        ended = container.log_ended
-
-        def log_ended() -> None:
-            loop.call_soon_threadsafe(ended.set)
-
         try:
             pipes = (held.descriptors["stdout"], held.descriptors["stderr"])
-            self._capture.add(container.log, *pipes, log_ended)
+            self._capture.add(container.log, *pipes, container.log_ended_in_thread())
         except (WherryError, OSError, KeyError):
             # The container is worth more than its log; the shim still has the pipes.
             _log.exception("%s: its output cannot be captured", container.record.name)
-            ended.set()
+            container.log_ended.set()
 
     def _book_lost(self, container: Container) -> None:
         container.record.error = "neither its process nor its exit status was found after a restart of the supervisor"

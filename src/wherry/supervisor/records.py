@@ -40,6 +40,7 @@ class Records:
         self._database = sqlite3.connect(path, isolation_level=None)
         self._encoder = msgspec.json.Encoder()
         self._decoder = msgspec.json.Decoder(Record)
+        self.has_unreadable = False
         self._unsaved: dict[str, Record] = {}
         try:
             self._prepare()
@@ -65,6 +66,7 @@ class Records:
                 found.append(self._decoder.decode(blob))
             except msgspec.MsgspecError:
                 _log.exception("the record of container %s cannot be read", identity)
+                self.has_unreadable = True
         return found
 
     def save(self, record: Record) -> None:

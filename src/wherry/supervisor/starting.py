@@ -248,13 +248,9 @@ class Starter:
         container.record.slot = container.record.cgroup = ""
 
     def _capture_output(self, container: Container, outputs: dict[str, int], unread: contextlib.ExitStack) -> None:
-        loop = asyncio.get_running_loop()
-
-        def log_ended() -> None:
-            loop.call_soon_threadsafe(container.log_ended.set)
-
+        done = container.log_ended_in_thread()
         try:
-            self._capture.add(container.log, outputs["read1"], outputs["read2"], log_ended)
+            self._capture.add(container.log, outputs["read1"], outputs["read2"], done)
         except OSError as error:
             raise StartFailed(f"open log {container.record.log_path}: {describe_errno(error.errno or 0)}") from error
         unread.pop_all()  # the capture closes them
