@@ -1,4 +1,4 @@
-"""Capture onto a small file system that fills up: nothing is lost, and the other containers go on."""
+"""Pipeline onto a small file system that fills up: nothing is lost, and the other containers go on."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from wherry.logs import STDERR, STDOUT, Capture, Log, make_pipe, read
-from wherry.logs import writer as writer_module
+from wherry.logs import STDERR, STDOUT, Log, Pipeline, make_buffer, make_pipe, read
+from wherry.logs import buffer as buffer_module
 
 pytestmark = pytest.mark.root
 
@@ -46,7 +46,7 @@ def until(condition: Callable[[], bool]) -> None:
 class Container:
     """A thread that writes ``data`` to a captured stream and then exits."""
 
-    def __init__(self, capture: Capture, path: Path, data: bytes) -> None:
+    def __init__(self, capture: Pipeline, path: Path, data: bytes) -> None:
         self.log = Log(path, ID)
         self.log.create()
         self.done = threading.Event()
@@ -73,7 +73,7 @@ def numbered(size: int) -> bytes:
 def test_a_full_disk_holds_one_container_up_until_there_is_space(
     small_disk: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with Capture() as capture:
+    with Pipeline() as capture:
         stuck = Container(capture, small_disk / "stuck.log", numbered(8 * MIB))
         until(lambda: "No space left on device" in caplog.text)
         free = Container(capture, tmp_path / "free.log", numbered(4 * MIB))
@@ -95,12 +95,12 @@ def test_a_disk_too_full_for_the_index_loses_nothing(
     small_disk: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each write changes the stream, so the index needs its second page while the log's first is not full."""
-    monkeypatch.setattr(writer_module, "RECORD_INTERVAL_NS", 0)
+    monkeypatch.setattr(buffer_module, "RUN_INTERVAL_NS", 0)
     log, done = Log(small_disk / "alpha.log", ID), threading.Event()
     log.create()
     (out, out_writer), (err, err_writer) = make_pipe(), make_pipe()
     expected = {STDOUT: b"", STDERR: b""}
-    with Capture() as capture:
+    with Pipeline() as capture:
         capture.add(log, out, err, done.set)
         for number in range(200):
             if number == 100:
@@ -131,7 +131,7 @@ def fill(folder: Path) -> None:
 
 
 def test_a_container_can_be_removed_from_a_full_disk(small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with Capture() as capture:
+    with Pipeline() as capture:
         stuck = Container(capture, small_disk / "stuck.log", numbered(int(1.5 * MIB)))
         until(lambda: "No space left on device" in caplog.text)
         stuck.thread.join(PATIENCE)  # the rest fits into the pipe
@@ -139,7 +139,7 @@ def test_a_container_can_be_removed_from_a_full_disk(small_disk: Path, caplog: p
         assert not stuck.done.wait(0.2)
         capture.abandon(stuck.log)
         assert stuck.done.wait(PATIENCE)
-    assert "bytes in its pipes are lost" in caplog.text
+    assert "bytes on their way to it are lost" in caplog.text
     stuck.log.remove()
     assert list(small_disk.iterdir()) == []
 
@@ -156,21 +156,22 @@ def test_the_next_capture_takes_over_on_a_full_disk(small_disk: Path, caplog: py
     log, done = Log(small_disk / "alpha.log", ID), threading.Event()
     log.create()
     reader, writer = make_pipe()
-    kept = os.dup(reader)
+    buffer = make_buffer(log)
+    kept = os.dup(reader), os.dup(buffer)
 
     def write() -> None:
         os.write(writer, data)
         os.close(writer)
 
     writing = threading.Thread(target=write)
-    with Capture() as capture:
-        capture.add(log, reader, -1, done.set)
+    with Pipeline() as capture:
+        capture.add(log, reader, -1, done.set, buffer)
         writing.start()
         until(lambda: "No space left on device" in caplog.text)
-    assert "that stay in their pipe" in caplog.text
+    assert "bytes that stay in their buffer" in caplog.text
     grow(small_disk)
-    with Capture() as capture:
-        capture.add(log, kept, -1, done.set)
+    with Pipeline() as capture:
+        capture.add(log, kept[0], -1, done.set, kept[1])
         assert done.wait(PATIENCE)
     writing.join()
     assert b"".join(chunk.data for chunk in read(log)) == data

@@ -1,4 +1,4 @@
-"""Capture: ends of pipes, shutdown, descriptors."""
+"""Pipeline: ends of pipes, shutdown, descriptors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from wherry import errors
-from wherry.logs import STDERR, STDOUT, Capture, Log, make_pipe, read
+from wherry.logs import STDERR, STDOUT, Log, Pipeline, make_pipe, read
+from wherry.logs.buffer import Buffer, Piece
 from wherry.logs.pipes import PIPE_SIZE
 from wherry.logs.writer import Writer
 
@@ -22,8 +23,8 @@ PATIENCE = 20.0
 
 
 @pytest.fixture
-def capture() -> Iterator[Capture]:
-    with Capture() as running:
+def capture() -> Iterator[Pipeline]:
+    with Pipeline() as running:
         yield running
 
 
@@ -59,7 +60,7 @@ def write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def test_done_comes_after_the_last_byte_of_both_streams(capture: Capture, new_log: Callable[..., Log]) -> None:
+def test_done_comes_after_the_last_byte_of_both_streams(capture: Pipeline, new_log: Callable[..., Log]) -> None:
     log, done = new_log(), threading.Event()
     (out, out_writer), (err, err_writer) = make_pipe(), make_pipe()
     seen: list[tuple[int, bool, str]] = []
@@ -76,13 +77,13 @@ def test_done_comes_after_the_last_byte_of_both_streams(capture: Capture, new_lo
     os.write(err_writer, b"two\n")
     os.close(err_writer)
     assert done.wait(PATIENCE)
-    assert seen == [(8, True, "wherry-capture")]
+    assert seen == [(8, True, "wherry-logging")]
     assert content(log, STDOUT) == b"one\n"
     assert content(log, STDERR) == b"two\n"
 
 
 @pytest.mark.parametrize("stream", [STDOUT, STDERR])
-def test_a_stream_may_be_missing(capture: Capture, new_log: Callable[..., Log], stream: int) -> None:
+def test_a_stream_may_be_missing(capture: Pipeline, new_log: Callable[..., Log], stream: int) -> None:
     log, done = new_log(), threading.Event()
     reader, writer = make_pipe()
     capture.add(log, *((reader, -1) if stream == STDOUT else (-1, reader)), done.set)
@@ -92,7 +93,7 @@ def test_a_stream_may_be_missing(capture: Capture, new_log: Callable[..., Log], 
     assert content(log, stream) == b"x"
 
 
-def test_both_streams_may_be_missing(capture: Capture, new_log: Callable[..., Log]) -> None:
+def test_both_streams_may_be_missing(capture: Pipeline, new_log: Callable[..., Log]) -> None:
     log, done = new_log(), threading.Event()
     capture.add(log, -1, -1, done.set)
     assert done.wait(PATIENCE)
@@ -101,7 +102,7 @@ def test_both_streams_may_be_missing(capture: Capture, new_log: Callable[..., Lo
 
 @pytest.mark.parametrize("is_duplicate", [False, True])
 def test_one_pipe_for_both_streams_is_stdout(
-    capture: Capture, new_log: Callable[..., Log], *, is_duplicate: bool
+    capture: Pipeline, new_log: Callable[..., Log], *, is_duplicate: bool
 ) -> None:
     before = descriptors()
     log, done = new_log(), threading.Event()
@@ -115,7 +116,7 @@ def test_one_pipe_for_both_streams_is_stdout(
 
 
 def test_what_is_no_pipe_is_refused_and_stays_the_callers(
-    capture: Capture, new_log: Callable[..., Log], tmp_path: Path
+    capture: Pipeline, new_log: Callable[..., Log], tmp_path: Path
 ) -> None:
     log = new_log()
     reader, writer = make_pipe()
@@ -129,7 +130,7 @@ def test_what_is_no_pipe_is_refused_and_stays_the_callers(
     assert done.wait(PATIENCE)
 
 
-def test_a_log_is_captured_once_at_a_time(capture: Capture, new_log: Callable[..., Log]) -> None:
+def test_a_log_is_captured_once_at_a_time(capture: Pipeline, new_log: Callable[..., Log]) -> None:
     log, done = new_log(), threading.Event()
     (first, first_writer), (second, second_writer) = make_pipe(), make_pipe()
     capture.add(log, first, -1, done.set)
@@ -147,7 +148,7 @@ def test_a_log_is_captured_once_at_a_time(capture: Capture, new_log: Callable[..
     assert content(log) == b"first second"
 
 
-def test_a_log_that_cannot_be_opened_leaves_nothing(capture: Capture, tmp_path: Path) -> None:
+def test_a_log_that_cannot_be_opened_leaves_nothing(capture: Pipeline, tmp_path: Path) -> None:
     reader, writer = make_pipe()
     before = descriptors()
     log = Log(tmp_path / "missing" / "alpha.log", ID)
@@ -159,7 +160,7 @@ def test_a_log_that_cannot_be_opened_leaves_nothing(capture: Capture, tmp_path: 
 
 
 def test_finish_takes_what_is_there_though_a_writer_remains(
-    capture: Capture, new_log: Callable[..., Log], monkeypatch: pytest.MonkeyPatch
+    capture: Pipeline, new_log: Callable[..., Log], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The writer is always ahead: for each byte that is taken out it has put another one in."""
     log, done = new_log(), threading.Event()
@@ -167,8 +168,8 @@ def test_finish_takes_what_is_there_though_a_writer_remains(
     kept = os.dup(reader)  # as the shim has it
     real = Writer.append
 
-    def append(into: Writer, pipe: int, stream: int, limit: int) -> int:
-        moved = real(into, pipe, stream, limit)
+    def append(into: Writer, buffer: Buffer, piece: Piece, limit: int) -> int:
+        moved = real(into, buffer, piece, limit)
         os.write(writer, b"x" * moved)
         return moved
 
@@ -185,7 +186,7 @@ def test_finish_takes_what_is_there_though_a_writer_remains(
     os.close(writer)
 
 
-def test_finish_writes_what_was_in_the_pipes(capture: Capture, new_log: Callable[..., Log]) -> None:
+def test_finish_writes_what_was_in_the_pipes(capture: Pipeline, new_log: Callable[..., Log]) -> None:
     log, done = new_log(), threading.Event()
     (out, out_writer), (err, err_writer) = make_pipe(), make_pipe()
     write_all(out_writer, b"o" * PIPE_SIZE)
@@ -204,7 +205,7 @@ def test_close_drains_the_pipes_and_leaves_running_containers(new_log: Callable[
     (reader, writer), (ended_reader, ended_writer) = make_pipe(), make_pipe()
     kept = os.dup(reader)
     done: list[str] = []
-    with Capture() as capture:
+    with Pipeline() as capture:
         capture.add(running, reader, -1, lambda: done.append("running"))
         write_all(writer, b"x" * PIPE_SIZE)
         capture.add(ended, ended_reader, -1, lambda: done.append("ended"))
@@ -217,7 +218,7 @@ def test_close_drains_the_pipes_and_leaves_running_containers(new_log: Callable[
     os.write(writer, b"more")
     os.close(writer)
     again = threading.Event()
-    with Capture() as capture:  # the next supervisor
+    with Pipeline() as capture:  # the next supervisor
         capture.add(running, kept, -1, again.set)
         assert again.wait(PATIENCE)
     assert content(running) == b"x" * PIPE_SIZE + b"more"
@@ -225,7 +226,7 @@ def test_close_drains_the_pipes_and_leaves_running_containers(new_log: Callable[
 
 
 def test_the_life_of_capture_is_start_then_close(new_log: Callable[..., Log]) -> None:
-    capture = Capture()
+    capture = Pipeline()
     reader, writer = make_pipe()
     with pytest.raises(errors.InternalError, match="not started"):
         capture.add(new_log(), reader, -1, lambda: None)
@@ -242,7 +243,7 @@ def test_the_life_of_capture_is_start_then_close(new_log: Callable[..., Log]) ->
 
 
 def test_a_failing_call_back_harms_nobody(
-    capture: Capture, new_log: Callable[..., Log], caplog: pytest.LogCaptureFixture
+    capture: Pipeline, new_log: Callable[..., Log], caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail() -> None:
         raise RuntimeError("from the test")
@@ -257,7 +258,7 @@ def test_a_failing_call_back_harms_nobody(
     assert "from the test" in caplog.text
 
 
-def test_a_container_at_full_speed_does_not_starve_the_others(capture: Capture, new_log: Callable[..., Log]) -> None:
+def test_a_container_at_full_speed_does_not_starve_the_others(capture: Pipeline, new_log: Callable[..., Log]) -> None:
     loud, quiet = new_log("loud"), new_log("quiet")
     reader, loud_writer = make_pipe()
     stop, done = threading.Event(), threading.Event()
@@ -286,7 +287,7 @@ def test_a_container_at_full_speed_does_not_starve_the_others(capture: Capture, 
     assert content(quiet) == b"".join(b"%d\n" % number for number in range(50))
 
 
-def test_descriptors_stay_flat_over_500_containers(capture: Capture, tmp_path: Path) -> None:
+def test_descriptors_stay_flat_over_500_containers(capture: Pipeline, tmp_path: Path) -> None:
     def run_one(number: int) -> None:
         log = Log(tmp_path / f"{number}.log", f"{number:064x}")
         log.create()
@@ -310,7 +311,7 @@ def test_descriptors_stay_flat_over_500_containers(capture: Capture, tmp_path: P
     assert descriptors() == before
 
 
-def test_logs_may_be_added_from_many_threads(capture: Capture, new_log: Callable[..., Log]) -> None:
+def test_logs_may_be_added_from_many_threads(capture: Pipeline, new_log: Callable[..., Log]) -> None:
     lasting: list[Log] = []
 
     def run(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Capture of a log that cannot be written: its container waits, the others go on, nothing is lost."""
+"""Pipeline of a log that cannot be written: its container waits, the others go on, nothing is lost."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from wherry.logs import STDERR, STDOUT, Capture, Log, make_pipe, read
-from wherry.logs import capture as capture_module
+from wherry.logs import STDERR, STDOUT, Log, Pipeline, make_buffer, make_pipe, read
+from wherry.logs import drain as drain_module
+from wherry.logs.buffer import Buffer, Piece
 from wherry.logs.writer import Writer
 
 ID = "ab" * 32
@@ -21,8 +22,8 @@ PATIENCE = 20.0
 
 
 @pytest.fixture
-def capture() -> Iterator[Capture]:
-    with Capture() as running:
+def capture() -> Iterator[Pipeline]:
+    with Pipeline() as running:
         yield running
 
 
@@ -60,11 +61,11 @@ class Failing:
         self.attempts = 0
         real = Writer.append
 
-        def append(writer: Writer, pipe: int, stream: int, limit: int) -> int:
+        def append(writer: Writer, buffer: Buffer, piece: Piece, limit: int) -> int:
             if self.is_failing and name in str(writer._path):
                 self.attempts += 1
                 raise error
-            return real(writer, pipe, stream, limit)
+            return real(writer, buffer, piece, limit)
 
         monkeypatch.setattr(Writer, "append", append)
 
@@ -73,13 +74,13 @@ class Failing:
     "error", [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EIO, "I/O error"), ValueError("a fault")]
 )
 def test_a_log_that_cannot_be_written_is_tried_on_while_others_go_on(
-    capture: Capture,
+    capture: Pipeline,
     new_log: Callable[..., Log],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     error: Exception,
 ) -> None:
-    monkeypatch.setattr(capture_module, "FIRST_RETRY_SECONDS", 0.005)
+    monkeypatch.setattr(drain_module, "FIRST_RETRY_SECONDS", 0.005)
     failing = Failing(monkeypatch, "alpha", error)
     alpha, beta = new_log("alpha"), new_log("beta")
     alpha_done, beta_done = threading.Event(), threading.Event()
@@ -102,13 +103,13 @@ def test_a_log_that_cannot_be_written_is_tried_on_while_others_go_on(
     assert alpha_done.wait(PATIENCE)
     assert (content(alpha, STDOUT), content(alpha, STDERR)) == (b"out", b"err")
     messages = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
-    assert messages == [f"cannot write log {alpha.path}: {error}; its container waits, trying on"]
+    assert messages == [f"cannot write log {alpha.path}: {error}; trying on"]
 
 
 def test_pauses_grow_while_a_log_fails(
-    capture: Capture, new_log: Callable[..., Log], monkeypatch: pytest.MonkeyPatch
+    capture: Pipeline, new_log: Callable[..., Log], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(capture_module, "FIRST_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(drain_module, "FIRST_RETRY_SECONDS", 0.01)
     failing = Failing(monkeypatch, "alpha", OSError(errno.ENOSPC, "No space left on device"))
     log, done = new_log(), threading.Event()
     reader, writer = make_pipe()
@@ -123,13 +124,13 @@ def test_pauses_grow_while_a_log_fails(
 
 
 def test_recovery_is_told_once_the_log_has_been_well_for_a_while(
-    capture: Capture,
+    capture: Pipeline,
     new_log: Callable[..., Log],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(capture_module, "FIRST_RETRY_SECONDS", 0.005)
-    monkeypatch.setattr(capture_module, "LAST_RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(drain_module, "FIRST_RETRY_SECONDS", 0.005)
+    monkeypatch.setattr(drain_module, "LAST_RETRY_SECONDS", 0.05)
     failing = Failing(monkeypatch, "alpha", OSError(errno.ENOSPC, "No space left on device"))
     log, done = new_log(), threading.Event()
     reader, writer = make_pipe()
@@ -149,9 +150,9 @@ def test_recovery_is_told_once_the_log_has_been_well_for_a_while(
 
 
 def test_finish_of_a_log_that_fails_waits_for_it(
-    capture: Capture, new_log: Callable[..., Log], monkeypatch: pytest.MonkeyPatch
+    capture: Pipeline, new_log: Callable[..., Log], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(capture_module, "FIRST_RETRY_SECONDS", 0.005)
+    monkeypatch.setattr(drain_module, "FIRST_RETRY_SECONDS", 0.005)
     failing = Failing(monkeypatch, "alpha", OSError(errno.ENOSPC, "No space left on device"))
     log, done = new_log(), threading.Event()
     (out, out_writer), (err, err_writer) = make_pipe(), make_pipe()
@@ -169,7 +170,7 @@ def test_finish_of_a_log_that_fails_waits_for_it(
 
 
 def test_abandon_completes_a_log_that_fails(
-    capture: Capture, new_log: Callable[..., Log], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    capture: Pipeline, new_log: Callable[..., Log], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = descriptors()
     failing = Failing(monkeypatch, "alpha", OSError(errno.ENOSPC, "No space left on device"))
@@ -181,7 +182,7 @@ def test_abandon_completes_a_log_that_fails(
     capture.abandon(log)
     assert done.wait(PATIENCE)
     assert log.finished
-    assert "4 bytes in its pipes are lost" in caplog.text
+    assert "4 bytes on their way to it are lost" in caplog.text
     os.close(writer)
     assert descriptors() == before
 
@@ -192,26 +193,31 @@ def test_close_does_not_wait_for_a_log_that_fails(
     failing = Failing(monkeypatch, "alpha", OSError(errno.ENOSPC, "No space left on device"))
     log = new_log()
     reader, writer = make_pipe()
-    kept = os.dup(reader)
-    with Capture() as capture:
-        capture.add(log, reader, -1, lambda: None)
+    buffer = make_buffer(log)
+    kept = os.dup(reader), os.dup(buffer)  # as the shim has them
+    with Pipeline() as capture:
+        capture.add(log, reader, -1, lambda: None, buffer)
         os.write(writer, b"four")
         until(lambda: failing.attempts >= 1)
-    assert "lacks 4 bytes that stay in their pipe" in caplog.text
+    assert "lacks 4 bytes that stay in their buffer" in caplog.text
     assert not log.finished
-    assert os.read(kept, 10) == b"four"
-    os.close(kept)
-    os.close(writer)
+    failing.is_failing = False
+    done = threading.Event()
+    with Pipeline() as capture:
+        capture.add(log, kept[0], -1, done.set, kept[1])
+        os.close(writer)
+        assert done.wait(PATIENCE)
+    assert content(log) == b"four"
 
 
 def test_close_completes_a_log_that_can_be_written_again(
     new_log: Callable[..., Log], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(capture_module, "FIRST_RETRY_SECONDS", 3600.0)
+    monkeypatch.setattr(drain_module, "FIRST_RETRY_SECONDS", 3600.0)
     failing = Failing(monkeypatch, "alpha", OSError(errno.ENOSPC, "No space left on device"))
     log, done = new_log(), threading.Event()
     reader, writer = make_pipe()
-    with Capture() as capture:
+    with Pipeline() as capture:
         capture.add(log, reader, -1, done.set)
         os.write(writer, b"four")
         os.close(writer)
@@ -224,7 +230,7 @@ def test_close_completes_a_log_that_can_be_written_again(
 def test_a_log_fails_once_a_round_though_both_its_pipes_are_ready(
     new_log: Callable[..., Log], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(capture_module, "FIRST_RETRY_SECONDS", 3600.0)
+    monkeypatch.setattr(drain_module, "FIRST_RETRY_SECONDS", 3600.0)
     alpha, first, done = new_log("alpha"), new_log("first"), threading.Event()
     (out, out_writer), (err, err_writer), (other, other_writer) = make_pipe(), make_pipe(), make_pipe()
     failing = Failing(monkeypatch, "alpha", OSError(errno.ENOSPC, "No space left on device"))
@@ -234,7 +240,7 @@ def test_a_log_fails_once_a_round_though_both_its_pipes_are_ready(
         blocked.set()
         assert go_on.wait(PATIENCE)
 
-    with Capture() as capture:
+    with Pipeline() as capture:
         capture.add(first, other, -1, hold)  # keeps the thread busy until both pipes of alpha are there
         os.close(other_writer)
         assert blocked.wait(PATIENCE)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from wherry import errors
-from wherry.logs import STDERR, STDOUT, Capture, Chunk, Log, follow, make_pipe
+from wherry.logs import STDERR, STDOUT, Chunk, Log, Pipeline, follow, make_pipe
 from wherry.logs.follower import BATCH_CHUNKS
 from wherry.logs.log import LogState
 from wherry.logs.view import BLOCK
@@ -23,8 +23,8 @@ PATIENCE = 20.0
 
 
 @pytest.fixture
-def capture() -> Iterator[Capture]:
-    with Capture() as running:
+def capture() -> Iterator[Pipeline]:
+    with Pipeline() as running:
         yield running
 
 
@@ -38,7 +38,7 @@ def log(tmp_path: Path) -> Log:
 class Container:
     """Both pipes of a log that is captured."""
 
-    def __init__(self, capture: Capture, log: Log) -> None:
+    def __init__(self, capture: Pipeline, log: Log) -> None:
         self.log = log
         self.done = threading.Event()
         (out, self.out), (err, self.err) = make_pipe(), make_pipe()
@@ -58,7 +58,7 @@ class Container:
 
 
 @pytest.fixture
-def container(capture: Capture, log: Log) -> Container:
+def container(capture: Pipeline, log: Log) -> Container:
     return Container(capture, log)
 
 
@@ -146,7 +146,7 @@ def test_many_followers_see_the_same(container: Container) -> None:
     assert not has_waiters(container.log)
 
 
-def test_a_follower_may_begin_before_the_container(capture: Capture, log: Log) -> None:
+def test_a_follower_may_begin_before_the_container(capture: Pipeline, log: Log) -> None:
     async def main() -> None:
         task = asyncio.create_task(collect(follow(log)))
         await until_waiting(log)

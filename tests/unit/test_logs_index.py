@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.logfiles import append
 
 from wherry import errors
-from wherry.logs import STDERR, STDOUT, Log, make_pipe, read
+from wherry.logs import STDERR, STDOUT, Log, read
 from wherry.logs import index as ix
 from wherry.logs import writer as writer_module
 from wherry.logs.files import ReadFile
+from wherry.logs.segments import damaged_path
 
 ID = "ab" * 32
 
@@ -33,16 +35,6 @@ def index_of(log: Log) -> Path:
     return log.path.with_name(log.path.name + ".idx")
 
 
-def append(log: Log, stream: int, data: bytes) -> None:
-    read_end, write_end = make_pipe()
-    try:
-        os.write(write_end, data)
-        assert log.append(read_end, stream, len(data)) == len(data)
-    finally:
-        os.close(read_end)
-        os.close(write_end)
-
-
 def per_stream(log: Log) -> dict[int, bytes]:
     return {s: b"".join(chunk.data for chunk in read(log, streams={s})) for s in (STDOUT, STDERR)}
 
@@ -53,7 +45,7 @@ def records(log: Log) -> list[tuple[int, int]]:
 
 def records_with_line(log: Log) -> list[tuple[int, int, int]]:
     """Offset, stream, line code of each record."""
-    body = index_of(log).read_bytes()[96:]
+    body = index_of(log).read_bytes()[ix.HEADER_SIZE :]
     found = (struct.unpack_from("<QQQBBB", body, at) for at in range(0, len(body), 32))
     return [(offset, stream, line) for offset, _, _, stream, _, line in found]
 
@@ -63,12 +55,14 @@ def test_the_format_is_the_documented_one(log: Log) -> None:
     append(log, STDOUT, b"out")
     append(log, STDERR, b"err")
     data = index_of(log).read_bytes()
-    magic, version, header_size, record_size, _, created, owner = struct.unpack_from("<8sHHHHQ64s", data)
-    assert (magic, version, header_size, record_size, owner) == (b"wherryix", 1, 96, 32, ID.encode())
-    assert len(data) == 96 + 2 * 32
-    for part in (data[:96], data[96:128], data[128:]):
+    magic, version, header_size, record_size, _, created = struct.unpack_from("<8sHHHHQ", data)
+    owner, sequence, start = struct.unpack_from("<64sQQ", data, 24)
+    assert (magic, version, header_size, record_size, owner) == (b"wherryix", 2, 112, 32, ID.encode())
+    assert (sequence, start) == (1, 0)
+    assert len(data) == ix.HEADER_SIZE + 2 * 32
+    for part in (data[:112], data[112:144], data[144:]):
         assert struct.unpack("<I", part[-4:])[0] == zlib.crc32(part[:-4])
-    offset, wall, monotonic, stream, kind, line = struct.unpack_from("<QQQBBB", data, 128)
+    offset, wall, monotonic, stream, kind, line = struct.unpack_from("<QQQBBB", data, 144)
     assert (offset, stream, kind, line) == (3, STDERR, 0, 1)
     assert created <= wall
     assert monotonic > 0
@@ -119,7 +113,7 @@ def test_an_id_that_does_not_fit_leaves_no_file(tmp_path: Path) -> None:
 
 
 def test_remove_takes_all_files_and_may_be_repeated(log: Log) -> None:
-    writer_module.damaged_path(log.path).touch()
+    damaged_path(log.path).touch()
     log.remove()
     log.remove()
     assert list(log.path.parent.iterdir()) == []
@@ -138,7 +132,7 @@ def test_a_torn_record_is_cut_and_capture_goes_on(log: Log, torn: int) -> None:
         index.write(record[:torn])
     assert per_stream(log) == {STDOUT: b"first ", STDERR: b"second "}
     log.open()
-    assert index_of(log).stat().st_size == 96 + 2 * 32
+    assert index_of(log).stat().st_size == ix.HEADER_SIZE + 2 * 32
     append(log, STDOUT, b"third")
     assert per_stream(log) == {STDOUT: b"first third", STDERR: b"second "}
 
@@ -161,7 +155,7 @@ def test_a_rotten_record_in_the_middle_costs_no_byte(log: Log) -> None:
         append(log, (STDOUT, STDERR)[number % 2], b"%d" % number)
     log.close()
     data = bytearray(index_of(log).read_bytes())
-    data[96 + 2 * 32] ^= 1
+    data[ix.HEADER_SIZE + 2 * 32] ^= 1
     index_of(log).write_bytes(data)
     assert b"".join(chunk.data for chunk in read(log)) == b"01234"
     assert per_stream(log) == {STDOUT: b"04", STDERR: b"123"}
@@ -183,30 +177,28 @@ def test_the_record_of_a_write_that_never_came_is_overwritten(log: Log) -> None:
 def test_a_failing_write_does_not_grow_the_index(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     log.open()
     append(log, STDOUT, b"first ")
-    monkeypatch.setattr(writer_module, "RECORD_INTERVAL_NS", 0)
 
     def full(*_: object, **__: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "splice", full)
+        patch.setattr(os, "sendfile", full)
         for _ in range(50):
             with pytest.raises(OSError, match=r"No space left.*alpha\.log"):
-                log.append(0, STDERR, 1)
+                append(log, STDERR, b"x")
     append(log, STDOUT, b"second")
     assert records(log) == [(0, STDOUT), (6, STDOUT)]
 
 
-def test_a_run_is_cut_after_the_interval(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pieces_of_one_run_have_one_record(log: Log) -> None:
     log.open()
-    monkeypatch.setattr(writer_module, "RECORD_INTERVAL_NS", 3600 * 10**9)
-    append(log, STDOUT, b"one ")
-    append(log, STDOUT, b"two ")
-    monkeypatch.setattr(writer_module, "RECORD_INTERVAL_NS", 0)
+    moment = (1, 1)
+    append(log, STDOUT, b"one ", moment)
+    append(log, STDOUT, b"two ", moment)
     append(log, STDOUT, b"three")
     assert records(log) == [(0, STDOUT), (8, STDOUT)]
     times = [chunk.wall_ns for chunk in read(log)]
-    assert times[0] < times[1]
+    assert times[0] == 1 < times[1]
 
 
 def test_a_record_says_whether_its_run_begins_a_line(log: Log) -> None:
@@ -273,10 +265,10 @@ def test_a_lost_log_is_begun_anew(log: Log) -> None:
 
 def test_a_later_version_is_refused_and_left_alone(log: Log) -> None:
     data = bytearray(index_of(log).read_bytes())
-    data[8] = 2
+    data[8] = 3
     index_of(log).write_bytes(data)
     for attempt in (log.open, lambda: list(read(log))):
-        with pytest.raises(errors.NotSupported, match="version 2"):
+        with pytest.raises(errors.NotSupported, match="version 3"):
             attempt()
     assert index_of(log).read_bytes() == data
 

@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.logfiles import append
 
-from wherry.logs import STDERR, STDOUT, Log, make_pipe
+from wherry.logs import STDERR, STDOUT, Log
 
 SOURCE = str(Path(__file__).parents[2] / "src")
 
@@ -28,11 +29,7 @@ def path(tmp_path: Path) -> Path:
     log.create()
     log.open()
     for stream, data in ((STDOUT, b"one\ntwo\n"), (STDERR, b"bad\n"), (STDOUT, b"three")):
-        read_end, write_end = make_pipe()
-        os.write(write_end, data)
-        log.append(read_end, stream, len(data))
-        os.close(read_end)
-        os.close(write_end)
+        append(log, stream, data)
     log.close()
     return log.path
 

@@ -17,9 +17,9 @@ from wherry import errors
 from wherry.logs import STDERR, STDOUT, Log, read
 from wherry.logs import index as ix
 from wherry.logs.reader import Cursor
+from wherry.logs.segments import index_path
 from wherry.logs.selection import make_query, starts
 from wherry.logs.view import BLOCK, View
-from wherry.logs.writer import index_path
 
 ID = "ab" * 32
 
@@ -222,7 +222,7 @@ def test_a_torn_record_that_is_mended_is_believed(tmp_path: Path) -> None:
     good = index_path(log.path).read_bytes()
     index_path(log.path).write_bytes(good[:-32] + bytes(32))
     view = log.view()
-    index = view.index
+    index = view.parts[0].index
     assert index.following(0, 7) == ([ix.Record(0, STDOUT, 1, 0, True)], 1)
     index_path(log.path).write_bytes(good)
     assert index.following(1, 7) == ([ix.Record(3, STDERR, 2, 0, True)], 2)

@@ -2,10 +2,13 @@
 
     index     the records that say which bytes are whose: format, checksums
     files     how files are opened
-    writer    pipe -> file, exact across SIGKILL
-    log       one container's log: files, state, followers to wake
+    segments  the files of a rotated log;  rotation: how one follows another
+    writer    buffer -> file, exact across SIGKILL
+    log       one container's log: files, state, followers to wake;  options: what can be chosen of it
     pipes     what a container writes to
-    capture   the thread that serves all pipes;  pace: when it lets them fill
+    buffer    the bounded buffer, and buffer_file what of it outlives a process
+    pipeline  the threads that do it all: capture (the producer) and drain (the consumer)
+    jobs      what these two share, and how they wait;  pace: when pipes are let fill
     view      a log as runs, forwards and backwards
     selection tail, since, until, streams
     reader    read();  follower: follow();  linewise: lines() and time stamps
@@ -13,25 +16,30 @@
 ``python -m wherry.logs FILE`` prints a log without a supervisor. docs/log-format.md describes the files.
 """
 
-from wherry.logs.capture import Capture
+from wherry.logs.buffer import BufferStats
 from wherry.logs.follower import follow
 from wherry.logs.index import STDERR, STDOUT
 from wherry.logs.linewise import Line, LineSplitter, Stamper, lines, rfc3339_nano
 from wherry.logs.log import Log
+from wherry.logs.options import LogOptions
+from wherry.logs.pipeline import Pipeline, make_buffer
 from wherry.logs.pipes import make_pipe
 from wherry.logs.reader import Chunk, read
 
 __all__ = [
     "STDERR",
     "STDOUT",
-    "Capture",
+    "BufferStats",
     "Chunk",
     "Line",
     "LineSplitter",
     "Log",
+    "LogOptions",
+    "Pipeline",
     "Stamper",
     "follow",
     "lines",
+    "make_buffer",
     "make_pipe",
     "read",
     "rfc3339_nano",

@@ -12,7 +12,9 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import suppress
+from itertools import chain
 
+from wherry.logs.index import GAP
 from wherry.logs.log import Log, LogState
 from wherry.logs.reader import BOTH, Chunk, Cursor
 from wherry.logs.selection import Query, make_query, starts
@@ -45,14 +47,15 @@ async def _follow(log: Log, query: Query) -> AsyncIterator[Chunk]:
             # The state before the size: if it says "finished", the size that follows is the last one.
             seen = log.state()
             is_last = seen.finished or _is_past(query.until_ns)
-            await follower.look(seen)
+            is_all = await follower.look(seen)
             while batch := await follower.batch():
                 for chunk in batch:
                     yield chunk
                 await asyncio.sleep(0)  # as in _change
-            if is_last:
+            if is_all and is_last:
                 return
-            await _change(log, seen, query.until_ns)
+            if is_all:
+                await _change(log, seen, query.until_ns)
     finally:
         follower.close()
 
@@ -68,16 +71,40 @@ class _Follower:
         self._cursor: Cursor | None = None
         self._chunks: Iterator[Chunk] = iter(())
         self._size = 0
+        self._at_line_start = True
 
-    async def look(self, seen: LogState) -> None:
-        """Prepare to read all that is in the log now."""
+    async def look(self, seen: LogState) -> bool:
+        """Prepare to read all that is in the log now; false when it has been rotated and its older files come first."""
         if self._view is None or self._cursor is None or seen.generation != self._generation:
+            if self._has_more_in_open_files():
+                return False
             view = self._reopen()
-            self._cursor = Cursor(view, self._query, await self._first_offsets(view))
+            first = await self._first_offsets(view)
+            missed = 0 if self._cursor is None else view.start - min(first.values())
+            self._cursor = Cursor(view, self._query, first)
             self._generation = seen.generation
-        else:
-            self._size = self._view.size()
+            self._chunks = self._cursor.chunks(self._size)
+            if missed > 0:
+                self._chunks = chain([self._missing(missed)], self._chunks)
+            return True
+        self._size = self._view.size()
         self._chunks = self._cursor.chunks(self._size)
+        return True
+
+    def _has_more_in_open_files(self) -> bool:
+        """What we have open and not read yet may be rotated away: then these are the last descriptors of it."""
+        if self._view is None or self._cursor is None:
+            return False
+        self._size = self._view.size()
+        if not self._cursor.position < self._size <= self._log.lowest_cut(self._generation):
+            return False
+        self._chunks = self._cursor.chunks(self._size)
+        return True
+
+    def _missing(self, count: int) -> Chunk:
+        newline = b"" if self._at_line_start else b"\n"
+        text = b"%s[wherry: %d bytes rotated away here]\n" % (newline, count)
+        return Chunk(self._query.shown_as(GAP), time.time_ns(), text)
 
     async def batch(self) -> list[Chunk]:
         """The next chunks, up to a bound in bytes and number; none when all has been read that look() saw."""
@@ -108,6 +135,7 @@ class _Follower:
         size = 0
         for chunk in self._chunks:
             taken.append(chunk)
+            self._at_line_start = chunk.data.endswith(b"\n")
             size += len(chunk.data)
             if size >= BLOCK or len(taken) >= BATCH_CHUNKS:
                 break

@@ -1,9 +1,10 @@
 """The index beside a log: which bytes came from which stream, and when (docs/log-format.md).
 
-A header, then records of one size. A record says where a run of bytes of one stream begins; it ends where the next
-record begins, or at the end of the log. Records are written *before* their bytes, so that all bytes of a log have a
-record, whenever the writer was killed. A record at or behind the end of the log has no bytes yet: it is provisional,
-may still be overwritten, and no reader may act on it. All others never change, and their offsets strictly increase.
+A header, then records of one size. A record says where a run of bytes of one stream begins, or the text that stands
+for bytes that were lost; it ends where the next record begins, or at the end of the file. Records are written *before*
+their bytes, so that all bytes of a log have a record, whenever the writer was killed. A record at or behind the end of
+the log has no bytes yet: it is provisional, may still be overwritten, and no reader may act on it. All others never
+change, and their offsets strictly increase.
 """
 
 from __future__ import annotations
@@ -19,11 +20,16 @@ from wherry.logs.files import ReadFile
 
 STDOUT = 1
 STDERR = 2
+GAP = 0
+"""The "stream" of a gap marker: it belongs to both."""
 
 MAGIC = b"wherryix"
-VERSION = 1
-_HEADER = struct.Struct("<8sHHHHQ64sI")  # magic, version, header size, record size, 0, created, container id, 0
-_RECORD = struct.Struct("<QQQBBBB")  # offset, wall clock, monotonic clock, stream, kind (0 = as captured), line, 0
+VERSION = 2
+_HEADER = struct.Struct("<8sHHHHQ64sQQI")
+# magic, version, header size, record size, 0, created, container id, sequence, start, 0
+_RECORD = struct.Struct("<QQQBBBB")  # offset, wall clock, monotonic clock or lost bytes, stream, kind, line, 0
+_KIND_BYTES = 0
+_KIND_GAP = 1
 _CHECKSUM = struct.Struct("<I")  # CRC-32 of all before it
 HEADER_SIZE = _HEADER.size + _CHECKSUM.size
 RECORD_SIZE = _RECORD.size + _CHECKSUM.size
@@ -38,10 +44,13 @@ class DamagedIndex(Exception):
 
 
 class Record(NamedTuple):
-    """The start of a run: its offset in the log, STDOUT or STDERR, and both clocks in nanoseconds (0 = unknown).
+    """The start of a run: its offset in the file, STDOUT or STDERR, and both clocks in nanoseconds (0 = unknown).
 
     ``begins_line`` is false when the last byte of the stream before the run is not a newline, None when the writer did
     not know. Without it, finding the beginning of a line whose stream is silent otherwise takes a search of the index.
+
+    With the stream GAP it is a marker's, ``lost`` is the number of bytes that it stands for, and ``begins_line`` says
+    whether it had to begin with a newline of its own (false) because a line was open.
     """
 
     offset: int
@@ -49,11 +58,16 @@ class Record(NamedTuple):
     wall_ns: int
     monotonic_ns: int
     begins_line: bool | None
+    lost: int = 0
 
 
 class Header(NamedTuple):
+    """``sequence`` numbers the files of a rotated log from 1; ``start`` is how long all before this one were."""
+
     container_id: str
     created_ns: int
+    sequence: int = 1
+    start: int = 0
 
 
 UNRECORDED = Record(0, STDOUT, 0, 0, True)
@@ -75,26 +89,43 @@ def pack_header(header: Header) -> bytes:
     if not header.container_id.isascii() or len(container_id) > ID_SIZE:
         raise errors.InvalidRequest(f"container id {header.container_id!r} is not up to {ID_SIZE} ASCII characters")
     return _sealed(
-        _HEADER.pack(MAGIC, VERSION, HEADER_SIZE, RECORD_SIZE, 0, header.created_ns, container_id, 0),
+        _HEADER.pack(
+            MAGIC,
+            VERSION,
+            HEADER_SIZE,
+            RECORD_SIZE,
+            0,
+            header.created_ns,
+            container_id,
+            header.sequence,
+            header.start,
+            0,
+        )
     )
 
 
 def read_header(file: ReadFile, path: Path) -> Header:
-    """Raises DamagedIndex, or NotSupported for an index that a later version of this program wrote."""
+    """Raises DamagedIndex, or NotSupported for an index that another version of this program wrote."""
     data = file.read(HEADER_SIZE, 0)
-    if len(data) < HEADER_SIZE or not data.startswith(MAGIC):
+    if len(data) < len(MAGIC) + 2 or not data.startswith(MAGIC):
         raise DamagedIndex(f"{path} has no header of a log index")
-    _, version, header_size, record_size, _, created_ns, container_id, _ = _HEADER.unpack_from(data)
+    version = int.from_bytes(data[len(MAGIC) : len(MAGIC) + 2], "little")
     if version != VERSION:  # before the checksum: another version may keep it elsewhere
         raise errors.NotSupported(f"log index {path} has version {version}; this program reads version {VERSION}")
-    if _unsealed(data) is None or (header_size, record_size) != (HEADER_SIZE, RECORD_SIZE):
+    body = _unsealed(data) if len(data) == HEADER_SIZE else None
+    if body is None:
         raise DamagedIndex(f"the header of log index {path} fails its checksum")
-    return Header(container_id.rstrip(b"\0").decode("ascii", "replace"), created_ns)
+    _, _, header_size, record_size, _, created_ns, container_id, sequence, start, _ = _HEADER.unpack(body)
+    if (header_size, record_size) != (HEADER_SIZE, RECORD_SIZE):
+        raise DamagedIndex(f"the header of log index {path} has sizes of another format")
+    return Header(container_id.rstrip(b"\0").decode("ascii", "replace"), created_ns, sequence, start)
 
 
 def pack_record(record: Record) -> bytes:
     line = _LINE_CODES[record.begins_line]
-    return _sealed(_RECORD.pack(record.offset, record.wall_ns, record.monotonic_ns, record.stream, 0, line, 0))
+    is_gap = record.stream == GAP
+    kind, third = (_KIND_GAP, record.lost) if is_gap else (_KIND_BYTES, record.monotonic_ns)
+    return _sealed(_RECORD.pack(record.offset, record.wall_ns, third, record.stream, kind, line, 0))
 
 
 def unpack_record(data: bytes) -> Record | None:
@@ -102,8 +133,11 @@ def unpack_record(data: bytes) -> Record | None:
     body = _unsealed(data)
     if body is None:
         return None
-    offset, wall_ns, monotonic_ns, stream, _kind, line, _ = _RECORD.unpack(body)
-    return Record(offset, stream, wall_ns, monotonic_ns, _LINE_VALUES.get(line))
+    offset, wall_ns, third, stream, kind, line, _ = _RECORD.unpack(body)
+    begins_line = _LINE_VALUES.get(line)
+    if kind == _KIND_GAP:
+        return Record(offset, GAP, wall_ns, 0, begins_line, third)
+    return Record(offset, stream, wall_ns, third, begins_line)
 
 
 class Index:
@@ -111,6 +145,10 @@ class Index:
 
     def __init__(self, file: ReadFile | None) -> None:
         self._file = file
+
+    @property
+    def is_missing(self) -> bool:
+        return self._file is None
 
     def count(self) -> int:
         """Number of whole records. A torn one at the end does not count: it is provisional, or rotten."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import select
 import stat
 import struct
 import termios
 from pathlib import Path
-from typing import NamedTuple
 
 from wherry import errors
 from wherry.logs.index import STDERR, STDOUT
@@ -33,16 +33,27 @@ def make_pipe() -> tuple[int, int]:
     return read_end, write_end
 
 
-class Pipe(NamedTuple):
-    """The read end of one stream of one container."""
+class Pipe:
+    """The read end of one stream of one container.
 
-    fd: int
-    stream: int
+    ``left`` is how many bytes are still to be taken from it, None for all until its end.
+    """
+
+    def __init__(self, fd: int, stream: int) -> None:
+        self.fd = fd
+        self.stream = stream
+        self.left: int | None = None
 
     def waiting_bytes(self) -> int:
         """What is in the pipe now (pipe(7), FIONREAD)."""
         count: int = struct.unpack("i", fcntl.ioctl(self.fd, termios.FIONREAD, b"\0\0\0\0"))[0]
         return count
+
+    def is_at_end(self) -> bool:
+        """No byte is in it, and nobody has the writing end (poll(2): POLLHUP alone)."""
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        return any(events & select.POLLHUP and not events & select.POLLIN for _, events in poll.poll(0))
 
 
 def distinct_pipes(stdout: int, stderr: int, path: Path) -> list[Pipe]:

@@ -30,9 +30,10 @@ class Cursor:
     def __init__(self, view: View, query: Query, first: dict[int, int]) -> None:
         """``first``: for each stream that is wanted, the offset before which nothing of it is shown."""
         self._first = first
+        self._query = query
         self._filter = TimeFilter(view, query)
         self._window = Window(view)
-        self._runs = Runs(view.index, min(first.values()))
+        self._runs = Runs(view, min(first.values()))
 
     @property
     def position(self) -> int:
@@ -50,7 +51,7 @@ class Cursor:
             data = self._window.forwards(start, min(start + BLOCK, run.end))
             shown = self._filter.keep(run, start, data)
             if shown:
-                yield Chunk(run.stream, run.wall_ns, shown)
+                yield Chunk(self._query.shown_as(run.stream), run.wall_ns, shown)
 
 
 def read(

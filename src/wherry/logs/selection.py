@@ -10,19 +10,26 @@ from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from wherry import errors
-from wherry.logs.index import STDERR, STDOUT
+from wherry.logs.index import GAP, STDERR, STDOUT
 from wherry.logs.view import BLOCK, Run, View, Window, runs_backwards
 
 NEWLINE = b"\n"
 
 
 class Query(NamedTuple):
-    """``tail``: number of lines or None for all; times in nanoseconds since the epoch, both ends included."""
+    """``tail``: number of lines or None for all; times in nanoseconds since the epoch, both ends included.
+
+    ``streams`` has GAP in it: markers are lines of whatever is asked for.
+    """
 
     streams: frozenset[int]
     tail: int | None
     since_ns: int | None
     until_ns: int | None
+
+    def shown_as(self, stream: int) -> int:
+        """Where the bytes of a run appear: a marker among the first of the streams that are asked for."""
+        return stream if stream != GAP else STDOUT if STDOUT in self.streams else STDERR
 
     def includes(self, wall_ns: int) -> bool:
         return (self.since_ns is None or wall_ns >= self.since_ns) and (
@@ -37,7 +44,7 @@ def make_query(streams: Collection[int], tail: int | None, since_ns: int | None,
         raise errors.InvalidRequest(f"log streams are {STDOUT} (stdout) and {STDERR} (stderr), not {sorted(wanted)}")
     if tail is not None and tail < 0:
         raise errors.InvalidRequest(f"the number of log lines must not be negative: {tail}")
-    return Query(wanted, tail, since_ns, until_ns)
+    return Query(wanted | {GAP}, tail, since_ns, until_ns)
 
 
 def starts(view: View, size: int, query: Query) -> dict[int, int]:
@@ -45,7 +52,7 @@ def starts(view: View, size: int, query: Query) -> dict[int, int]:
     if query.tail is None:
         return dict.fromkeys(query.streams, 0)
     search = _TailSearch(view, query, query.tail)
-    found = search.run(runs_backwards(view.index, size)) if query.tail else {}
+    found = search.run(runs_backwards(view, size)) if query.tail else {}
     return {stream: found.get(stream, size) for stream in query.streams}
 
 
@@ -93,7 +100,7 @@ class _TailSearch:
     def _begins_line(self, run: Run) -> bool:
         if run.begins_line is not None:
             return run.begins_line
-        before = (other for other in runs_backwards(self._view.index, run.start) if other.stream == run.stream)
+        before = (other for other in runs_backwards(self._view, run.start) if other.stream in {run.stream, GAP})
         previous = next(before, None)
         return previous is None or self._view.read(1, previous.end - 1) == NEWLINE
 
@@ -129,6 +136,10 @@ class TimeFilter:
         """The part of ``data``, which begins at ``start`` in ``run``, that is to be shown."""
         if not self._is_needed or not data:
             return data
+        if run.stream == GAP:  # a line of its own, and what follows begins one
+            self._shown.clear()
+            self._hidden.clear()
+            return data if self._query.includes(run.wall_ns) else b""
         stream, end = run.stream, start + len(data)
         if not self._query.includes(run.wall_ns):
             return self._rest_of_line(stream, data, end)

@@ -1,13 +1,17 @@
 """The reading side of one log: its bytes as runs of one stream and one time, forwards and backwards.
 
+A log may lie in several files (segments.py). A view makes one of them: offsets count from the beginning of the first
+file that ever was, whether or not it is still there, so that a position means the same before and after a rotation.
+
 A view is taken as of a size: the caller asks the log for its size *first* and the index afterwards. Since a record is
 written before its bytes, the index then covers all bytes below that size, however far the writer has got meanwhile.
 """
 
 from __future__ import annotations
 
+import bisect
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from wherry.logs.files import ReadFile
@@ -27,24 +31,60 @@ class Run(NamedTuple):
     begins_line: bool | None
 
 
-class View:
-    """Open files of one log; close() it. ``index`` is None for a log without index."""
+class Part:
+    """An open file of a log, which begins at ``start``; ``index`` is None for a file without one."""
 
-    def __init__(self, log: ReadFile, index: ReadFile | None) -> None:
-        self._log = log
-        self._index = index
+    def __init__(self, start: int, log: ReadFile, index: ReadFile | None) -> None:
+        self.start = start
+        self.log = log
         self.index = Index(index)
-
-    def size(self) -> int:
-        return self._log.size()
-
-    def read(self, count: int, offset: int) -> bytes:
-        return self._log.read(count, offset)
+        self._index_file = index
 
     def close(self) -> None:
-        self._log.close()
-        if self._index is not None:
-            self._index.close()
+        self.log.close()
+        if self._index_file is not None:
+            self._index_file.close()
+
+
+class View:
+    """Open files of one log, oldest first; close() it."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self.parts = parts
+        self._starts = [part.start for part in parts]
+
+    @property
+    def start(self) -> int:
+        """Where the oldest file begins: what was before has been rotated away."""
+        return self.parts[0].start
+
+    def size(self) -> int:
+        """Where the newest file ends now."""
+        last = self.parts[-1]
+        return last.start + last.log.size()
+
+    def read(self, count: int, offset: int) -> bytes:
+        """Up to ``count`` bytes, all of one file; none of what has been rotated away."""
+        if offset < self.start:
+            return b""
+        number = self.number_at(offset)
+        part = self.parts[number]
+        return part.log.read(min(count, self.end_of(number, offset + count) - offset), offset - part.start)
+
+    def close(self) -> None:
+        for part in self.parts:
+            part.close()
+
+    def number_at(self, offset: int) -> int:
+        """Which part has the byte at ``offset``."""
+        return max(0, bisect.bisect_right(self._starts, offset) - 1)
+
+    def end_of(self, number: int, limit: int) -> int:
+        """Where a part ends, at most ``limit``."""
+        return min(limit, self._starts[number + 1]) if number + 1 < len(self._starts) else limit
+
+    def part(self, number: int) -> Part | None:
+        return self.parts[number] if 0 <= number < len(self.parts) else None
 
 
 class Window:
@@ -64,7 +104,9 @@ class Window:
     def backwards(self, start: int, end: int) -> bytes:
         """The same for a reader who goes towards the beginning."""
         if not self._has(start, end):
-            self._load(max(0, end - BLOCK))
+            # Not from before the file that has them: a read ends with its file.
+            part = self._view.part(self._view.number_at(start))
+            self._load(max(0 if part is None else part.start, end - BLOCK))
         return self._cut(start, end)
 
     def _has(self, start: int, end: int) -> bool:
@@ -75,31 +117,57 @@ class Window:
         self._data = self._view.read(BLOCK, start)
 
     def _cut(self, start: int, end: int) -> bytes:
+        if start == self._start and end - start == len(self._data):
+            return self._data
         return self._data[start - self._start : end - self._start]
 
 
 class Runs:
     """The runs from ``position`` on, as the log grows."""
 
-    def __init__(self, index: Index, position: int) -> None:
-        self._index = index
-        self.position = position
-        number = index.last_at(position)
-        self._current = (index.record(number) if number >= 0 else None) or UNRECORDED
-        self._number = number + 1
+    def __init__(self, view: View, position: int) -> None:
+        self._view = view
+        self.position = max(position, view.start)
+        self._number = view.number_at(self.position)
+        self._inner = _PartRuns(view, self._number, self.position)
+
+    def take(self, size: int) -> Run | None:
+        """The next run, as far as the log's first ``size`` bytes have it; None at their end."""
+        while self.position < size:
+            run = self._inner.take(self._view.end_of(self._number, size))
+            if run is not None:
+                self.position = run.end
+                return run
+            self._number += 1
+            self._inner = _PartRuns(self._view, self._number, self.position)
+        return None
+
+
+class _PartRuns:
+    """The runs of one part."""
+
+    def __init__(self, view: View, number: int, position: int) -> None:
+        part = view.part(number)
+        if part is None:
+            raise IndexError(f"a log has no part {number}")
+        self._start = part.start
+        self._index = part.index
+        self._position = position
+        record = self._index.last_at(position - part.start)
+        self._current = (self._index.record(record) if record >= 0 else None) or UNRECORDED
+        self._number = record + 1
         self._ahead: deque[Record] = deque()
         self._known_to = 0
 
     def take(self, size: int) -> Run | None:
-        """The next run, as far as the log's first ``size`` bytes have it; None at their end."""
-        if self.position >= size:
+        if self._position >= size:
             return None
-        following = self._peek(size)
-        while following is not None and following.offset <= self.position:
+        following = self._peek(size - self._start)
+        while following is not None and self._start + following.offset <= self._position:
             self._current = self._ahead.popleft()
-            following = self._peek(size)
-        start, self.position = self.position, size if following is None else following.offset
-        return _run(self._current, start, self.position)
+            following = self._peek(size - self._start)
+        start, self._position = self._position, size if following is None else self._start + following.offset
+        return _run(self._current, start, self._position)
 
     def _peek(self, size: int) -> Record | None:
         if not self._ahead and self._known_to < size:
@@ -110,14 +178,18 @@ class Runs:
         return self._ahead[0] if self._ahead else None
 
 
-def runs_backwards(index: Index, size: int) -> Iterator[Run]:
+def runs_backwards(view: View, size: int) -> Iterator[Run]:
     """The runs of the log's first ``size`` bytes, last one first."""
-    end = size
-    for record in index.preceding(index.last_at(size - 1) + 1):
-        yield _run(record, record.offset, end)
-        end = record.offset
-    if end > 0:
-        yield _run(UNRECORDED, 0, end)
+    for number in range(view.number_at(size - 1), -1, -1):
+        part = view.part(number)
+        if part is None:
+            return
+        end = view.end_of(number, size)
+        for record in part.index.preceding(part.index.last_at(end - part.start - 1) + 1):
+            yield _run(record, part.start + record.offset, end)
+            end = part.start + record.offset
+        if end > part.start:
+            yield _run(UNRECORDED, part.start, end)
 
 
 def _run(record: Record, start: int, end: int) -> Run:

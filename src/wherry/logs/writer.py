@@ -1,12 +1,13 @@
-"""The writing side of one log: splices bytes from pipes into the file, and names them in the index before it does.
+"""The writing side of one log file: moves bytes from a buffer into it, and names them in the index before it does.
 
-Exact across SIGKILL: splice(2) takes the bytes out of the pipe and moves the file's size in one system call, which a
-fatal signal ends between two pages but never between these two effects. What only this process knew (its idea of the
-size, its last record) is found again from the files: Writer() is the recovery.
+Exact across SIGKILL: sendfile(2) from the buffer moves the file's size together with its bytes, in one system call that
+a fatal signal ends between two pages but never between these two effects; and the buffer's progress record says from
+which size on the move began. What only this process knew is found again from the files: Writer() is the recovery.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -17,46 +18,51 @@ from pathlib import Path
 
 from wherry import errors
 from wherry.logs import index as ix
+from wherry.logs.buffer import Buffer, Piece
+from wherry.logs.buffer_file import Progress
 from wherry.logs.files import ReadFile, create_file, open_file, write_at
-
-RECORD_INTERVAL_NS = 5_000_000
-"""A run is cut after this time. It bounds the error of a time stamp, and the index's growth to 6.4 kB/s per log."""
+from wherry.logs.segments import damaged_path, index_path, rotated_numbers, rotated_path
 
 LOCK_SECONDS = 2.0
 _LOCK_RETRY_SECONDS = 0.002
+NEWLINE = b"\n"
 
 logger = logging.getLogger(__name__)
 
 
-def index_path(path: Path) -> Path:
-    return path.with_name(path.name + ".idx")
+def marker(lost: int, begins_line: bool) -> bytes:
+    """What stands in a log for bytes that are not in it: a line of its own."""
+    return (b"" if begins_line else NEWLINE) + b"[wherry: %d bytes lost here]\n" % lost
 
 
-def damaged_path(path: Path) -> Path:
-    """Where an unreadable index is moved to, for whoever wants to look into it."""
-    return path.with_name(path.name + ".idx.damaged")
-
-
-def create_index(path: Path, container_id: str) -> int:
+def create_index(path: Path, header: ix.Header) -> int:
     """Make a new index with its header and return its descriptor; on failure no file is left."""
-    header = ix.pack_header(ix.Header(container_id, time.time_ns()))
     with ExitStack() as undo:
         fd = create_file(path)
         undo.callback(os.close, fd)
         undo.callback(path.unlink, missing_ok=True)
-        write_at(fd, header, 0, path)
+        write_at(fd, ix.pack_header(header), 0, path)
         undo.pop_all()
         return fd
 
 
 class Writer:
-    """Used by one thread at a time; ``on_cut`` is called with the new size when somebody has truncated the log.
+    """Used by one thread at a time; ``on_cut`` is called with the new size when somebody has truncated the file.
+
+    ``pending`` is the progress of the buffer that this log was being written from, if any; ``settled`` is then what is
+    true of it, with no move under way.
 
     Raises OSError that names the file, Conflict (the path is no regular file, another process writes to the log, or
-    the index is of another container) and NotSupported (index of a later version).
+    the index is of another container) and NotSupported (index of another version).
     """
 
-    def __init__(self, path: Path, container_id: str, on_cut: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        container_id: str,
+        on_cut: Callable[[int], None],
+        pending: Progress | None = None,
+    ) -> None:
         self._path = path
         self._on_cut = on_cut
         self._count = 0
@@ -66,31 +72,56 @@ class Writer:
             self._log = _open_or_create(path)
             undo.callback(os.close, self._log)
             _lock(self._log, path)
-            self._index = _open_index(path, container_id)
+            self._index, self.header = _open_index(path, container_id)
             undo.callback(os.close, self._index)
+            self.settled = self._settle(pending or Progress())
             self.size = os.lseek(self._log, 0, os.SEEK_END)
             self._recover(self.size)
             undo.pop_all()
 
-    def append(self, pipe: int, stream: int, limit: int) -> int:
-        """Move up to ``limit`` bytes from a pipe to the end of the log; returns their number, 0 at the end of file.
+    def append(self, buffer: Buffer, piece: Piece, limit: int) -> int:
+        """Move up to ``limit`` bytes of a piece of the buffer to the end of the log; returns their number, at least 1.
 
-        Raises BlockingIOError when the pipe is empty, and OSError (ENOSPC, EDQUOT, EIO, ...) with all bytes that were
-        not written still in the pipe.
+        Raises OSError (ENOSPC, EDQUOT, EIO, ...) when none could be written.
         """
-        # splice(2) refuses O_APPEND, so the position is ours to set; and an administrator may have changed the size.
-        size = os.lseek(self._log, 0, os.SEEK_END)
-        if size < self.size:
-            self._accept_cut(size)
-        self._mark(stream, size)
+        size = self._find_end()
+        self._mark(ix.Record(size, piece.stream, piece.wall_ns, piece.monotonic_ns, None))
+        buffer.moving(size, self.header.sequence, limit)
         try:
-            moved = os.splice(pipe, self._log, limit, flags=os.SPLICE_F_NONBLOCK)
-        except BlockingIOError:
-            raise
+            moved = os.sendfile(self._log, piece.fd, piece.offset, limit)
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self._path)) from error
+        if not moved:
+            raise OSError(errno.EIO, "nothing could be moved from the log buffer", str(self._path))
+        buffer.moved(moved)
         self.size = size + moved
         return moved
+
+    def append_gap(self, buffer: Buffer, lost: int) -> int:
+        """Write a marker that stands for ``lost`` bytes; returns its length.
+
+        Raises OSError, and then it is not there.
+        """
+        size = self._find_end()
+        self._note_line_end(size)
+        begins_line = size == 0 or (self._ends_line(size) and all(self._at_line_start.values()))
+        text = marker(lost, begins_line)
+        self._mark(ix.Record(size, ix.GAP, time.time_ns(), 0, begins_line, lost))
+        buffer.moving(size, self.header.sequence, len(text), lost)
+        try:
+            write_at(self._log, text, size, self._path)
+        except OSError:
+            os.ftruncate(self._log, size)
+            raise
+        buffer.moved(0, lost)
+        self.size = size + len(text)
+        self._at_line_start = dict.fromkeys((ix.STDOUT, ix.STDERR), True)
+        return len(text)
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether a new file may begin here without a line of one stream, the last one's, being cut."""
+        return self.size == 0 or self._ends_line(self.size)
 
     def close(self) -> None:
         # Unlocked by name: readers' duplicates of the descriptor share its lock and may live on.
@@ -107,22 +138,35 @@ class Writer:
             os.close(log)
             raise
 
-    def _mark(self, stream: int, size: int) -> None:
-        """Write a record ahead of the bytes, unless the run in force covers them."""
-        last, now = self._last, time.monotonic_ns()
-        if last is not None and last.stream == stream and now - last.monotonic_ns < RECORD_INTERVAL_NS:
+    def _find_end(self) -> int:
+        """Go to the end of the file, which an administrator may have moved: its position is where sendfile writes."""
+        size = os.lseek(self._log, 0, os.SEEK_END)
+        if size < self.size:
+            self._accept_cut(size)
+        return size
+
+    def _mark(self, record: ix.Record) -> None:
+        """Write a record ahead of its bytes, unless the run in force is the same."""
+        last = self._last
+        if last is not None and last[1:4] == record[1:4] and last.stream != ix.GAP:
             return
-        if last is not None and last.offset == size:
+        if last is not None and last.offset == record.offset:
             self._count -= 1  # got no bytes (their write failed): overwrite it, or a full disk would grow the index
             self._last = None
-        elif last is not None:
-            self._at_line_start[last.stream] = self._ends_line(size)
-        record = ix.Record(size, stream, time.time_ns(), now, self._at_line_start.get(stream))
+        else:
+            self._note_line_end(record.offset)
+        if record.stream != ix.GAP:
+            record = record._replace(begins_line=self._at_line_start.get(record.stream))
         # By position, never by appending: half a record that a full disk left is overwritten by the next try.
         position = ix.HEADER_SIZE + self._count * ix.RECORD_SIZE
         write_at(self._index, ix.pack_record(record), position, index_path(self._path))
         self._count += 1
         self._last = record
+
+    def _note_line_end(self, size: int) -> None:
+        """Whether the last run's stream is at the beginning of a line, now that all its bytes are there."""
+        if self._last is not None and self._last.stream != ix.GAP and self._last.offset < size:
+            self._at_line_start[self._last.stream] = self._ends_line(size)
 
     def _accept_cut(self, size: int) -> None:
         logger.warning("log %s was truncated from %d to %d bytes by somebody else", self._path, self.size, size)
@@ -130,10 +174,25 @@ class Writer:
         self.size = size
         self._on_cut(size)
 
+    def _settle(self, pending: Progress) -> Progress:
+        """Find out how far the move went that a killed writer was in the middle of; half a marker is taken off."""
+        position, lost_before, size_before, segment, limit, lost = pending
+        if not limit or segment != self.header.sequence:
+            return Progress(position, lost_before)
+        grown = os.fstat(self._log).st_size - size_before
+        if not lost:
+            return Progress(position + max(0, min(grown, limit)), lost_before)
+        if grown >= limit:
+            return Progress(position + lost, lost_before + lost)
+        if grown > 0:
+            os.ftruncate(self._log, size_before)
+        return Progress(position, lost_before)
+
     def _recover(self, size: int) -> None:
         """Cut the index to what is true of a log of ``size`` bytes: drop what is torn, rotten, or behind it."""
         self._last = None  # whatever comes next gets a record, and thus a time, of its own
-        self._at_line_start = {} if size else dict.fromkeys((ix.STDOUT, ix.STDERR), True)
+        is_first = size == 0 and self.header.sequence == 1
+        self._at_line_start = dict.fromkeys((ix.STDOUT, ix.STDERR), True) if is_first else {}
         file = ReadFile(os.dup(self._index))
         try:
             index = ix.Index(file)
@@ -141,14 +200,16 @@ class Writer:
             last = index.record(self._count - 1) if self._count else None
         finally:
             file.close()
-        if last is not None:
+        if last is not None and last.stream == ix.GAP:
+            self._at_line_start = dict.fromkeys((ix.STDOUT, ix.STDERR), True)
+        elif last is not None:
             self._at_line_start[last.stream] = self._ends_line(size)
         end = ix.HEADER_SIZE + self._count * ix.RECORD_SIZE
         if os.fstat(self._index).st_size != end:  # a file system journals even a truncation to the same size
             os.ftruncate(self._index, end)
 
     def _ends_line(self, size: int) -> bool:
-        return os.pread(self._log, 1, size - 1) == b"\n"
+        return os.pread(self._log, 1, size - 1) == NEWLINE
 
 
 def _valid_count(index: ix.Index) -> int:
@@ -166,41 +227,69 @@ def _open_or_create(path: Path) -> int:
         return create_file(path)
 
 
-def _open_index(path: Path, container_id: str) -> int:
+def _open_index(path: Path, container_id: str) -> tuple[int, ix.Header]:
     where = index_path(path)
     try:
         fd = open_file(where, os.O_RDWR)
     except FileNotFoundError:
         logger.warning("index %s is gone; starting a new one", where)
-        return create_index(where, container_id)
+        return _new_index(path, container_id)
     try:
-        _check_owner(fd, where, container_id)
+        return fd, _checked_header(fd, where, container_id)
     except ix.DamagedIndex as error:
         os.close(fd)
         logger.warning("%s; moved to %s, starting a new one", error, damaged_path(path))
         where.replace(damaged_path(path))
-        return create_index(where, container_id)
+        return _new_index(path, container_id)
     except BaseException:
         os.close(fd)
         raise
-    return fd
 
 
-def _check_owner(fd: int, path: Path, container_id: str) -> None:
-    file = ReadFile(os.dup(fd))
+def _new_index(path: Path, container_id: str) -> tuple[int, ix.Header]:
+    header = following_header(path, container_id)
+    return create_index(index_path(path), header), header
+
+
+def following_header(path: Path, container_id: str) -> ix.Header:
+    """For a file that comes after all rotated ones that are there."""
+    for number in reversed(rotated_numbers(path)):
+        older = rotated_path(path, number)
+        try:
+            header = read_header_of(older)
+            size = older.stat().st_size
+        except (OSError, ix.DamagedIndex, errors.WherryError):
+            continue
+        if header.container_id == container_id:
+            return ix.Header(container_id, time.time_ns(), header.sequence + 1, header.start + size)
+    return ix.Header(container_id, time.time_ns())
+
+
+def read_header_of(path: Path) -> ix.Header:
+    """The header of the index of the log file ``path``. Raises OSError, DamagedIndex, NotSupported, Conflict."""
+    file = ReadFile(open_file(index_path(path), os.O_RDONLY))
     try:
-        owner = ix.read_header(file, path).container_id
+        return ix.read_header(file, index_path(path))
     finally:
         file.close()
-    if owner != container_id:
-        raise errors.Conflict(f"log index {path} is of container {owner}, not of {container_id}")
+
+
+def _checked_header(fd: int, path: Path, container_id: str) -> ix.Header:
+    file = ReadFile(os.dup(fd))
+    try:
+        header = ix.read_header(file, path)
+    finally:
+        file.close()
+    if header.container_id != container_id:
+        raise errors.Conflict(f"log index {path} is of container {header.container_id}, not of {container_id}")
+    return header
 
 
 def _lock(fd: int, path: Path) -> None:
     """Keep a second writer out.
 
-    A supervisor killed in the middle of a splice goes on writing until that call returns; its locks go when it is gone.
-    Its successor must not look at the size before that.
+    A supervisor killed in the middle of a sendfile goes on writing until that call returns; its locks go when it is
+    gone. Its successor must not look at the size before that.
     """
     deadline = time.monotonic() + LOCK_SECONDS
     while True:

@@ -7,7 +7,7 @@ import logging
 import signal
 
 from wherry.kernel import procfs
-from wherry.logs import Capture
+from wherry.logs import Pipeline
 from wherry.supervisor import limits
 from wherry.supervisor.children import Child, Children
 from wherry.supervisor.container import Container
@@ -20,10 +20,10 @@ _OUTPUT_SECONDS = 1.0
 
 
 class Ender:
-    def __init__(self, children: Children, records: Records, capture: Capture, starter: Starter) -> None:
+    def __init__(self, children: Children, records: Records, pipeline: Pipeline, starter: Starter) -> None:
         self._children = children
         self._records = records
-        self._capture = capture
+        self._pipeline = pipeline
         self._starter = starter
 
     async def book(self, container: Container, child: Child) -> None:
@@ -52,9 +52,9 @@ class Ender:
         """The pipes close with the last process of the pid namespace, unless one of their ends was handed out of it."""
         if await _within(_OUTPUT_SECONDS, container.log_ended):
             return
-        self._capture.finish(container.log)
+        self._pipeline.finish(container.log)
         if not await _within(_OUTPUT_SECONDS, container.log_ended):
-            # The capture goes on trying; the end of the container does not wait for an administrator to make space.
+            # The pipeline goes on trying; the end of the container does not wait for an administrator to make space.
             _log.error("%s: has ended, but its log cannot be written", container.record.name)
 
 

@@ -15,7 +15,7 @@ import wherry
 from wherry.errors import Conflict, InternalError, NameInUse, NotFound, StartFailed, WherryError
 from wherry.kernel import cgroups, process
 from wherry.kernel.libc import describe
-from wherry.logs import Capture, Log
+from wherry.logs import Log, Pipeline
 from wherry.rootfs import RootfsStore
 from wherry.supervisor import ending, recovery
 from wherry.supervisor.children import Child, Children, remove_group
@@ -53,9 +53,9 @@ class Engine:
             process.become_subreaper()
             self._records = Records(self._state.records)
             undo.callback(self._records.close)
-            self._capture = Capture()
-            self._capture.start()
-            undo.callback(self._capture.close)
+            self._pipeline = Pipeline()
+            self._pipeline.start()
+            undo.callback(self._pipeline.close)
             await self._open()
             undo.pop_all()
 
@@ -74,13 +74,13 @@ class Engine:
             shim=self._shim,
             children=self._children,
             records=self._records,
-            capture=self._capture,
+            pipeline=self._pipeline,
             store=self._store,
             layer_store=self._layers,
             stage=str(self._state.stage),
         )
         self._keeper = asyncio.get_running_loop().create_task(self._keep_records())
-        self._ender = ending.Ender(self._children, self._records, self._capture, self._starter)
+        self._ender = ending.Ender(self._children, self._records, self._pipeline, self._starter)
         await self._recover(await self._shim.connect())
 
     async def prepare(self, rootfs: str | None) -> None:
@@ -328,7 +328,7 @@ class Engine:
         if self._names.get(record.name) is container:
             del self._names[record.name]
         if not container.log_ended.is_set():
-            self._capture.abandon(container.log)
+            self._pipeline.abandon(container.log)
         container.log.remove()
 
     async def _remove_layer(self, container: Container) -> None:
@@ -412,7 +412,7 @@ class Engine:
     def _capture_again(self, container: Container, held: HeldSlot) -> None:
         try:
             pipes = (held.descriptors["stdout"], held.descriptors["stderr"])
-            self._capture.add(container.log, *pipes, container.log_ended_in_thread())
+            self._pipeline.add(container.log, *pipes, container.log_ended_in_thread(), held.descriptors["buffer"])
         except (WherryError, OSError, KeyError):
             # The container is worth more than its log; the shim still has the pipes.
             _log.exception("%s: its output cannot be captured", container.record.name)
@@ -448,7 +448,7 @@ class Engine:
         self._keeper.cancel()
         await self._starter.close()
         await self._children.close()
-        await asyncio.to_thread(self._capture.close)
+        await asyncio.to_thread(self._pipeline.close)
         self._records.close()
         self._state.unlock()
 
@@ -461,7 +461,7 @@ class Engine:
         await self._starter.close()
         await self._children.close()
         await self._shim.shutdown()
-        await asyncio.to_thread(self._capture.close)
+        await asyncio.to_thread(self._pipeline.close)
         await recovery.sweep(self._layout, self._parent, set())
         await remove_group(cgroups.Group(self._layout, self._parent))
         cgroups.Group(self._layout, "wherry").remove()

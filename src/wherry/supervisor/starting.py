@@ -10,7 +10,7 @@ import stat
 
 from wherry.errors import InvalidRequest, RootfsInUse, StartFailed, WherryError
 from wherry.kernel.libc import describe_errno
-from wherry.logs import Capture, make_pipe
+from wherry.logs import Pipeline, make_buffer, make_pipe
 from wherry.rootfs import RootfsStore
 from wherry.runtime import binds, launch
 from wherry.runtime.plan import Plan, make_plan, wants_init
@@ -37,7 +37,7 @@ class Starter:
         shim: ShimLink,
         children: Children,
         records: Records,
-        capture: Capture,
+        pipeline: Pipeline,
         store: RootfsStore,
         layer_store: layers.Layers,
         stage: str,
@@ -45,7 +45,7 @@ class Starter:
         self._shim = shim
         self._children = children
         self._records = records
-        self._capture = capture
+        self._pipeline = pipeline
         self._store = store
         self._layers = layer_store
         self._stage = stage
@@ -79,7 +79,7 @@ class Starter:
                 self._limit(child, plan)
                 outputs = self._connect_output(container, used)
                 unread = undo.enter_context(contextlib.ExitStack())
-                for name in ("read1", "read2"):
+                for name in ("read1", "read2", "buffer"):
                     unread.callback(os.close, outputs[name])
                 record.slot, record.cgroup = child.slot, child.group.path
                 undo.callback(self._forget_slot, container)
@@ -223,8 +223,8 @@ class Starter:
             raise StartFailed(f"set limit {error.filename}: {describe_errno(error.errno or 0)}") from error
 
     def _connect_output(self, container: Container, used: contextlib.ExitStack) -> dict[str, int]:
-        """The two pipes: read ends ``read1`` and ``read2`` are the caller's to close, write ends close with
-        ``used``.
+        """The two pipes and the log's ``buffer``: that and the read ends ``read1`` and ``read2`` are the caller's to
+        close, write ends close with ``used``.
         """
         outputs: dict[str, int] = {}
         try:
@@ -232,6 +232,7 @@ class Starter:
                 container.log.create()
         except OSError as error:
             raise StartFailed(f"make log {container.record.log_path}: {describe_errno(error.errno or 0)}") from error
+        outputs["buffer"] = make_buffer(container.log)
         for stream in (1, 2):
             outputs[f"read{stream}"], outputs[f"write{stream}"] = make_pipe()
             used.callback(os.close, outputs[f"write{stream}"])
@@ -239,7 +240,7 @@ class Starter:
 
     def _hand_over(self, child: Child, outputs: dict[str, int]) -> None:
         """From here on the next supervisor would find this container in the shim."""
-        held = {"stdout": outputs["read1"], "stderr": outputs["read2"]}
+        held = {"stdout": outputs["read1"], "stderr": outputs["read2"], "buffer": outputs["buffer"]}
         if child.channel is not None:
             held["channel"] = child.channel.fileno()
         self._shim.claim(child.slot, held)
@@ -250,10 +251,10 @@ class Starter:
     def _capture_output(self, container: Container, outputs: dict[str, int], unread: contextlib.ExitStack) -> None:
         done = container.log_ended_in_thread()
         try:
-            self._capture.add(container.log, outputs["read1"], outputs["read2"], done)
+            self._pipeline.add(container.log, outputs["read1"], outputs["read2"], done, outputs["buffer"])
         except OSError as error:
             raise StartFailed(f"open log {container.record.log_path}: {describe_errno(error.errno or 0)}") from error
-        unread.pop_all()  # the capture closes them
+        unread.pop_all()  # the pipeline closes them
 
     async def _wait_executed(self, container: Container, child: Child) -> None:
         """Until the command runs; the container is booked as running the moment before execve."""

@@ -22,7 +22,7 @@ LINE = b"%09d and some words that make the line longer\n"
 class Writer:
     """Plays a container that writes, into a real log that stands in for the fake one."""
 
-    def __init__(self, capture: logs.Capture, path: Path) -> None:
+    def __init__(self, capture: logs.Pipeline, path: Path) -> None:
         self.log = logs.Log(path, "0" * 64)
         self.log.create()
         self.ended = threading.Event()
@@ -40,7 +40,7 @@ class Writer:
 def writer(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Writer]:
     monkeypatch.setattr(streams, "logs", logs)
     api.start("alpha", "sleep")
-    with logs.Capture() as capture:
+    with logs.Pipeline() as capture:
         writer = Writer(capture, tmp_path / "alpha.log")
         api.engine.entries["alpha"].log = cast("FakeLog", writer.log)
         yield writer
