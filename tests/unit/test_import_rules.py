@@ -1,4 +1,4 @@
-"""Imports run one way: kernel <- runtime <- shim, rootfs, logs <- supervisor <- api; cli -> client -> http1.
+"""Imports run one way: kernel <- runtime <- shim, rootfs, memory, logs <- supervisor <- api; cli -> client -> http1.
 
 Read from the syntax trees, so that imports inside functions and under TYPE_CHECKING count too.
 """
@@ -46,15 +46,16 @@ LAYERS = {
     "wherry.shim": layer("wherry.kernel", "wherry.runtime", *BOTH_SIDES),
     "wherry.rootfs": layer("wherry.kernel", *BOTH_SIDES, third_party=("zstandard",)),
     "wherry.logs": layer("wherry.kernel", *BOTH_SIDES),
+    "wherry.memory": layer("wherry.kernel", *BOTH_SIDES),
     "wherry.supervisor": layer(
-        *("wherry.kernel", "wherry.runtime", "wherry.shim", "wherry.rootfs", "wherry.logs"),
+        *("wherry.kernel", "wherry.runtime", "wherry.shim", "wherry.rootfs", "wherry.logs", "wherry.memory"),
         *BOTH_SIDES,
         third_party=("msgspec",),
     ),
     # The composition root: the one place that puts the API on top of the supervisor.
     "wherry.supervisor.main": layer(
-        *("wherry.kernel", "wherry.runtime", "wherry.shim", "wherry.rootfs", "wherry.logs", "wherry.supervisor"),
-        *("wherry.api", *BOTH_SIDES),
+        *("wherry.kernel", "wherry.runtime", "wherry.shim", "wherry.rootfs", "wherry.logs", "wherry.memory"),
+        *("wherry.supervisor", "wherry.api", *BOTH_SIDES),
         third_party=("aiohttp", "msgspec", "multidict"),
     ),
     "wherry.api": layer(
@@ -229,6 +230,8 @@ FORBIDDEN = {
     "the client imports the kernel": ("client", "from wherry.kernel.libc import call"),
     "the client imports a third party": ("client", "import aiohttp"),
     "logs import the runtime": ("logs/capture", "from wherry.runtime import spec"),
+    "memory imports the supervisor": ("memory/bpf", "from wherry.supervisor import model"),
+    "memory imports the logs": ("memory/bpf", "from wherry import logs\nimport wherry.logs"),
     "a module in no layer": ("helpers", ""),
 }
 
