@@ -32,14 +32,14 @@ BOTH_SIDES = ("wherry", "wherry.errors", "wherry.defaults")
 
 # By longest prefix. "wherry" stands for the package's own __init__ alone, not for all below it.
 LAYERS = {
-    "wherry": layer("wherry.client", "wherry.errors", "wherry.defaults"),
+    "wherry": layer("wherry.client", "wherry.wire", "wherry.errors", "wherry.defaults"),
     "wherry.__main__": layer("wherry.cli"),
     "wherry.errors": layer(),
     "wherry.defaults": layer(),
     "wherry.http1": layer(*BOTH_SIDES),
     "wherry.wire": layer("wherry.http1", *BOTH_SIDES),
     "wherry.client": layer("wherry.http1", "wherry.wire", *BOTH_SIDES),
-    "wherry.cli": layer("wherry.client", *BOTH_SIDES, third_party=("argcomplete",)),
+    "wherry.cli": layer("wherry.client", "wherry.wire", *BOTH_SIDES, third_party=("argcomplete",)),
     "wherry.kernel": layer("wherry.kernel.libc"),
     "wherry.runtime": layer("wherry.kernel", *BOTH_SIDES),
     "wherry.runtime.spec": layer("wherry.kernel", "wherry.runtime", *BOTH_SIDES, third_party=("msgspec",)),
