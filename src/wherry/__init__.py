@@ -30,12 +30,15 @@ if TYPE_CHECKING:
         Unavailable,
         WherryError,
     )
+    from wherry.wire.events import Event, EventStream
 
 __all__ = [
     "Client",
     "CommandNotFound",
     "Conflict",
     "Container",
+    "Event",
+    "EventStream",
     "InternalError",
     "InvalidRequest",
     "LogStream",
@@ -52,6 +55,7 @@ __all__ = [
     "__version__",
 ]
 
+_FROM_EVENTS = {"Event", "EventStream"}
 _FROM_CLIENT = {"Client", "Container", "LogStream", "RunResult", "StartedContainer"}
 
 # A type checker that saw __getattr__ would believe in every name.
@@ -62,6 +66,8 @@ if not TYPE_CHECKING:
             raise AttributeError(f"module 'wherry' has no attribute {name!r}")
         if name in _FROM_CLIENT:
             from wherry import client as home  # noqa: PLC0415
+        elif name in _FROM_EVENTS:
+            from wherry.wire import events as home  # noqa: PLC0415
         else:
             from wherry import errors as home  # noqa: PLC0415
         value = globals()[name] = getattr(home, name)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 
 from wherry import defaults, errors, http1
 from wherry.wire import jsontext
@@ -30,7 +31,11 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Literal, Self, Unpack
 
+    from wherry.wire.callbacks import Subscription
     from wherry.wire.config import Options
+    from wherry.wire.events import Event, EventStream
+
+    OnEvent = Callable[[Event], object]
 
 __all__ = [
     "MAX_MIB",
@@ -48,6 +53,7 @@ __all__ = [
 
 _UNRESERVED = frozenset(b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-._~")
 _MAX_SOCKET_PATH = 107
+_LAST_EVENT_SECONDS = 5
 _BY_STATUS: dict[int, type[errors.WherryError]] = {
     400: errors.InvalidRequest,
     404: errors.NotFound,
@@ -96,18 +102,29 @@ class Client:
         self._pool.close()
 
     def start(
-        self, name: str | None, rootfs: str, command: Sequence[str], **options: Unpack[Options]
+        self,
+        name: str | None,
+        rootfs: str,
+        command: Sequence[str],
+        *,
+        on_soft_limit: OnEvent | None = None,
+        **options: Unpack[Options],
     ) -> StartedContainer:
         """Start a container and return once its command has been executed; without ``name`` the supervisor makes one.
 
-        Options are those of ``container_config``. Raises StartFailed, CommandNotFound, NotExecutable,
+        ``on_soft_limit(event)`` is called, from a thread of its own, each time the container's memory crosses its soft
+        limit. Other options are those of ``container_config``. Raises StartFailed, CommandNotFound, NotExecutable,
         NameInUse, RootfsInUse, InvalidRequest; nothing is left behind then.
         """
         config = container_config(rootfs, command, **options)
         _check_name(name)
+        begin = time.time_ns()
         reply = self._fetch("POST", "/wherry/run", {"name": name, "stream": "0"}, config, patient=True)
         with MAKES_SENSE:
-            return started_container(reply)
+            started = started_container(reply)
+        if on_soft_limit is not None:
+            self.subscribe(started.id, {"soft-limit": on_soft_limit}, since_ns=begin)
+        return started
 
     def run(
         self,
@@ -117,16 +134,21 @@ class Client:
         *,
         on_output: Callable[[int, bytes], object] | None = None,
         on_start: Callable[[StartedContainer], object] | None = None,
+        on_soft_limit: OnEvent | None = None,
         **options: Unpack[Options],
     ) -> RunResult:
         """Start a container, wait until it has ended, and return how it ended with all that it wrote.
 
         With ``on_output(stream, data)`` output is handed over as it comes (1 stdout, 2 stderr) and not collected;
-        ``on_start`` is called once the command has been executed. An exception from either ends the call, not the
-        container. Raises what ``start`` raises, and Unavailable when the supervisor goes away meanwhile.
+        ``on_start`` is called once the command has been executed. ``on_soft_limit(event)`` is called when memory
+        crosses the soft limit, from a thread of its own, and for the last time before ``run`` returns. An exception
+        from the first two ends the call, not the container. Raises what ``start`` raises, and Unavailable when the
+        supervisor goes away meanwhile.
         """
         config = container_config(rootfs, command, **options)
         _check_name(name)
+        begin = time.time_ns()
+        subscription: Subscription | None = None
         response = self._send("POST", "/wherry/run", {"name": name, "stream": "1"}, config, patient=True)
         written: dict[int, list[bytes]] = {STDOUT: [], STDERR: []}
         take = on_output or (lambda stream, data: written[stream].append(data))
@@ -139,11 +161,17 @@ class Client:
                 if isinstance(status, RunResult):
                     status.stdout, status.stderr = b"".join(written[STDOUT]), b"".join(written[STDERR])
                     _drain(response)
+                    if subscription is not None:
+                        subscription.wait(_LAST_EVENT_SECONDS)
                     return status
+                if status and on_soft_limit is not None:
+                    subscription = self.subscribe(status.id, {"soft-limit": on_soft_limit}, since_ns=begin)
                 if status and on_start:
                     on_start(status)
         finally:
             response.close()
+            if subscription is not None:
+                subscription.close()
         raise errors.Unavailable(f"the supervisor at {self.socket} did not say how the container ended")
 
     def ps(self, running: bool = False) -> list[Container]:
@@ -185,6 +213,40 @@ class Client:
         }
         response = self._send("GET", _of(name, "logs"), query, patient=follow)
         return LogStream(self._frames(response), response.close)
+
+    def events(
+        self,
+        *,
+        since_ns: int | None = None,
+        until_ns: int | None = None,
+        filters: Mapping[str, str | Sequence[str]] | None = None,
+    ) -> EventStream:
+        """What happens to containers from now on, as it happens: ``for event in client.events(): ...``.
+
+        ``since_ns`` begins with what has happened since then, as far as the supervisor remembers (the last 8192
+        events, of its own life); ``until_ns`` ends the stream at that time, else it ends with the supervisor. Both are
+        nanoseconds since the epoch. ``filters`` are docker's: container, event, label, image, type, each with a value
+        or several. Raises InvalidRequest; iterating may raise Unavailable.
+        """
+        from wherry.wire.events import EventStream  # noqa: PLC0415 (few calls need it)
+
+        lists = {key: [value] if isinstance(value, str) else list(value) for key, value in (filters or {}).items()}
+        query = {
+            "since": _unix_time(since_ns),
+            "until": _unix_time(until_ns),
+            "filters": jsontext.encode(lists) if lists else None,
+        }
+        response = self._send("GET", "/events", query, patient=True)
+        return EventStream(self._pieces(response), response.abort)
+
+    def subscribe(self, name: str, handlers: Mapping[str, OnEvent], *, since_ns: int | None = None) -> Subscription:
+        """Have a function called for each event of a container, by kind ("soft-limit", "die" ...), until it has ended.
+
+        Calls come from a thread of the subscription's. ``since_ns`` as in ``events``.
+        """
+        from wherry.wire.callbacks import Subscription  # noqa: PLC0415 (loads threading)
+
+        return Subscription(self.events(since_ns=since_ns, filters={"container": name}), handlers)
 
     def stop(self, name: str, seconds: float | None = None) -> bool:
         """Ask the container to end (SIGTERM), end it after ``seconds`` (SIGKILL; default 10), return when it has ended.
@@ -266,6 +328,12 @@ class Client:
     def _frames(self, response: http1.Response) -> Iterator[tuple[int, bytes]]:
         try:
             yield from frames(response)
+        except (OSError, http1.ProtocolError) as failure:
+            raise self._explained(failure) from failure
+
+    def _pieces(self, response: http1.Response) -> Iterator[bytes]:
+        try:
+            yield from response
         except (OSError, http1.ProtocolError) as failure:
             raise self._explained(failure) from failure
 

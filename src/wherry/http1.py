@@ -205,6 +205,7 @@ class Response:
         reader = connection.reader
         self.trailers: dict[str, str] = {}
         self._done: Callable[[bool], None] | None = done
+        self._cut = connection.cut
         modern, self.status, self.reason = self._final_status(reader)
         self.headers = _fields(reader, "header")
         options = {option.strip().lower() for option in self.headers.get("connection", "").split(",")}
@@ -258,6 +259,12 @@ class Response:
                 self.close()
                 raise ProtocolError(f"the body is larger than {limit} bytes")
         return bytes(body)
+
+    def abort(self) -> None:
+        """As ``close``, from any thread: another one that waits for more of the body gets a TruncatedError at once."""
+        if self._done is not None:
+            self._cut()
+        self.close()
 
     def close(self) -> None:
         """Let go of the connection; it is closed unless the body was read to its end. May be called twice."""
@@ -324,6 +331,13 @@ class Connection:
             if self.reader.received:
                 raise
             raise NoReplyError(unread or isinstance(failure, ConnectionResetError)) from failure
+
+    def cut(self) -> None:
+        """End the connection under whoever is using it, who then sees an end of file (shutdown(2))."""
+        try:
+            self._sock.shutdown(_socket.SHUT_RDWR)
+        except OSError:
+            pass  # it has ended by itself
 
     def close(self) -> None:
         self._sock.close()

@@ -1,4 +1,4 @@
-"""Imports run one way: kernel <- runtime <- shim, rootfs, logs <- supervisor <- api; cli -> client -> http1.
+"""Imports run one way: kernel <- runtime <- shim, rootfs, memory, logs <- supervisor <- api; cli -> client -> http1.
 
 Read from the syntax trees, so that imports inside functions and under TYPE_CHECKING count too.
 """
@@ -32,29 +32,30 @@ BOTH_SIDES = ("wherry", "wherry.errors", "wherry.defaults")
 
 # By longest prefix. "wherry" stands for the package's own __init__ alone, not for all below it.
 LAYERS = {
-    "wherry": layer("wherry.client", "wherry.errors", "wherry.defaults"),
+    "wherry": layer("wherry.client", "wherry.wire", "wherry.errors", "wherry.defaults"),
     "wherry.__main__": layer("wherry.cli"),
     "wherry.errors": layer(),
     "wherry.defaults": layer(),
     "wherry.http1": layer(*BOTH_SIDES),
     "wherry.wire": layer("wherry.http1", *BOTH_SIDES),
     "wherry.client": layer("wherry.http1", "wherry.wire", *BOTH_SIDES),
-    "wherry.cli": layer("wherry.client", *BOTH_SIDES, third_party=("argcomplete",)),
+    "wherry.cli": layer("wherry.client", "wherry.wire", *BOTH_SIDES, third_party=("argcomplete",)),
     "wherry.kernel": layer("wherry.kernel.libc"),
     "wherry.runtime": layer("wherry.kernel", *BOTH_SIDES),
     "wherry.runtime.spec": layer("wherry.kernel", "wherry.runtime", *BOTH_SIDES, third_party=("msgspec",)),
     "wherry.shim": layer("wherry.kernel", "wherry.runtime", *BOTH_SIDES),
     "wherry.rootfs": layer("wherry.kernel", *BOTH_SIDES, third_party=("zstandard",)),
     "wherry.logs": layer("wherry.kernel", *BOTH_SIDES),
+    "wherry.memory": layer("wherry.kernel", *BOTH_SIDES),
     "wherry.supervisor": layer(
-        *("wherry.kernel", "wherry.runtime", "wherry.shim", "wherry.rootfs", "wherry.logs"),
+        *("wherry.kernel", "wherry.runtime", "wherry.shim", "wherry.rootfs", "wherry.logs", "wherry.memory"),
         *BOTH_SIDES,
         third_party=("msgspec",),
     ),
     # The composition root: the one place that puts the API on top of the supervisor.
     "wherry.supervisor.main": layer(
-        *("wherry.kernel", "wherry.runtime", "wherry.shim", "wherry.rootfs", "wherry.logs", "wherry.supervisor"),
-        *("wherry.api", *BOTH_SIDES),
+        *("wherry.kernel", "wherry.runtime", "wherry.shim", "wherry.rootfs", "wherry.logs", "wherry.memory"),
+        *("wherry.supervisor", "wherry.api", *BOTH_SIDES),
         third_party=("aiohttp", "msgspec", "multidict"),
     ),
     "wherry.api": layer(
@@ -229,6 +230,8 @@ FORBIDDEN = {
     "the client imports the kernel": ("client", "from wherry.kernel.libc import call"),
     "the client imports a third party": ("client", "import aiohttp"),
     "logs import the runtime": ("logs/capture", "from wherry.runtime import spec"),
+    "memory imports the supervisor": ("memory/bpf", "from wherry.supervisor import model"),
+    "memory imports the logs": ("memory/bpf", "from wherry import logs\nimport wherry.logs"),
     "a module in no layer": ("helpers", ""),
 }
 

@@ -32,7 +32,7 @@ class Filters:
         self._find = find
         self._tests: list[Match] = []
         self.every_state = False
-        for key, values in _decode(text).items() if text else ():
+        for key, values in decode_filters(text).items():
             maker = _MAKERS.get(key)
             if maker is None:
                 raise _unknown(key)
@@ -50,8 +50,10 @@ def _unknown(key: str) -> InvalidRequest:
     return InvalidRequest(f"invalid filter {quoted(key)}")
 
 
-def _decode(text: str) -> dict[str, list[str]]:
+def decode_filters(text: str) -> dict[str, list[str]]:
     """Both shapes: {"key": {"value": true}} (docker) and {"key": ["value"]} (docker-py)."""
+    if not text:
+        return {}
     try:
         raw: Any = msgspec.json.decode(text)
         decoded = msgspec.convert(raw, dict[str, dict[str, bool] | list[str]])

@@ -10,6 +10,7 @@ from wherry.supervisor.request import CreateRequest
 
 if TYPE_CHECKING:
     from wherry.logs import Log
+    from wherry.supervisor.events import Events
 
 
 class Engine(Protocol):
@@ -55,3 +56,5 @@ class Engine(Protocol):
     def log(self, ref: str) -> Log: ...
 
     def info(self) -> EngineInfo: ...
+
+    def events(self) -> Events: ...

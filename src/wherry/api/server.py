@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from wherry.api import containers, streams, system, unix_socket
+from wherry.api import containers, events, streams, system, unix_socket
 from wherry.api.connection import HttpServer
 from wherry.api.lifetime import Lifetime
 from wherry.api.ports import Engine
@@ -15,6 +15,7 @@ ROUTES: Routes = {
     ("_ping",): {"GET": system.ping, "HEAD": system.ping},
     ("version",): {"GET": system.version},
     ("info",): {"GET": system.info},
+    ("events",): {"GET": events.stream},
     ("wherry", "run"): {"POST": streams.run},
     ("containers", "json"): {"GET": containers.list_all},
     ("containers", "create"): {"POST": containers.create},

@@ -23,6 +23,7 @@ COMMANDS = {
     "kill": ("lifecycle", "send a signal to containers"),
     "rm": ("lifecycle", "remove containers"),
     "inspect": ("reports", "show everything known of containers"),
+    "events": ("events", "show what happens to containers"),
     "wait": ("lifecycle", "wait until containers have ended"),
     "info": ("reports", "show the supervisor and its machine"),
     "version": ("reports", "show versions"),

@@ -11,10 +11,15 @@ from wherry.cli.parser import BadValue
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
+    from typing import Any, Protocol, TypeVar
 
-    from wherry.client import Container
+    class Shown(Protocol):
+        """What a template shows: a container, an event."""
 
-    Fields = Mapping[str, Callable[[Container], str]]
+        def as_dict(self) -> dict[str, Any]: ...
+
+    T = TypeVar("T", bound=Shown)
+    Fields = Mapping[str, Callable[[T], str]]
 
 _TABLE = "table "
 _ACTION = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
@@ -22,7 +27,7 @@ _INSIDE = re.compile(r"(json\s+)?\.(\w*)", re.ASCII)
 
 
 class Field:
-    """One action of a template; an empty ``field`` is the whole container."""
+    """One action of a template; an empty ``field`` is the whole thing."""
 
     __slots__ = ("as_json", "field")
 
@@ -61,21 +66,19 @@ def _field(inside: str, fields: Collection[str]) -> Field:
     if not match:
         raise BadValue(f"'{{{{{inside}}}}}' is neither {{{{.Field}}}} nor {{{{json .Field}}}}")
     if not match[2] and not match[1]:
-        raise BadValue("'{{.}}' is the whole container: use {{json .}}")
+        raise BadValue("'{{.}}' is the whole of it: use {{json .}}")
     if match[2] and match[2] not in fields:
         raise BadValue(f"no field .{match[2]}; there are {', '.join(f'.{name}' for name in fields)}")
     return Field(match[2], as_json=bool(match[1]))
 
 
-def render(text: str, containers: Sequence[Container], fields: Fields, headers: Mapping[str, str]) -> str:
-    """One line for each container, safe for a terminal.
+def render(text: str, shown: Sequence[T], fields: Fields[T], headers: Mapping[str, str]) -> str:
+    """One line for each of ``shown``, safe for a terminal.
 
     With "table " before the template there is a header, and tab-separated cells stand in columns, as docker's do.
     """
     parts = parse(text, fields)
-    lines = [
-        "".join(part if isinstance(part, str) else _value(part, each, fields) for part in parts) for each in containers
-    ]
+    lines = ["".join(part if isinstance(part, str) else _value(part, each, fields) for part in parts) for each in shown]
     if not text.startswith(_TABLE):
         return "".join(f"{line}\n" for line in lines)
     header = "".join(part if isinstance(part, str) else headers.get(part.field, part.field.upper()) for part in parts)
@@ -84,10 +87,10 @@ def render(text: str, containers: Sequence[Container], fields: Fields, headers: 
     return terminal.table([row + [""] * (most - len(row)) for row in rows])
 
 
-def _value(part: Field, container: Container, fields: Fields) -> str:
+def _value(part: Field, shown: T, fields: Fields[T]) -> str:
     if not part.field:
-        return safe_json(container.as_dict())
-    text = fields[part.field](container)
+        return safe_json(shown.as_dict())
+    text = fields[part.field](shown)
     return safe_json(text) if part.as_json else terminal.escaped(text)
 
 

@@ -80,6 +80,12 @@ def _days_since_epoch(year: int, month: int, day: int) -> int:
     return 365 * year + year // 4 - year // 100 + year // 400 + (153 * month + 2) // 5 + day - 1 - 719468
 
 
+def utc(wall_ns: int) -> str:
+    """RFC 3339 in UTC, with all nine digits, of nanoseconds since the epoch."""
+    seconds, fraction = divmod(wall_ns, SECOND)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{fraction:09}Z"
+
+
 def local(utc: str) -> str:
     """A time from the API ("2026-01-31T10:00:00.123456789Z") in the user's zone, to the second.
 

@@ -11,6 +11,8 @@ from wherry.logs import Pipeline
 from wherry.supervisor import limits
 from wherry.supervisor.children import Child, Children
 from wherry.supervisor.container import Container
+from wherry.supervisor.events import Action, Events
+from wherry.supervisor.model import Record
 from wherry.supervisor.records import Records
 from wherry.supervisor.request import signal_number
 from wherry.supervisor.starting import Starter
@@ -20,11 +22,14 @@ _OUTPUT_SECONDS = 1.0
 
 
 class Ender:
-    def __init__(self, children: Children, records: Records, pipeline: Pipeline, starter: Starter) -> None:
+    def __init__(
+        self, children: Children, records: Records, pipeline: Pipeline, starter: Starter, events: Events
+    ) -> None:
         self._children = children
         self._records = records
         self._pipeline = pipeline
         self._starter = starter
+        self._events = events
 
     async def book(self, container: Container, child: Child) -> None:
         """Until the container has ended, and its end is booked and told to who waits for it."""
@@ -39,8 +44,13 @@ class Ender:
         self._records.keep(record)
         self._starter.release_rootfs(container)
         container.child = None
+        self._tell(record)
         container.wake_exit_waiters()
         _log.info("%s: ended: %s, exit code %s", record.name, record.reason, record.exit_code)
+
+    def _tell(self, record: Record) -> None:
+        code = "" if record.exit_code is None else str(record.exit_code)
+        self._events.emit(Action.DIE, record, {"exitCode": code, "reason": record.reason})
 
     async def clean_up(self, container: Container, child: Child) -> None:
         """Nothing of the run is left when this returns, but its log and layer."""
@@ -66,7 +76,7 @@ async def _within(seconds: float, event: asyncio.Event) -> bool:
     return True
 
 
-async def stop(container: Container, records: Records, seconds: float) -> None:
+async def stop(container: Container, records: Records, seconds: float, events: Events) -> None:
     """SIGTERM (or the container's stop signal), SIGKILL after ``seconds``; negative waits for ever. Returns when the
     end is booked.
 
@@ -80,7 +90,9 @@ async def stop(container: Container, records: Records, seconds: float) -> None:
     number = signal_number(record.request.stop_signal)
     if procfs.receives(record.pid, number):
         container.send_signal(number)
+        events.emit(Action.KILL, record, {"signal": str(number)})
         await asyncio.wait([ended], timeout=None if seconds < 0 else seconds)
     if not ended.done():
         container.send_signal(signal.SIGKILL)
+        events.emit(Action.KILL, record, {"signal": str(int(signal.SIGKILL))})
     await ended

@@ -20,6 +20,7 @@ from wherry.rootfs import RootfsStore
 from wherry.supervisor import ending, recovery
 from wherry.supervisor.children import Child, Children, remove_group
 from wherry.supervisor.container import Container
+from wherry.supervisor.events import Action, Events
 from wherry.supervisor.layers import Layers
 from wherry.supervisor.model import EngineInfo, Reason, Record, State
 from wherry.supervisor.records import Records
@@ -41,6 +42,7 @@ class Engine:
         self._containers: dict[str, Container] = {}
         self._names: dict[str, Container] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._events = Events()
         self._closing = False
 
     async def open(self) -> None:
@@ -80,7 +82,7 @@ class Engine:
             stage=str(self._state.stage),
         )
         self._keeper = asyncio.get_running_loop().create_task(self._keep_records())
-        self._ender = ending.Ender(self._children, self._records, self._pipeline, self._starter)
+        self._ender = ending.Ender(self._children, self._records, self._pipeline, self._starter, self._events)
         await self._recover(await self._shim.connect())
 
     async def prepare(self, rootfs: str | None) -> None:
@@ -107,6 +109,7 @@ class Engine:
         except BaseException:
             self._take_out(container)
             raise
+        self._events.emit(Action.CREATE, container.record)
         return container.record
 
     def _create(self, name: str | None, request: CreateRequest) -> Container:
@@ -151,6 +154,7 @@ class Engine:
         """
         container = self._create(name, request)
         container.held = hold
+        self._events.emit(Action.CREATE, container.record)
         async with container.lock:
             try:
                 await self._start(container)
@@ -159,6 +163,7 @@ class Engine:
                 with contextlib.suppress(InternalError):  # then the next supervisor finds it, as one that was lost
                     self._records.delete(container.record)
                 self._take_out(container)
+                self._events.emit(Action.DESTROY, container.record)
                 await self._remove_layer(container)
                 raise
 
@@ -187,6 +192,7 @@ class Engine:
         if child is None:
             raise InternalError(f"cannot start {name}: it has no process")
         _log.info("%s: started, pid %d", name, container.record.pid)
+        self._events.emit(Action.START, container.record, {"pid": str(container.record.pid)})
         self._background(self._watch(container, child))
 
     def _book_failed_start(self, container: Container, error: WherryError) -> None:
@@ -195,6 +201,7 @@ class Engine:
         record.error, record.exit_code = str(error), error.exit_code
         record.finished_ns = time.time_ns()
         self._records.keep(record)
+        self._events.emit(Action.DIE, record, {"exitCode": str(record.exit_code), "reason": record.reason})
 
     async def stop(self, ref: str, seconds: float | None = None) -> bool:
         """False when it does not run; else returns after the end has been booked. Waits for a start under way."""
@@ -205,7 +212,8 @@ class Engine:
         if not container.running:
             return False
         wait = container.record.request.stop_seconds if seconds is None else seconds
-        await ending.stop(container, self._records, wait)
+        await ending.stop(container, self._records, wait, self._events)
+        self._events.emit(Action.STOP, container.record)
         return True
 
     async def kill(self, ref: str, signal: int) -> None:
@@ -213,6 +221,7 @@ class Engine:
         if not container.running:
             raise Conflict(f"container {container.record.name} is not running")
         container.send_signal(signal)
+        self._events.emit(Action.KILL, container.record, {"signal": str(signal)})
 
     async def wait(self, ref: str, condition: str) -> Record:
         """``not-running``, ``next-exit`` or ``removed``."""
@@ -231,7 +240,7 @@ class Engine:
                 name = container.record.name
                 raise Conflict(f'container {name} is running; stop it first or remove it with "engine rm -f {name}"')
             if container.running:
-                await ending.stop(container, self._records, 0)
+                await ending.stop(container, self._records, 0, self._events)
             async with container.lock:
                 self._check_present(container)
                 if not container.running:
@@ -249,6 +258,9 @@ class Engine:
 
     def log(self, ref: str) -> Log:
         return self._find(ref).log
+
+    def events(self) -> Events:
+        return self._events
 
     def info(self) -> EngineInfo:
         states = [container.record.state for container in self._containers.values()]
@@ -321,6 +333,7 @@ class Engine:
             self._records.delete(container.record)
             self._take_out(container)
             container.removed.set()
+            self._events.emit(Action.DESTROY, container.record)
 
     def _take_out(self, container: Container) -> None:
         record = container.record

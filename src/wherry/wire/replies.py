@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-class _Value:
+class Value:
     """Shows and compares by its slots."""
 
     __slots__: tuple[str, ...] = ()
@@ -23,12 +23,12 @@ class _Value:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.as_dict().items())})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Value) and type(other) is type(self) and other.as_dict() == self.as_dict()
+        return isinstance(other, Value) and type(other) is type(self) and other.as_dict() == self.as_dict()
 
     __hash__ = None  # type: ignore[assignment]
 
 
-class StartedContainer(_Value):
+class StartedContainer(Value):
     """A container whose command has been executed; ``pid`` is the host's."""
 
     __slots__ = ("name", "id", "pid")  # noqa: RUF023 (the order a reader expects)
@@ -39,7 +39,7 @@ class StartedContainer(_Value):
         self.pid = pid
 
 
-class RunResult(_Value):
+class RunResult(Value):
     """How a container ended, and what it wrote (empty when ``on_output`` took it).
 
     ``exit_code`` is 128+N after signal N, as in a shell; ``reason`` is "exited", "stopped", "signaled", "lost" ...
@@ -58,7 +58,7 @@ class RunResult(_Value):
         self.stderr = stderr
 
 
-class Container(_Value):
+class Container(Value):
     """One line of ``ps``.
 
     ``state`` is "created", "running" or "exited"; ``reason`` says why it ended ("" before). ``pid`` is the host's,

@@ -30,6 +30,7 @@ from wherry import errors
 from wherry.api import ports, streams
 from wherry.api.server import Server, serve
 from wherry.logs import Chunk, Log, Stamper
+from wherry.supervisor.events import Events
 from wherry.supervisor.model import EngineInfo, Reason, Record, State
 from wherry.supervisor.request import CreateRequest, generate_name
 
@@ -117,6 +118,7 @@ class FakeEngine:
         self.stop_calls: builtins.list[float | None] = []
         self.kill_calls: builtins.list[int] = []
         self._pids = itertools.count(1000)
+        self.told = Events(capacity=64)
 
     async def create(self, name: str | None, request: CreateRequest) -> Record:
         name = name or generate_name(self.entries)
@@ -247,6 +249,9 @@ class FakeEngine:
 
     def log(self, ref: str) -> Log:
         return cast(Log, self._entry(ref).log)
+
+    def events(self) -> Events:
+        return self.told
 
     def info(self) -> EngineInfo:
         states = [entry.record.state for entry in self.entries.values()]

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from wherry.supervisor.events import Action
+
 if TYPE_CHECKING:
     from tests.unit.api.conftest import Api
 
@@ -235,3 +237,16 @@ def test_docker_py_asks_for_version_and_info(client: Any) -> None:
     assert client.version()["ApiVersion"] == "1.41"
     assert client.info()["Wherry"]["Enforcer"] == "cgroup"
     assert time.monotonic() - started < 10
+
+
+@pytest.mark.docker
+def test_docker_events(api: Api, docker: Docker) -> None:
+    begin = time.time_ns()
+    api.start("alpha", "true")
+    record = api.engine.entries["alpha"].record
+    api.call(lambda: api.engine.told.emit(Action.DIE, record, {"exitCode": "0", "reason": "exited"}))
+    end = time.time_ns()
+    times = [f"--{name}={ns // 10**9}.{ns % 10**9:09}" for name, ns in (("since", begin), ("until", end))]
+    shown = docker("events", *times, "--filter", "event=die", "--format", "{{.Action}} {{.Actor.Attributes.reason}}")
+    assert shown.stdout == "die exited\n"
+    assert f"container die {record.id} (exitCode=0, " in docker("events", *times).stdout

@@ -1,0 +1,9 @@
+"""Soft and hard limits on the memory of whole containers: one protocol, several enforcers.
+
+``limiter`` is the protocol and its data types. Each enforcer is a module of its own, named as the enforcer is
+(``kmod``, ``bpf``, ``cgroup``), with one function ``open_limiter``.
+"""
+
+from wherry.memory.limiter import Event, Host, Kind, Limits, MemoryLimiter, Target, Unusable, Usage, Verdict, wall_clock
+
+__all__ = ["Event", "Host", "Kind", "Limits", "MemoryLimiter", "Target", "Unusable", "Usage", "Verdict", "wall_clock"]

@@ -1,0 +1,197 @@
+"""What every memory enforcer does, and what it says.
+
+The life of one limit:
+
+1. A supervisor opens an enforcer with ``open_limiter(host, kept)`` of its module. ``kept`` is empty, or holds the
+   descriptors that an earlier supervisor of the same state directory left with the shim (``descriptors()``).
+2. ``arm`` comes while the container's first process is parked before its execve. What runs until then is a copy of
+   the shim, whose pages are not the container's: counting begins with the first execve in the container's pid
+   namespace, and a first process that never calls it (PF_FORKNOEXEC: our own init, ``--init``) is never counted.
+   From that execve on there is no unwatched instant.
+3. The shim keeps ``descriptors()`` once, and for each container what ``arm`` returned. So limits hold and events wait
+   while no supervisor lives, and go when the shim has gone.
+4. The next supervisor opens the enforcer with ``kept``, calls ``adopt`` for every container of its records that this
+   enforcer has armed, ended ones too, and ``sweep`` after the last.
+5. ``disarm`` comes when the container has ended, or was never started: always exactly once for an armed container.
+
+A crossing of the hard limit ends the container: the enforcer signals what it can itself, and whoever reads the event
+kills the first process by its pidfd as well. Calls come from one thread and do not block.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from enum import StrEnum
+from typing import NamedTuple, Protocol
+
+from wherry.kernel.cgroups import Group, Layout
+
+
+class Unusable(Exception):
+    """This enforcer does not work on this host; ``str()`` is one line that says why, for ``engine info``."""
+
+
+class Kind(StrEnum):
+    """What an event tells of."""
+
+    SOFT = "soft-limit"
+    """The container's memory rose to the soft limit; once per crossing."""
+    SOFT_CLEARED = "soft-limit-cleared"
+    """It fell below ``Limits.clear_bytes`` after a soft crossing: the next crossing will be told again."""
+    HARD = "hard-limit"
+    """It rose to the hard limit; at most once in the life of a container, which it ends."""
+    OOM_KILL = "oom-kill"
+    """The kernel's OOM killer chose the process ``pid`` of the container. Not every enforcer sees it."""
+
+
+class Limits(NamedTuple):
+    """Bytes, None for no limit; at least one is set, and soft is not above hard."""
+
+    soft_bytes: int | None = None
+    hard_bytes: int | None = None
+
+    @property
+    def clear_bytes(self) -> int:
+        """Below this a soft crossing is over: a sixteenth (at least 64 KiB) under the soft limit, so that memory going
+        up and down around the limit is one crossing and not thousands.
+        """
+        soft = self.soft_bytes or 0
+        return max(soft - max(soft // 16, 64 << 10), 0)
+
+
+class Target(NamedTuple):
+    """The container to watch.
+
+    ``container_id`` is 64 hex digits; ``pid`` and ``pidfd`` are its first process, as the supervisor's pid namespace
+    numbers it; ``namespace`` is a descriptor of its pid namespace (/proc/PID/ns/pid), which keeps the namespace's
+    inode number from being given to another one for as long as somebody holds it. All descriptors stay the caller's.
+    """
+
+    container_id: str
+    pid: int
+    pidfd: int
+    namespace: int
+    group: Group
+
+    @property
+    def inode(self) -> int:
+        """The pid namespace's inode number: ns_common.inum in the kernel, pid:[N] in /proc."""
+        return os.fstat(self.namespace).st_ino
+
+
+class Event(NamedTuple):
+    """One crossing.
+
+    ``pid`` (the process, not the thread) and ``comm`` are who crossed; pid is 0 and comm "" when the enforcer does not
+    know, and for SOFT_CLEARED. ``rss_bytes`` is the whole container's memory at the crossing, ``peak_bytes`` its
+    highest so far, ``limit_bytes`` the limit in question. ``monotonic_ns`` is CLOCK_MONOTONIC at the crossing, not at
+    the reading of the event, wherever the enforcer knows it; ``wall_ns`` is the same instant in nanoseconds since the
+    epoch (``wall_clock``).
+    """
+
+    kind: Kind
+    container_id: str
+    pid: int
+    comm: str
+    rss_bytes: int
+    limit_bytes: int
+    peak_bytes: int
+    monotonic_ns: int
+    wall_ns: int
+
+
+def wall_clock(monotonic_ns: int) -> int:
+    """Nanoseconds since the epoch of an instant of CLOCK_MONOTONIC, by the wall clock of now."""
+    return time.time_ns() - (time.monotonic_ns() - monotonic_ns)
+
+
+class Usage(NamedTuple):
+    """Bytes, and the number of processes that are counted (None when the enforcer does not count processes)."""
+
+    rss_bytes: int
+    peak_bytes: int
+    processes: int | None
+
+
+class Verdict(NamedTuple):
+    """The enforcer's own record of a container that has ended.
+
+    ``hard`` is its crossing of the hard limit, whether or not ``read`` has handed that event over (the buffer may have
+    been full); None means that this enforcer did not end the container. ``peak_bytes`` is None when nothing was
+    counted.
+    """
+
+    peak_bytes: int | None
+    hard: Event | None
+
+
+class Host(NamedTuple):
+    """What an enforcer may need of its surroundings: the hierarchies, and the group that all containers' groups are
+    below.
+    """
+
+    layout: Layout
+    parent: str
+
+
+class MemoryLimiter(Protocol):
+    """One enforcer at work. A module ``wherry.memory.NAME`` makes it:
+
+        def open_limiter(host: Host, kept: dict[str, int]) -> MemoryLimiter
+
+    which takes over the descriptors in ``kept`` (named as ``descriptors`` names them), and raises Unusable when this
+    host has no such facility or the kernel refuses it. Whether it works is found out by ``selftest``, not by version.
+    """
+
+    @property
+    def name(self) -> str:
+        """``kmod``, ``bpf`` or ``cgroup``: what ``--memory-enforcer`` and ``inspect`` call it."""
+
+    def fileno(self) -> int:
+        """A descriptor that polls readable (EPOLLIN) while ``read`` has something to return."""
+
+    def descriptors(self) -> dict[str, int]:
+        """What the shim is to keep so that limits and unread events outlive this process; may be empty.
+
+        At most 12. They stay the limiter's.
+        """
+
+    def arm(self, target: Target, limits: Limits) -> dict[str, int]:
+        """Watch a container from its first execve on.
+
+        Returns descriptors for the shim to keep with the container and hand to ``adopt``; their names begin with
+        "memory-", and they are the caller's to close. Raises OSError when the kernel refuses, also for want of room:
+        then nothing is armed.
+        """
+
+    def adopt(self, target: Target, limits: Limits, kept: dict[str, int]) -> None:
+        """Go on with a container that an earlier supervisor armed; it may have ended (``target.pid`` is then no
+        process any more). ``kept`` is what ``arm`` returned and stays the caller's. Raises OSError, KeyError when that
+        is impossible; the container is then not armed.
+        """
+
+    def sweep(self) -> None:
+        """Forget what an earlier supervisor armed and nobody has adopted: it was killed in the middle of a start."""
+
+    def update(self, container_id: str, limits: Limits) -> None:
+        """New limits for a live container, in force when this returns: memory above the new hard limit ends it, if
+        not at once then with its next page. Raises KeyError (not armed) and OSError.
+        """
+
+    def stat(self, container_id: str) -> Usage:
+        """Raises KeyError (not armed) and OSError."""
+
+    def disarm(self, container_id: str) -> Verdict:
+        """Stop watching, and say what was seen. Raises KeyError (not armed)."""
+
+    def read(self) -> list[Event]:
+        """The events since the last call, in order; empty when there are none."""
+
+    def dropped(self) -> int:
+        """How many events and processes were lost since the enforcer was first opened, for want of room. 0 is the
+        rule; a number above it is shown by ``engine info`` and logged.
+        """
+
+    def close(self) -> None:
+        """Close our descriptors. Limits go on for as long as the shim keeps its own."""
