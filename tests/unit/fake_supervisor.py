@@ -173,6 +173,7 @@ def entry(name: str, **ours: object) -> dict[str, object]:
         "Rootfs": "/srv/rootfs",
         "Command": ["/bin/sleep", "60"],
         "LogPath": f"/var/lib/wherry/logs/{name}.log",
+        "LogError": "",
         "PeakMemory": None,
         "PeakPids": None,
         **ours,

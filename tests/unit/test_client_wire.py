@@ -51,6 +51,10 @@ def test_every_option_has_its_place() -> None:
         labels={"l": "v"},
         stop_signal="INT",
         stop_seconds=3,
+        log_mode="non-blocking",
+        log_buffer_bytes=1 << 20,
+        log_max_bytes=0,
+        log_max_files=2,
     )
     assert config == {
         "Cmd": ["/bin/sh", "-c", "exit"],
@@ -71,6 +75,10 @@ def test_every_option_has_its_place() -> None:
             "NetworkMode": "host",
             "PidsLimit": 10,
             "NanoCpus": 500_000_000,
+            "LogConfig": {
+                "Type": "local",
+                "Config": {"mode": "non-blocking", "max-buffer-size": "1048576", "max-size": "0", "max-file": "2"},
+            },
         },
         "Wherry": {"Rootfs": "/r.tar.gz", "RwRootfs": True, "SoftLimit": 3 << 20, "HardLimit": 6 << 20, "Nice": -5},
     }
@@ -272,6 +280,7 @@ def test_a_container_has_the_fields_of_the_api() -> None:
         "rootfs": "/srv/rootfs",
         "command": ("/bin/sleep", "60"),
         "log_path": "/var/lib/wherry/logs/a.log",
+        "log_error": None,
         "peak_memory_bytes": None,
         "peak_pids": None,
     }

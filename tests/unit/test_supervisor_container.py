@@ -58,8 +58,19 @@ def test_exit_codes_as_a_shell_has_them(status: ExitStatus, exit_code: int, numb
 async def ended(status: ExitStatus | None, *, stop_requested: bool = False) -> Record:
     made = running(child())
     made.record.slot, made.record.stop_requested = "slot", stop_requested
+    made.log_ended.set()
     made.ended(status)
     return made.record
+
+
+def test_the_shim_keeps_the_slot_while_the_log_is_not_written() -> None:
+    async def end() -> str:
+        made = running(child())
+        made.record.slot = "slot"
+        made.ended(EXITED)
+        return made.record.slot
+
+    assert asyncio.run(end()) == "slot"
 
 
 EXITED, KILLED = ExitStatus(os.CLD_EXITED, 3), ExitStatus(os.CLD_KILLED, signal.SIGKILL)

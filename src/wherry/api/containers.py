@@ -86,7 +86,7 @@ def _wait_result(record: Record) -> dict[str, object]:
 
 async def inspect(call: Call) -> web.StreamResponse:
     call.query.only()
-    return call.replies.json(views.details(call.engine.get(call.ref)))
+    return call.replies.json(views.details(call.engine.get(call.ref), call.engine.log(call.ref)))
 
 
 async def list_all(call: Call) -> web.StreamResponse:
@@ -102,4 +102,5 @@ async def list_all(call: Call) -> web.StreamResponse:
         for record in call.engine.list()
         if (everything or record.state is State.RUNNING) and filters.match(record)
     ]
-    return call.replies.json([views.summary(record) for record in (found[:limit] if limit > 0 else found)])
+    shown = found[:limit] if limit > 0 else found
+    return call.replies.json([views.summary(record, call.engine.log(record.id)) for record in shown])

@@ -13,7 +13,8 @@ import msgspec
 
 from wherry import defaults
 from wherry.errors import InvalidRequest, NotFound, NotSupported
-from wherry.supervisor.request import CreateRequest, check, clean_path, parse_bind, parse_env, quoted
+from wherry.logs import LogOptions
+from wherry.supervisor.request import CreateRequest, check, clean_path, parse_bind, parse_env, parse_size, quoted
 
 Words = str | list[str] | None
 """Docker's strslice: one string stands for a list of one."""
@@ -27,6 +28,11 @@ class WherryConfig(msgspec.Struct, rename="pascal", kw_only=True):
     nice: int | None = None
 
 
+class LogConfig(msgspec.Struct, rename="pascal", kw_only=True):
+    type: str | None = None
+    config: dict[str, str] | None = None
+
+
 class HostConfig(msgspec.Struct, rename="pascal", kw_only=True):
     auto_remove: bool | None = None
     readonly_rootfs: bool | None = None
@@ -37,6 +43,7 @@ class HostConfig(msgspec.Struct, rename="pascal", kw_only=True):
     nano_cpus: int | None = None
     memory: int | None = None
     init: bool | None = None
+    log_config: LogConfig | None = None
 
 
 class ContainerConfig(msgspec.Struct, rename="pascal", kw_only=True):
@@ -100,7 +107,32 @@ def _translate(config: ContainerConfig, host: HostConfig, ours: WherryConfig) ->
         stop_signal=config.stop_signal or "SIGTERM",
         stop_seconds=defaults.STOP_SECONDS if stop_timeout is None else max(float(stop_timeout), -1.0),
         labels=config.labels or {},
+        log=log_options(host.log_config or LogConfig()),
     )
+
+
+def log_options(config: LogConfig) -> LogOptions:
+    """Docker's options of its drivers json-file and local, which are the ones that keep a log on this machine."""
+    if config.type not in (None, "", "json-file", "local"):
+        raise NotSupported(f"HostConfig.LogConfig.Type {quoted(config.type)} is not supported: logs are files here")
+    given = dict(config.config or {})
+    options: dict[str, Any] = {}
+    if "mode" in given:
+        options["mode"] = given.pop("mode")
+    for name, field in (("max-buffer-size", "buffer_bytes"), ("max-size", "max_bytes")):
+        if name in given:
+            options[field] = parse_size(given.pop(name), f"log option {name}")
+    if "max-file" in given:
+        options["max_files"] = _count(given.pop("max-file"), "log option max-file")
+    for name in given:
+        raise NotSupported(f"log option {quoted(name)} is not supported")
+    return LogOptions(**options)
+
+
+def _count(text: str, what: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise InvalidRequest(f"invalid {what}: {quoted(text)} is not a whole number")
+    return int(text)
 
 
 def _words(value: Words) -> list[str]:
@@ -195,10 +227,6 @@ def _is_no_restart(value: Any) -> bool:
     return isinstance(value, dict) and value.get("Name", "") in ("", "no") and not value.get("MaximumRetryCount")
 
 
-def _is_plain_log(value: Any) -> bool:
-    return isinstance(value, dict) and value.get("Type", "") in ("", "json-file") and not value.get("Config")
-
-
 _NEUTRAL: dict[str, Callable[[Any], bool]] = {
     "AttachStdout": _equals(True),  # the client's business: an attach of its own would follow
     "AttachStderr": _equals(True),
@@ -207,7 +235,6 @@ _NEUTRAL: dict[str, Callable[[Any], bool]] = {
     "HostConfig.ConsoleSize": lambda value: isinstance(value, list),  # the client's window; there is no terminal
     "HostConfig.IpcMode": _equals("private"),
     "HostConfig.Isolation": _equals("default"),
-    "HostConfig.LogConfig": _is_plain_log,
     "HostConfig.MemorySwappiness": _equals(-1),
     "HostConfig.RestartPolicy": _is_no_restart,
     "HostConfig.ShmSize": _equals(64 * 1024 * 1024),  # what /dev/shm has

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from wherry.api import times
-from wherry.logs import rfc3339_nano
+from wherry.logs import Log, LogOptions, rfc3339_nano
 from wherry.supervisor.model import Reason, Record, State
 from wherry.supervisor.request import CreateRequest
 
@@ -35,8 +35,29 @@ class WherryView(msgspec.Struct, rename="pascal"):
     rootfs: str
     command: tuple[str, ...]
     log_path: str
+    log_error: str
     peak_memory: int | None
     peak_pids: int | None
+
+
+class LogView(msgspec.Struct, rename="pascal"):
+    """A container's log: its options, why it cannot be written now ("" when it can), and its buffer's counters.
+
+    Sizes in bytes. The counters are those of ``BufferStats``, ``full_seconds`` being its ``full_ns``.
+    """
+
+    mode: str
+    max_size: int
+    max_files: int
+    error: str
+    buffer_size: int
+    bytes_in: int
+    bytes_out: int
+    bytes_lost: int
+    bytes_held: int
+    high_water: int
+    times_full: int
+    full_seconds: float
 
 
 class MountView(msgspec.Struct, rename="pascal"):
@@ -76,7 +97,7 @@ def status_code(record: Record) -> int:
     return _EXIT_UNKNOWN if record.reason in (Reason.START_FAILED, Reason.LOST) else 0
 
 
-def wherry(record: Record) -> WherryView:
+def wherry(record: Record, log: Log) -> WherryView:
     request = record.request
     return WherryView(
         name=record.name,
@@ -95,12 +116,13 @@ def wherry(record: Record) -> WherryView:
         rootfs=request.rootfs,
         command=request.command,
         log_path=record.log_path,
+        log_error=log.trouble,
         peak_memory=record.peak_memory_bytes,
         peak_pids=record.peak_pids,
     )
 
 
-def summary(record: Record) -> Summary:
+def summary(record: Record, log: Log) -> Summary:
     request = record.request
     return Summary(
         id=record.id,
@@ -112,15 +134,15 @@ def summary(record: Record) -> Summary:
         ports=(),
         labels=request.labels,
         state=record.state,
-        status=_status(record),
+        status=_status(record) + (f" (log: {log.trouble})" if log.trouble else ""),
         host_config={"NetworkMode": request.network},
         network_settings={"Networks": {request.network: _ENDPOINT}},
         mounts=_mounts(request),
-        wherry=wherry(record),
+        wherry=wherry(record, log),
     )
 
 
-def details(record: Record) -> dict[str, Any]:
+def details(record: Record, log: Log) -> dict[str, Any]:
     """GET /containers/X/json."""
     request = record.request
     return {
@@ -147,8 +169,36 @@ def details(record: Record) -> dict[str, Any]:
         "Mounts": _mounts(request),
         "Config": _config(record),
         "NetworkSettings": {"Ports": {}, "Gateway": "", "IPAddress": "", "Networks": {request.network: _ENDPOINT}},
-        "Wherry": wherry(record),
+        "Wherry": {**msgspec.to_builtins(wherry(record, log)), "Log": log_view(log)},
     }
+
+
+def log_view(log: Log) -> LogView:
+    stats = log.measure()
+    return LogView(
+        mode=log.options.mode,
+        max_size=log.options.max_bytes,
+        max_files=log.options.max_files,
+        error=log.trouble,
+        buffer_size=stats.budget_bytes or log.options.buffer_bytes,
+        bytes_in=stats.bytes_in,
+        bytes_out=stats.bytes_out,
+        bytes_lost=stats.lost_bytes,
+        bytes_held=stats.held_bytes,
+        high_water=stats.high_water_bytes,
+        times_full=stats.times_full,
+        full_seconds=stats.full_ns / 1e9,
+    )
+
+
+def _log_config(log: LogOptions) -> dict[str, object]:
+    config = {
+        "mode": log.mode,
+        "max-buffer-size": str(log.buffer_bytes),
+        "max-size": str(log.max_bytes or -1),
+        "max-file": str(log.max_files),
+    }
+    return {"Type": "local", "Config": config}
 
 
 def _state(record: Record) -> dict[str, Any]:
@@ -199,7 +249,7 @@ def _host_config(request: CreateRequest) -> dict[str, Any]:
         "CgroupnsMode": "private",
         "Init": request.init,
         "IpcMode": "private",
-        "LogConfig": {"Type": "", "Config": {}},
+        "LogConfig": _log_config(request.log),
         "Memory": request.hard_bytes or 0,
         "NanoCpus": round((request.cpus or 0) * 1e9),
         "NetworkMode": request.network,

@@ -39,7 +39,14 @@ def _mib(size: int | None) -> str:
 
 
 def _state(container: Container) -> str:
-    """The state with why and how it ended: "exited (7)", "exited (stopped, 137)", "exited (signal SIGKILL)"."""
+    """The state with why and how it ended, and a mark when its log cannot be written.
+
+    "exited (7)", "exited (stopped, 137)", "exited (signal SIGKILL)", "running (log error)".
+    """
+    return _state_alone(container) + (" (log error)" if container.log_error else "")
+
+
+def _state_alone(container: Container) -> str:
     if container.state != "exited":
         return container.state
     if container.reason == "signaled" and container.signal:
@@ -92,6 +99,8 @@ FIELDS: dict[str, Callable[[Container], str]] = {
     "Hard": lambda container: _mib(container.hard_bytes),
     "Nice": lambda container: str(container.nice),
     "Rootfs": lambda container: container.rootfs,
+    "LogPath": lambda container: container.log_path,
+    "LogError": lambda container: container.log_error or "-",
     "Command": _command,
     "Names": lambda container: container.name,
     "Status": _state,

@@ -71,6 +71,7 @@ def _add(parser: Parser, description: str) -> None:
     parser.option("--cpus", metavar="N", type=values.cpus, help="most CPU time, in CPUs (0.5: half of one)")
     _add_command_options(parser)
     _add_container_options(parser)
+    _add_log_options(parser)
 
 
 def _add_command_options(parser: Parser) -> None:
@@ -93,6 +94,18 @@ def _add_container_options(parser: Parser) -> None:
     parser.option("--tmpfs", metavar="DIR[:OPTS]", repeats=True, help="mount a tmpfs (size=1m,...)")
     about_volume = "show a host path in the container"
     parser.option("-v", "--volume", metavar="HOST:CTR[:ro]", repeats=True, help=about_volume)
+
+
+def _add_log_options(parser: Parser) -> None:
+    parser.group("the log")
+    about_mode = "who gives way when the log's buffer is full: the container (default), or the oldest bytes"
+    modes = ["blocking", "non-blocking"]
+    parser.option("--log-mode", metavar="blocking|non-blocking", choices=modes, help=about_mode)
+    parser.option("--log-buffer-size", metavar="SIZE", type=values.size, help="size of the buffer (default: 2m)")
+    about_size = "size at which a log file is rotated (default: 64m; 0: never)"
+    parser.option("--log-max-size", metavar="SIZE", type=values.size, help=about_size)
+    about_files = "log files that are kept, the current one included (default: 4)"
+    parser.option("--log-max-files", metavar="N", type=values.count, help=about_files)
 
 
 def parse(parser: Parser, words: Sequence[str], found: Namespace) -> None:
@@ -142,6 +155,10 @@ def _options(args: Namespace) -> Options:
         "rw_rootfs": args.rw_rootfs,
         "tmpfs": tmpfs,
         "volumes": args.volume,
+        "log_mode": args.log_mode,
+        "log_buffer_bytes": args.log_buffer_size,
+        "log_max_bytes": args.log_max_size,
+        "log_max_files": args.log_max_files,
     }
 
 

@@ -71,6 +71,16 @@ def seconds(text: str) -> float:
     return number
 
 
+def size(text: str) -> int:
+    """A number of bytes, with k, m or g for powers of 1024."""
+    unit = text[-1:].lower()
+    shift = {"k": 10, "m": 20, "g": 30}.get(unit, 0)
+    number = _whole(text[:-1] if shift else text)
+    if number is None or number < 0:
+        raise BadValue(f"{text!r} is not a size in bytes, such as 65536, 64k, 10m or 1g")
+    return number << shift
+
+
 def tail(text: str) -> int | None:
     """A number of lines, or "all" (None)."""
     if text == "all":

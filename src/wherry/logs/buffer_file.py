@@ -28,6 +28,7 @@ import zlib
 from typing import NamedTuple
 
 from wherry import errors
+from wherry.logs.options import BUFFER_MAX, BUFFER_MIN
 
 MAGIC = b"wherrybf"
 VERSION = 1
@@ -45,7 +46,7 @@ _ENTRIES_AT = 128
 _ENTRY_SIZE = 32
 _RUN_SIZE = 40
 RUNS_PER_BLOCK = PAGE // _RUN_SIZE
-MAX_BLOCKS = 64
+MAX_BLOCK = 256 * 1024
 
 
 class Progress(NamedTuple):
@@ -101,15 +102,14 @@ class BufferFile:
 
     @classmethod
     def create(cls, budget: int) -> BufferFile:
-        """A new one for up to ``budget`` bytes, in blocks of an eighth of it, between a page and 256 KiB.
+        """A new one for up to ``budget`` bytes, in blocks of an eighth of it or of MAX_BLOCK.
 
-        Raises InvalidRequest for a budget that does not make between 4 and MAX_BLOCKS blocks.
+        Raises InvalidRequest for a budget that is not between options.BUFFER_MIN and BUFFER_MAX.
         """
-        block_size = max(PAGE, min(256 * 1024, budget // 8 // PAGE * PAGE))
+        if not BUFFER_MIN <= budget <= BUFFER_MAX:
+            raise errors.InvalidRequest(f"a log buffer of {budget} bytes is not between {BUFFER_MIN} and {BUFFER_MAX}")
+        block_size = min(MAX_BLOCK, budget // 8 // PAGE * PAGE)
         blocks = budget // block_size
-        if not 4 <= blocks <= MAX_BLOCKS:
-            least, most = 4 * PAGE, MAX_BLOCKS * 256 * 1024
-            raise errors.InvalidRequest(f"a log buffer of {budget} bytes is not between {least} and {most}")
         fd = os.memfd_create("wherry-log-buffer", os.MFD_CLOEXEC)
         try:
             file = cls(fd, blocks, block_size)

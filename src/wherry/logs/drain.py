@@ -129,8 +129,7 @@ class Consumer:
         self._failing.discard(job)
         self._warm.pop(job, None)
         with self._exchange.mutex:
-            stats = job.buffer.stats()
-            job.log.measure = lambda: stats
+            job.log.set_stats(job.buffer.stats())
             job.is_closed = True
             del self._exchange.jobs[job.log]
             job.buffer.close()

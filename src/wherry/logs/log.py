@@ -130,6 +130,10 @@ class Log:
         with self._lock:
             self._trouble = reason
 
+    def set_stats(self, stats: BufferStats) -> None:
+        """What ``measure`` gives from now on: there is no buffer any more."""
+        self.measure = lambda: stats
+
     # For the pipeline.
 
     def open(self, pending: Progress | None = None) -> Progress:

@@ -8,6 +8,9 @@ from typing import Literal
 Mode = Literal["blocking", "non-blocking"]
 MODES: tuple[Mode, ...] = ("blocking", "non-blocking")
 MIB = 1024 * 1024
+BUFFER_MIN = 64 * 1024
+BUFFER_MAX = 16 * MIB
+FILE_MIN = 4096
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

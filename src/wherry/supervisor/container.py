@@ -73,7 +73,8 @@ class Container:
         record = self.record
         record.state = State.EXITED
         record.pid = 0
-        record.slot = ""
+        if self.log_ended.is_set():
+            record.slot = ""  # else the shim still has what is on its way to the log
         record.finished_ns = time.time_ns()
         if status is None:
             record.reason = Reason.LOST

@@ -30,6 +30,11 @@ class Ender:
         self._pipeline = pipeline
         self._starter = starter
         self._events = events
+        self._closing = asyncio.Event()
+
+    def close(self) -> None:
+        """Wait no longer for logs that cannot be written: there is nobody who could keep what is missing in them."""
+        self._closing.set()
 
     async def book(self, container: Container, child: Child) -> None:
         """Until the container has ended, and its end is booked and told to who waits for it."""
@@ -38,6 +43,7 @@ class Ender:
         record = container.record
         record.peak_memory_bytes = limits.peak_memory(child.group)
         record.peak_pids = limits.peak_pids(child.group)
+        record.log_stats = container.log.measure()
         container.ended(status)
         # The record before the shim's: killed in between, the next supervisor finds an exit that it books once more,
         # not none.
@@ -54,6 +60,8 @@ class Ender:
 
     async def clean_up(self, container: Container, child: Child) -> None:
         """Nothing of the run is left when this returns, but its log and layer."""
+        if not container.log_ended.is_set():
+            await self._wait_for_log(container)
         await self._children.discard(child)
         container.settled.set()
         self._starter.refill()
@@ -66,6 +74,20 @@ class Ender:
         if not await _within(_OUTPUT_SECONDS, container.log_ended):
             # The pipeline goes on trying; the end of the container does not wait for an administrator to make space.
             _log.error("%s: has ended, but its log cannot be written", container.record.name)
+
+    async def _wait_for_log(self, container: Container) -> None:
+        """The shim keeps the buffer as long as not all of it is in the log: we may be killed meanwhile."""
+        waits = [asyncio.ensure_future(event.wait()) for event in (container.log_ended, self._closing)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        record = container.record
+        record.slot = ""
+        record.log_stats = container.log.measure()
+        if not container.removed.is_set():
+            self._records.keep(record)
 
 
 async def _within(seconds: float, event: asyncio.Event) -> bool:

@@ -22,6 +22,7 @@ from wherry.supervisor.children import Child, Children, remove_group
 from wherry.supervisor.container import Container
 from wherry.supervisor.events import Action, Events
 from wherry.supervisor.layers import Layers
+from wherry.supervisor.log_reports import LogReports
 from wherry.supervisor.model import EngineInfo, Reason, Record, State
 from wherry.supervisor.records import Records
 from wherry.supervisor.request import CreateRequest, generate_name
@@ -55,7 +56,8 @@ class Engine:
             process.become_subreaper()
             self._records = Records(self._state.records)
             undo.callback(self._records.close)
-            self._pipeline = Pipeline()
+            reports = LogReports(self._events, self._record_of)
+            self._pipeline = Pipeline(reports.on_gap, reports.on_trouble)
             self._pipeline.start()
             undo.callback(self._pipeline.close)
             await self._open()
@@ -123,7 +125,7 @@ class Engine:
             raise NameInUse(f"name in use: {name} ({other.state}){hint}")
         path = self._state.log_of(name)
         record = Record(id=container_id, name=name, request=request, created_ns=time.time_ns(), log_path=str(path))
-        container = Container(record, Log(path, container_id))
+        container = Container(record, Log(path, container_id, request.log))
         if path.exists():  # of a container that was removed while its supervisor was being killed
             container.log.remove()
         self._containers[container_id] = self._names[name] = container
@@ -138,6 +140,8 @@ class Engine:
             self._check_present(container)
             if container.record.request.auto_remove and container.record.finished_ns:
                 raise Conflict(f"container {container.record.name} has ended and is being removed")
+            if not container.settled.is_set() and (trouble := container.log.trouble):
+                raise Conflict(f"the log of the last run of {container.record.name} is not written yet: {trouble}")
             await container.settled.wait()
             try:
                 await self._start(container)
@@ -283,6 +287,10 @@ class Engine:
             spares=self._children.spares,
         )
 
+    def _record_of(self, container_id: str) -> Record | None:
+        container = self._containers.get(container_id)
+        return None if container is None else container.record
+
     def _find(self, ref: str) -> Container:
         container = self._names.get(ref) or self._containers.get(ref)
         if container is not None:
@@ -308,11 +316,13 @@ class Engine:
 
     async def _watch(self, container: Container, child: Child) -> None:
         await self._ender.book(container, child)
-        removes = container.record.request.auto_remove
-        if removes and not container.held:
+        if container.record.request.auto_remove and not container.held:
             self._forget(container)
+        await self._clean_up(container, child)
+
+    async def _clean_up(self, container: Container, child: Child) -> None:
         await self._ender.clean_up(container, child)
-        if removes:
+        if container.record.request.auto_remove:
             await container.wait_until_released()
             self._forget(container)
             await self._remove_layer(container)
@@ -392,13 +402,17 @@ class Engine:
         by_name = {slot.name: slot for slot in held}
         adopting = []
         for record in self._records.load():
-            container = Container(record, Log(self._state.log_of(record.name), record.id))
+            container = Container(record, Log(self._state.log_of(record.name), record.id, record.request.log))
             self._containers[record.id] = self._names[record.name] = container
-            if record.slot and record.slot in by_name:
-                adopting.append(self._adopt(container, by_name.pop(record.slot)))
-            elif record.slot or container.running:
+            slot = by_name.pop(record.slot, None) if record.slot else None
+            if slot is not None and record.state is State.EXITED:
+                self._finish_log(container, slot)
+            elif slot is not None:
+                adopting.append(self._adopt(container, slot))
+            elif container.running or (record.slot and record.state is not State.EXITED):
                 self._book_lost(container)
             else:
+                container.log.set_stats(record.log_stats)
                 container.log.finish()
                 container.log_ended.set()
         await asyncio.gather(*adopting)
@@ -422,6 +436,14 @@ class Engine:
         _log.info("%s: taken over, pid %d", container.record.name, container.record.pid)
         self._background(self._watch(container, child))
 
+    def _finish_log(self, container: Container, held: HeldSlot) -> None:
+        """Of a container whose end has been booked, while its log could not be written."""
+        child = recovery.adopt(held, cgroups.Group(self._layout, container.record.cgroup))
+        self._children.adopt(child)
+        container.settled.clear()
+        self._capture_again(container, held)
+        self._background(self._clean_up(container, child))
+
     def _capture_again(self, container: Container, held: HeldSlot) -> None:
         try:
             pipes = (held.descriptors["stdout"], held.descriptors["stderr"])
@@ -433,9 +455,9 @@ class Engine:
 
     def _book_lost(self, container: Container) -> None:
         container.record.error = "neither its process nor its exit status was found after a restart of the supervisor"
-        container.ended(None)
         container.log.finish()
         container.log_ended.set()
+        container.ended(None)
         self._records.keep(container.record)
 
     async def stop_all(self) -> None:
@@ -449,12 +471,15 @@ class Engine:
             await asyncio.gather(*stops, return_exceptions=True)
             busy = self._busy()
 
+    def _has_unwritten_logs(self) -> bool:
+        return any(found.record.slot and not found.log_ended.is_set() for found in self._containers.values())
+
     def _busy(self) -> Sequence[Container]:
         return [found for found in self._containers.values() if found.running or found.lock.locked()]
 
     async def detach(self) -> None:
         """Give up without touching what runs: it stays with the shim, for the next supervisor. Else as ``close``."""
-        if not self._busy():
+        if not self._busy() and not self._has_unwritten_logs():
             await self.close()
             return
         self._closing = True
@@ -469,6 +494,7 @@ class Engine:
         """Stop every container and leave no process, mount or control group of ours."""
         await self.stop_all()
         self._keeper.cancel()
+        self._ender.close()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=30)
         await self._starter.close()

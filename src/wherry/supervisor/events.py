@@ -36,6 +36,7 @@ class Action(StrEnum):
     DESTROY = "destroy"
     LOG_GAP = "log-gap"
     LOG_ERROR = "log-error"
+    LOG_RECOVERED = "log-recovered"
 
 
 class Instant(NamedTuple):

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
+from wherry.logs import BufferStats
 from wherry.supervisor.request import CreateRequest
 
 
@@ -34,7 +35,7 @@ class Record(msgspec.Struct, kw_only=True):
     ``id`` is 64 hex digits; ``pid`` is the host's pid, 0 when not running; times are wall clock nanoseconds since the
     epoch, 0 for "never"; ``cgroup`` is relative to the hierarchies' mount points; ``slot`` is the shim's name for the
     process of the current start, "" while there is none; ``layer`` names the writable layer, "" before the first start;
-    ``peak_*`` are high-water marks, None when nobody measured them.
+    ``peak_*`` are high-water marks, None when nobody measured them; ``log_stats`` is of the last run that has ended.
     """
 
     id: str
@@ -56,6 +57,7 @@ class Record(msgspec.Struct, kw_only=True):
     layer: str = ""
     peak_memory_bytes: int | None = None
     peak_pids: int | None = None
+    log_stats: BufferStats = BufferStats()
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):

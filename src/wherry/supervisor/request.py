@@ -18,6 +18,7 @@ import msgspec
 
 from wherry import defaults
 from wherry.errors import InvalidRequest, NotSupported
+from wherry.logs.options import BUFFER_MAX, BUFFER_MIN, FILE_MIN, MODES, LogOptions
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 _NAME_MAX = 128
@@ -26,6 +27,7 @@ _HOST_NAME_MAX = 64  # __NEW_UTS_LEN: sethostname(2) and setdomainname(2) refuse
 _COUNTER_MAX = 2**63 - 1  # memory cgroups and SQLite count in signed 64 bits
 _PIDS_MAX = 4194304  # PID_MAX_LIMIT; pids.max refuses more (kernel/cgroup/pids.c)
 _KERNEL_MOUNTS = frozenset({"/proc", "/dev", "/sys"})
+_LOG_FILES_MAX = 1000
 _VOLUMES_MAX = 200  # one message carries 253 descriptors (SCM_MAX_FD, unix(7))
 _ENGINE_VARIABLES = frozenset({"PATH", "HOSTNAME", "HOME"})
 _TMPFS_FLAGS = frozenset({"ro", "rw", "exec", "noexec", "suid", "nosuid", "nodev"})
@@ -77,6 +79,7 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     stop_signal: str = "SIGTERM"
     stop_seconds: float = defaults.STOP_SECONDS
     labels: dict[str, str] = {}
+    log: LogOptions = LogOptions()
 
 
 def quoted(text: str) -> str:
@@ -106,6 +109,20 @@ def generate_name(taken: Collection[str]) -> str:
     while name in taken:
         name = f"{base}_{secrets.token_hex(2)}"
     return name
+
+
+def parse_size(text: str, what: str) -> int:
+    """Bytes in "1048576", "64k", "10m", "1g" (of 1024, as docker has it); 0 for docker's "-1", without limit.
+
+    Raises:
+        InvalidRequest: it is no such size.
+    """
+    match = re.fullmatch(r"([0-9]{1,18})([kmgt]?)i?b?", text.strip().lower())
+    if text == "-1":
+        return 0
+    if not match:
+        raise InvalidRequest(f"invalid {what}: {quoted(text)} is not a size such as 10m")
+    return int(match[1]) << 10 * " kmgt".index(match[2] or " ")
 
 
 def signal_number(text: str) -> int:
@@ -190,6 +207,7 @@ def check(request: CreateRequest) -> CreateRequest:
     _check_paths(request)
     _check_limits(request)
     _check_identity(request)
+    _check_log(request.log)
     signal_number(request.stop_signal)
     return request
 
@@ -303,6 +321,21 @@ def _check_identity(request: CreateRequest) -> None:
         raise InvalidRequest(f"invalid user: {quoted(request.user)}")
     if request.network not in ("none", "host"):
         raise InvalidRequest(f"invalid network: {quoted(request.network)}: only none and host exist")
+
+
+def _check_log(log: LogOptions) -> None:
+    if log.mode not in MODES:
+        raise InvalidRequest(f"invalid log mode {quoted(log.mode)}: it is one of {', '.join(MODES)}")
+    if not BUFFER_MIN <= log.buffer_bytes <= BUFFER_MAX:
+        raise InvalidRequest(
+            f"invalid log buffer size: {log.buffer_bytes} bytes is not between {BUFFER_MIN} and {BUFFER_MAX}"
+        )
+    if log.max_bytes and not FILE_MIN <= log.max_bytes <= _COUNTER_MAX:
+        raise InvalidRequest(
+            f"invalid log size: {log.max_bytes} bytes is neither 0 (no limit) nor between {FILE_MIN} and {_COUNTER_MAX}"
+        )
+    if not 1 <= log.max_files <= _LOG_FILES_MAX:
+        raise InvalidRequest(f"invalid number of log files: {log.max_files} is not between 1 and {_LOG_FILES_MAX}")
 
 
 _ADJECTIVES = """

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
         labels: Mapping[str, str] | None
         stop_signal: str
         stop_seconds: int | None
+        log_mode: Literal["blocking", "non-blocking"] | None
+        log_buffer_bytes: int | None
+        log_max_bytes: int | None
+        log_max_files: int | None
 
 
 MIB = 1 << 20
@@ -65,6 +69,10 @@ def container_config(  # noqa: PLR0913 (docker's create has as many)
     labels: Mapping[str, str] | None = None,
     stop_signal: str = "",
     stop_seconds: int | None = None,
+    log_mode: str | None = None,
+    log_buffer_bytes: int | None = None,
+    log_max_bytes: int | None = None,
+    log_max_files: int | None = None,
 ) -> dict[str, object]:
     """The body of ``POST /wherry/run``: Docker's container configuration with our ``Wherry`` object.
 
@@ -72,7 +80,13 @@ def container_config(  # noqa: PLR0913 (docker's create has as many)
     the caller's working directory. ``soft_mib`` and ``hard_mib`` are memory limits in MiB; ``nice`` is -20..19;
     ``env`` is a mapping or "K=V" strings; ``tmpfs`` maps paths to mount options ("size=1m"); ``cpus`` counts CPUs
     (0.5 is half of one); ``rm`` removes the container when it ends; ``rw_rootfs`` runs on the directory itself,
-    without a layer of its own; ``init`` puts a small init before the command. Raises InvalidRequest for what could
+    without a layer of its own; ``init`` puts a small init before the command.
+
+    ``log_mode`` says what gives way when the log's buffer, of ``log_buffer_bytes``, is full: the container, which waits
+    ("blocking", the default), or the oldest bytes ("non-blocking"). A log file is rotated at ``log_max_bytes`` (0:
+    never), and ``log_max_files`` are kept.
+
+    Raises InvalidRequest for what could
     not be sent as meant; everything else is checked by the supervisor.
     """
     _check_limits(soft_mib, hard_mib)
@@ -85,6 +99,7 @@ def container_config(  # noqa: PLR0913 (docker's create has as many)
         "NetworkMode": network,
         "PidsLimit": pids_limit,
         "NanoCpus": None if cpus is None else _nano_cpus(cpus),
+        "LogConfig": _log_config(log_mode, log_buffer_bytes, log_max_bytes, log_max_files),
     }
     config = {
         "Cmd": _words("command", command),
@@ -105,6 +120,14 @@ def container_config(  # noqa: PLR0913 (docker's create has as many)
         "Nice": nice,
     }
     return {**_given(config), "HostConfig": _given(host), "Wherry": _given(ours)}
+
+
+def _log_config(
+    mode: str | None, buffer_bytes: int | None, max_bytes: int | None, max_files: int | None
+) -> dict[str, object]:
+    options = {"mode": mode, "max-buffer-size": buffer_bytes, "max-size": max_bytes, "max-file": max_files}
+    given = {name: str(value) for name, value in options.items() if value is not None}
+    return {"Type": "local", "Config": given} if given else {}
 
 
 def _given(fields: dict[str, Any]) -> dict[str, object]:

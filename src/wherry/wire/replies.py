@@ -63,7 +63,8 @@ class Container(Value):
 
     ``state`` is "created", "running" or "exited"; ``reason`` says why it ended ("" before). ``pid`` is the host's,
     None when not running. ``created``, ``started`` and ``finished`` are RFC 3339 in UTC, None for never. Sizes are
-    bytes, None where there is no limit or nobody measured. The slots are the keys of ``engine ps --format json``,
+    bytes, None where there is no limit or nobody measured. ``log_error`` is why the log cannot be written at the
+    moment, None when it can. The slots are the keys of ``engine ps --format json``,
     which stay.
     """
 
@@ -85,6 +86,7 @@ class Container(Value):
         "rootfs",
         "command",
         "log_path",
+        "log_error",
         "peak_memory_bytes",
         "peak_pids",
     )
@@ -109,6 +111,7 @@ class Container(Value):
         self.rootfs: str = ours["Rootfs"]
         self.command: tuple[str, ...] = tuple(ours["Command"])
         self.log_path: str = ours["LogPath"]
+        self.log_error: str | None = ours["LogError"] or None
         self.peak_memory_bytes: int | None = ours["PeakMemory"]
         self.peak_pids: int | None = ours["PeakPids"]
 

@@ -29,7 +29,7 @@ import pytest
 from wherry import errors
 from wherry.api import ports, streams
 from wherry.api.server import Server, serve
-from wherry.logs import Chunk, Log, Stamper
+from wherry.logs import BufferStats, Chunk, Log, LogOptions, Stamper
 from wherry.supervisor.events import Events
 from wherry.supervisor.model import EngineInfo, Reason, Record, State
 from wherry.supervisor.request import CreateRequest, generate_name
@@ -44,6 +44,9 @@ class FakeLog:
     def __init__(self) -> None:
         self.chunks: list[Chunk] = []
         self.finished = False
+        self.trouble = ""
+        self.options = LogOptions()
+        self.measure = BufferStats
         self.followers = 0
         self.endless = b""  # what a reader gets again and again, as fast as it can take it
         self._changed = asyncio.Event()

@@ -265,6 +265,7 @@ def test_an_entry_of_the_list(api: Api) -> None:
         "Rootfs": "/srv/rootfs",
         "Command": ["mixed", "a b"],
         "LogPath": "",
+        "LogError": "",
         "PeakMemory": None,
         "PeakPids": None,
     }

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from wherry.api.docker_models import create_request
 from wherry.errors import InvalidRequest, NotFound, NotSupported, WherryError
+from wherry.logs import LogOptions
 from wherry.supervisor.request import CreateRequest, Volume, check, generate_name, signal_number
 
 # What docker 28.2.2 sends for "docker create --name x IMAGE true" at API 1.41, nothing asked for.
@@ -100,6 +101,42 @@ def translate(host: dict[str, Any] | None = None, ours: dict[str, Any] | None = 
 def test_what_the_docker_client_sends_asks_for_nothing_unknown() -> None:
     request = create_request({**DOCKER_CLI, "Wherry": {"Rootfs": "/srv/rootfs"}})
     assert request == CreateRequest(rootfs="/srv/rootfs", command=("true",))
+
+
+LOG_CONFIG = {"mode": "non-blocking", "max-buffer-size": "4m", "max-size": "10k", "max-file": "3"}
+
+
+def test_log_options_are_dockers() -> None:
+    request = translate({"LogConfig": {"Type": "json-file", "Config": LOG_CONFIG}})
+    expected = LogOptions(mode="non-blocking", buffer_bytes=4 << 20, max_bytes=10 << 10, max_files=3)
+    assert request.log == expected
+    assert translate({"LogConfig": {"Type": "local", "Config": {"max-size": "-1"}}}).log == LogOptions(max_bytes=0)
+    assert translate({"LogConfig": {"Type": "", "Config": {}}}).log == LogOptions()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"mode": "lossy"}, "log mode 'lossy'"),
+        ({"max-size": "big"}, "log option max-size: 'big'"),
+        ({"max-size": "1m1"}, "log option max-size: '1m1'"),
+        ({"max-size": "100"}, "log size: 100 bytes"),
+        ({"max-buffer-size": "1k"}, "log buffer size: 1024 bytes"),
+        ({"max-buffer-size": "17m"}, "log buffer size"),
+        ({"max-file": "0"}, "number of log files: 0"),
+        ({"max-file": "-1"}, "log option max-file: '-1'"),
+        ({"max-file": "1001"}, "number of log files: 1001"),
+        ({"compress": "true"}, "log option 'compress' is not supported"),
+    ],
+)
+def test_wrong_log_options_are_named(changed: dict[str, str], message: str) -> None:
+    with pytest.raises(WherryError, match=message):
+        translate({"LogConfig": {"Type": "local", "Config": {**LOG_CONFIG, **changed}}})
+
+
+def test_a_log_driver_that_sends_logs_elsewhere_is_refused() -> None:
+    with pytest.raises(NotSupported, match=r"HostConfig\.LogConfig\.Type 'syslog' is not supported"):
+        translate({"LogConfig": {"Type": "syslog"}})
 
 
 def test_nulls_are_dockers_way_of_saying_nothing() -> None:
@@ -193,8 +230,6 @@ def test_there_are_no_images() -> None:
         ({"Mounts": [{}]}, {}, "HostConfig.Mounts"),
         ({"RestartPolicy": {"Name": "always"}}, {}, "HostConfig.RestartPolicy"),
         ({"RestartPolicy": {"Name": "no", "MaximumRetryCount": 3}}, {}, "HostConfig.RestartPolicy"),
-        ({"LogConfig": {"Type": "syslog"}}, {}, "HostConfig.LogConfig"),
-        ({"LogConfig": {"Type": "json-file", "Config": {"max-size": "1m"}}}, {}, "HostConfig.LogConfig"),
         ({"MemorySwap": -1}, {}, "HostConfig.MemorySwap"),
         ({"MemorySwappiness": 10}, {}, "HostConfig.MemorySwappiness"),
         ({"IpcMode": "host"}, {}, "HostConfig.IpcMode"),
