@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+import socket
 import subprocess
 from pathlib import Path
+from typing import Any
 
+import docker as docker_library
 import pytest
-from harness import Supervisor
+from harness import Supervisor, wait_until
 
 DOCKER = shutil.which("docker")
 pytestmark = [pytest.mark.root, pytest.mark.docker, pytest.mark.skipif(DOCKER is None, reason="no docker client")]
@@ -48,3 +53,131 @@ def test_kill_wait_start_version_info(supervisor: Supervisor, rootfs: Path) -> N
     missing = docker(supervisor, "inspect", "job", check=False)
     assert missing.returncode == 1
     assert "No such" in missing.stderr
+
+
+STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z (.*)")
+WAIT_FOR_GO = "while [ ! -e /go/now ]; do usleep 10000; done"
+
+
+class Running:
+    """A docker command at work; its output is in files, so that it can be looked at meanwhile."""
+
+    def __init__(self, supervisor: Supervisor, *words: str) -> None:
+        self._files = [supervisor.directory / f"docker-{number}" for number in (1, 2)]
+        with self._files[0].open("wb") as out, self._files[1].open("wb") as err:
+            command = [str(DOCKER), "-H", f"unix://{supervisor.socket}", *words]
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+
+    def output(self) -> tuple[str, str]:
+        out, err = (file.read_text() for file in self._files)
+        return out, err
+
+    def end(self) -> tuple[str, str, int]:
+        try:
+            code = self.process.wait(20)
+        finally:
+            self.process.kill()
+            self.process.wait()
+        return *self.output(), code
+
+
+@pytest.fixture
+def go(tmp_path: Path) -> Path:
+    """To be a volume at /go; the container waits for a file in it."""
+    (tmp_path / "go").mkdir()
+    return tmp_path / "go" / "now"
+
+
+def test_logs_follow_tail_and_time_stamps(supervisor: Supervisor, rootfs: Path, go: Path) -> None:
+    """Acceptance of the log pipeline: the right lines, with their times, the two streams apart."""
+    script = f"for i in $(seq 100); do echo out $i; echo err $i >&2; done; {WAIT_FOR_GO}; echo last; echo end >&2"
+    supervisor.client.start("web", str(rootfs), ["/bin/sh", "-c", script], volumes=[f"{go.parent}:/go"])
+    captured = supervisor.state_dir / "logs/web.log"
+    wait_until(lambda: captured.read_bytes().count(b"\n") == 200)
+    last = captured.read_text().splitlines()[-10:]  # in the order in which they were captured
+    following = Running(supervisor, "logs", "-f", "--tail", "10", "-t", "web")
+    wait_until(lambda: sum(text.count("\n") for text in following.output()) == 10)
+    go.touch()
+    out, err, code = following.end()
+    assert code == 0
+    assert unstamped(out) == [line for line in last if line.startswith("out")] + ["last"]
+    assert unstamped(err) == [line for line in last if line.startswith("err")] + ["end"]
+
+
+def unstamped(text: str) -> list[str]:
+    matches = [STAMP.fullmatch(line) for line in text.splitlines()]
+    assert all(matches), text
+    return [match[1] for match in matches if match]
+
+
+def test_attach_shows_what_comes_and_ends_with_the_container(supervisor: Supervisor, rootfs: Path, go: Path) -> None:
+    script = f"echo before; {WAIT_FOR_GO}; echo out; echo err >&2; exit 5"
+    supervisor.client.start("web", str(rootfs), ["/bin/sh", "-c", script], volumes=[f"{go.parent}:/go"])
+    wait_until(lambda: supervisor.engine("logs", "web").stdout == "before\n")
+    attached = Running(supervisor, "attach", "web")
+    wait_until(lambda: "web: attach\n" in supervisor.log.read_text())
+    go.touch()
+    assert attached.end() == ("out\n", "err\n", 5)
+
+
+def create(supervisor: Supervisor, rootfs: Path, name: str, script: str) -> None:
+    """Docker's own create asks for an image."""
+    api = docker_py(supervisor)
+    body = {"Cmd": ["/bin/sh", "-c", script], "Wherry": {"Rootfs": str(rootfs)}}
+    api._result(api._post_json(api._url("/containers/create"), body, params={"name": name}), json=True)
+    api.close()
+
+
+def docker_py(supervisor: Supervisor) -> Any:
+    return docker_library.APIClient(base_url=f"unix://{supervisor.socket}", version="1.41")
+
+
+def test_start_attached_shows_all_of_the_run_and_only_that(supervisor: Supervisor, rootfs: Path) -> None:
+    create(supervisor, rootfs, "job", "echo out; echo err >&2; exit 3")
+    for _ in range(2):
+        assert Running(supervisor, "start", "-a", "job").end() == ("out\n", "err\n", 3)
+    assert docker(supervisor, "logs", "job").stdout == "out\nout\n"
+
+
+def test_docker_py_attaches_with_the_past(supervisor: Supervisor, rootfs: Path) -> None:
+    supervisor.client.run("job", str(rootfs), ["/bin/sh", "-c", "echo out; echo err >&2"])
+    api = docker_py(supervisor)
+    assert api.attach("job", stdout=True, stderr=False, stream=False, logs=True) == b"out\n"
+    both = api.attach("job", stdout=True, stderr=True, stream=False, logs=True)
+    assert sorted(both.splitlines()) == [b"err", b"out"]
+    api.close()
+
+
+def test_who_waits_for_the_start_of_what_is_removed_gets_an_end(supervisor: Supervisor, rootfs: Path) -> None:
+    create(supervisor, rootfs, "job", "true")
+    with raw_attach(supervisor, "job") as stream:
+        assert b" 101 UPGRADED" in stream.recv(4096)
+        stream.sendall(b"no HTTP\r\n\r\n" * 10_000)  # of no use to anybody
+        supervisor.client.rm("job")
+        assert stream.recv(1) == b""
+
+
+def test_who_attached_and_has_gone_is_forgotten(supervisor: Supervisor, rootfs: Path) -> None:
+    """A client that half closes goes on hearing; one that closes must not be waited for until the container ends."""
+    supervisor.client.start("web", str(rootfs), ["/bin/sleep", "1000"])
+    before = descriptors(supervisor)
+    for _ in range(3):
+        with raw_attach(supervisor, "web") as stream:
+            assert b" 101 UPGRADED" in stream.recv(4096)
+            stream.shutdown(socket.SHUT_WR)
+            assert descriptors(supervisor) > before
+        wait_until(lambda: descriptors(supervisor) <= before)
+
+
+def raw_attach(supervisor: Supervisor, name: str) -> socket.socket:
+    stream = socket.socket(socket.AF_UNIX)
+    stream.settimeout(20)
+    stream.connect(str(supervisor.socket))
+    head = f"POST /containers/{name}/attach?stream=1&stdout=1 HTTP/1.1\r\nHost: d\r\nContent-Length: 0\r\n"
+    stream.sendall(f"{head}Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n".encode())
+    return stream
+
+
+def descriptors(supervisor: Supervisor) -> int:
+    assert supervisor.process is not None
+    return len(os.listdir(f"/proc/{supervisor.process.pid}/fd"))

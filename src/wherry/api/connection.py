@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import select
 import socket
 import struct
 from collections.abc import Awaitable, Callable
@@ -72,8 +73,22 @@ class HttpServer(web.Server):
             transport.abort()
 
 
+class HangUp:
+    """Calls back once when the peer of a socket has closed both halves; close() it before the socket."""
+
+    def __init__(self, fd: int, callback: Callable[[], object]) -> None:
+        self._epoll = select.epoll()
+        self._epoll.register(fd, 0)  # EPOLLHUP and EPOLLERR are always told (epoll_ctl(2))
+        asyncio.get_running_loop().add_reader(self._epoll.fileno(), callback)
+
+    def close(self) -> None:
+        if not self._epoll.closed:
+            asyncio.get_running_loop().remove_reader(self._epoll.fileno())
+            self._epoll.close()
+
+
 class Connection(web.RequestHandler):
-    __slots__ = ("_busy", "_deadline", "_refused", "_server", "_transport")
+    __slots__ = ("_busy", "_deadline", "_hang_up", "_is_stream", "_refused", "_server", "_transport")
 
     def __init__(self, server: HttpServer, **options: Any) -> None:
         super().__init__(server, **options)
@@ -82,6 +97,12 @@ class Connection(web.RequestHandler):
         self._refused = False
         self._deadline: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
+        self._hang_up: HangUp | None = None
+        self._is_stream = False
+
+    def becomes_stream(self) -> None:
+        """From here on the client speaks no HTTP: what it sends is thrown away."""
+        self._is_stream = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -96,17 +117,29 @@ class Connection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_clock()
+        if self._hang_up is not None:
+            self._hang_up.close()
         if self._transport is not None:
             self._server.transports.discard(self._transport)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._refused:
+        if self._refused or self._is_stream:
             return
         super().data_received(data)
         # a client that sends its head byte by byte does not get more time with every byte
         if self._deadline is None and not self._busy:
             self._deadline = asyncio.get_running_loop().call_later(HEAD_SECONDS, self._head_is_late)
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """A client that has nothing more to say may still want to hear: docker's attach closes its half at once.
+
+        Its end is then seen by a hang-up (poll(2)), which epoll tells without being asked for events.
+        """
+        if not self._is_stream or self._transport is None:
+            return False
+        self._hang_up = HangUp(self._transport.get_extra_info("socket").fileno(), self._transport.abort)
+        return True
 
     def request_begins(self) -> None:
         self._busy = True

@@ -77,6 +77,7 @@ class Replies:
         self._json = CIMultiDict({**common, "Content-Type": JSON})
         self._plain = CIMultiDict({**common, "Content-Type": "text/plain; charset=utf-8"})
         self._stream = CIMultiDict({**common, "Content-Type": STREAM})
+        self._upgraded = CIMultiDict({**self._stream, "Connection": "Upgrade", "Upgrade": "tcp"})
 
     def json(self, value: Any, status: int = 200) -> web.Response:
         return web.Response(body=encode(value), status=status, headers=self._json)
@@ -95,6 +96,12 @@ class Replies:
 
     def frames(self) -> FrameResponse:
         return FrameResponse(headers=self._stream)
+
+    def upgraded(self) -> FrameResponse:
+        """The connection is a stream of frames from here on, as docker's client asks for with "Upgrade: tcp"."""
+        response = FrameResponse(status=101, reason="UPGRADED", headers=self._upgraded)
+        response.force_close()  # when the stream ends, as there is no other way to tell
+        return response
 
     def failure(self, error: WherryError) -> web.Response:
         response = self.json({"message": str(error), "code": error.code}, error.status)

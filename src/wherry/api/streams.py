@@ -105,30 +105,36 @@ async def _follow(call: Call, log: logs.Log, query: LogQuery) -> web.StreamRespo
     response = call.replies.frames()
     await response.flush(call.request)  # a quiet container may keep its followers waiting for hours
     with call.lifetime.watching(ends_cleanly=True):
-        await _forward(log, query, Sender(response))
+        await forward(log, query, Sender(response))
     return response
 
 
-async def _forward(log: logs.Log, query: LogQuery, sender: Sender) -> None:
+async def forward(log: logs.Log, query: LogQuery, sender: Sender, position: int | None = None) -> None:
+    """Send what a follower gets; with ``position`` from there on."""
     framer = Framer(query.timestamps)
-    following: Any = logs.follow(log, **query.selection())  # a generator, typed as a mere iterator
+    # a generator, typed as a mere iterator
+    following: Any = logs.follow(log, **query.selection(), position=position)
     async with aclosing(following) as chunks:
         async for chunk in chunks:
             await sender.send(framer.frame(chunk))
 
 
 async def _dump(call: Call, log: logs.Log, query: LogQuery) -> web.StreamResponse:
-    """What there is now. Reading may wait for a disk, so it happens in a thread."""
     response = call.replies.frames()
+    with call.lifetime.watching(ends_cleanly=False):
+        await dump(call, log, query, response)
+    return response
+
+
+async def dump(call: Call, log: logs.Log, query: LogQuery, response: FrameResponse) -> None:
+    """Send what there is now. Reading may wait for a disk, so it happens in a thread."""
     framer = Framer(query.timestamps)
     chunks = logs.read(log, **query.selection())
-    with call.lifetime.watching(ends_cleanly=False):
+    batch = await asyncio.to_thread(_next_batch, chunks, framer)
+    await response.prepare(call.request)
+    while batch:
+        await response.write(batch)
         batch = await asyncio.to_thread(_next_batch, chunks, framer)
-        await response.prepare(call.request)
-        while batch:
-            await response.write(batch)
-            batch = await asyncio.to_thread(_next_batch, chunks, framer)
-    return response
 
 
 def _next_batch(chunks: Iterator[logs.Chunk], framer: Framer) -> bytes:
@@ -168,7 +174,7 @@ async def _run_stream(call: Call, record: Record) -> web.StreamResponse:
     await response.prepare(call.request)
     await sender.send(_status({"Event": "started", "Id": record.id, "Name": record.name, "Pid": record.pid}))
     with call.lifetime.watching(ends_cleanly=False):
-        await _forward(call.engine.log(record.id), _WHOLE_LOG, sender)
+        await forward(call.engine.log(record.id), _WHOLE_LOG, sender)
         ended = await call.engine.wait(record.id, "not-running")
         await call.engine.release(record.id)  # before the client can ask for the same name again
         await response.write_eof(_status(_ending(ended)))

@@ -17,10 +17,10 @@
 """
 
 from wherry.logs.buffer import BufferStats
-from wherry.logs.follower import follow
+from wherry.logs.follower import follow, opening
 from wherry.logs.index import STDERR, STDOUT
 from wherry.logs.linewise import Line, LineSplitter, Stamper, lines, rfc3339_nano
-from wherry.logs.log import Log
+from wherry.logs.log import Log, LogState
 from wherry.logs.options import LogOptions
 from wherry.logs.pipeline import Pipeline, make_buffer
 from wherry.logs.pipes import make_pipe
@@ -35,12 +35,14 @@ __all__ = [
     "LineSplitter",
     "Log",
     "LogOptions",
+    "LogState",
     "Pipeline",
     "Stamper",
     "follow",
     "lines",
     "make_buffer",
     "make_pipe",
+    "opening",
     "read",
     "rfc3339_nano",
 ]

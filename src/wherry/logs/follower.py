@@ -30,18 +30,26 @@ def follow(
     tail: int | None = None,
     since_ns: int | None = None,
     until_ns: int | None = None,
+    position: int | None = None,
 ) -> AsyncIterator[Chunk]:
     """As reader.read, then whatever is captured later; ends behind the last byte once ``log.finished``.
 
-    ``tail`` and ``since_ns`` select among what is there at the first step; ``tail=0`` shows only what comes later.
-    With ``until_ns`` it ends at that time at the latest. When somebody truncates the log, it goes on from its new end.
+    ``tail`` and ``since_ns`` select among what is there at the first step; ``tail=0`` shows only what comes later. With
+    ``position``, which Log.end() gave, it begins there. With ``until_ns`` it ends at that time at the latest. When
+    somebody truncates the log, it goes on from its new end.
     To be closed (``contextlib.aclosing``) if not exhausted. Raises what read() raises.
     """
-    return _follow(log, make_query(streams, tail, since_ns, until_ns))
+    return _follow(log, make_query(streams, tail, since_ns, until_ns), position)
 
 
-async def _follow(log: Log, query: Query) -> AsyncIterator[Chunk]:
-    follower = _Follower(log, query)
+async def opening(log: Log, seen: LogState) -> None:
+    """Until a log that nobody wrote to, ``seen`` being its state, is captured again: its container has been started."""
+    while (state := log.state()).generation == seen.generation:
+        await _change(log, state, None)
+
+
+async def _follow(log: Log, query: Query, position: int | None) -> AsyncIterator[Chunk]:
+    follower = _Follower(log, query, position)
     try:
         while True:
             # The state before the size: if it says "finished", the size that follows is the last one.
@@ -63,9 +71,10 @@ async def _follow(log: Log, query: Query) -> AsyncIterator[Chunk]:
 class _Follower:
     """A reader's files and position. Its methods are called one after the other, though not always from one thread."""
 
-    def __init__(self, log: Log, query: Query) -> None:
+    def __init__(self, log: Log, query: Query, position: int | None) -> None:
         self._log = log
         self._query = query
+        self._begin_at = position
         self._generation = -1
         self._view: View | None = None
         self._cursor: Cursor | None = None
@@ -126,6 +135,8 @@ class _Follower:
         if self._cursor is not None:
             position = min(self._cursor.position, self._log.lowest_cut(self._generation))
             return dict.fromkeys(self._query.streams, position)
+        if self._begin_at is not None:
+            return dict.fromkeys(self._query.streams, min(self._begin_at, self._size))
         if self._size <= BLOCK:
             return starts(view, self._size, self._query)
         return await asyncio.get_running_loop().run_in_executor(None, starts, view, self._size, self._query)

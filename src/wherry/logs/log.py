@@ -254,6 +254,17 @@ class Log:
             newest.start = older[-1].end
         return older, newest
 
+    def end(self) -> int:
+        """The position behind its last byte; 0 for a log that has no file yet. Raises what view() raises otherwise."""
+        try:
+            view = self.view()
+        except errors.NotFound:
+            return 0
+        try:
+            return view.size()
+        finally:
+            view.close()
+
     def wait(self, wake: Callable[[], None], seen: LogState) -> bool:
         """Call ``wake`` once, from any thread, as soon as the state differs from ``seen``; False if it already does."""
         with self._lock:

@@ -1,0 +1,66 @@
+"""POST /containers/X/attach: a container's output as it comes, from now on or from its beginning.
+
+A container that does not run is waited for: ``docker start -a`` attaches first and starts then. Nothing of the client's
+input reaches the container, which has no standard input; docker says nothing about that either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import cast
+
+from aiohttp import web
+
+from wherry import logs
+from wherry.api.connection import Connection
+from wherry.api.replies import FrameResponse
+from wherry.api.router import Call
+from wherry.api.streams import LogQuery, Sender, dump, forward
+from wherry.errors import InvalidRequest
+from wherry.supervisor.model import State
+
+_log = logging.getLogger(__name__)
+
+
+async def attach(call: Call) -> web.StreamResponse:
+    query = call.query.only("logs", "stream", "stdin", "stdout", "stderr", "detachKeys")
+    streams = frozenset(kind for kind, name in ((1, "stdout"), (2, "stderr")) if query.flag(name))
+    wants_logs, wants_stream = query.flag("logs"), query.flag("stream")
+    if not streams or not (wants_logs or wants_stream):
+        raise InvalidRequest("nothing to attach to: choose stdout or stderr, and logs or stream")
+    record, log = call.engine.get(call.ref), call.engine.log(call.ref)
+    # Before the first await: a start that the client asks for when it has our answer comes after this.
+    runs, seen, end = record.state is State.RUNNING, log.state(), log.end()
+    _log.debug("%s: attach", record.name)
+    response = _response(call)
+    chosen = LogQuery(streams=streams, tail=None, since_ns=None, until_ns=None, follow=True, timestamps=False)
+    await response.flush(call.request)
+    with call.lifetime.watching(ends_cleanly=True):
+        if wants_logs and end and not (runs and wants_stream):
+            await dump(call, log, chosen, response)
+        if wants_stream and (runs or await _started(call, record.id, log, seen)):
+            await forward(log, chosen, Sender(response), 0 if runs and wants_logs else end)
+    return response
+
+
+def _response(call: Call) -> FrameResponse:
+    if call.request.headers.get("Upgrade", "").lower() != "tcp":
+        return call.replies.frames()
+    cast(Connection, call.request.protocol).becomes_stream()
+    return call.replies.upgraded()
+
+
+async def _started(call: Call, container_id: str, log: logs.Log, seen: logs.LogState) -> bool:
+    """Wait for the container's next start; false when it has been removed instead."""
+    opening = asyncio.ensure_future(logs.opening(log, seen))
+    removal = asyncio.ensure_future(call.engine.wait(container_id, "removed"))
+    try:
+        await asyncio.wait({opening, removal}, return_when=asyncio.FIRST_COMPLETED)
+        return opening.done() and not opening.cancelled()
+    finally:
+        for waiting in (opening, removal):
+            waiting.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await waiting
