@@ -15,6 +15,7 @@ import time
 from collections import deque
 from typing import NamedTuple
 
+from wherry import errors
 from wherry.logs.buffer_file import OPEN, RUNS_PER_BLOCK, BufferFile, Entry, Progress, Run
 
 RUN_INTERVAL_NS = 5_000_000
@@ -115,10 +116,9 @@ class Buffer:
         block = _Block(slot, entry)
         start = self._file.offset_of(slot)
         if block.is_open:
-            filled = self._file.tell() - start
-            # Elsewhere: killed between writing the entry and going there.
-            block.length = filled if 0 <= filled <= self._file.block_size else 0
-            self._file.seek(start + block.length)
+            block.length = self._file.tell() - start
+            if not 0 <= block.length <= self._file.block_size:
+                raise errors.InternalError(f"a log buffer's offset is not in its open block but {block.length} from it")
         self._position = block.position + block.length
         if not block.is_open and self._position <= self._progress.position:
             return  # all of it is in the log
@@ -209,8 +209,10 @@ class Buffer:
         slot = self._free.pop()  # the one used last: its pages are still in the processor's cache
         self._sequence += 1
         entry = Entry(self._sequence, self._position, OPEN)
-        self._file.write_entry(slot, entry)
+        # First there, then the entry. The other way round, whoever is killed in between leaves an empty block whose
+        # offset is still at the end of the last one; and if that was in the same place, the block seems to be full.
         self._file.seek(self._file.offset_of(slot))
+        self._file.write_entry(slot, entry)
         block = _Block(slot, entry)
         self._blocks.append(block)
         return block

@@ -11,6 +11,7 @@ import os
 import select
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from wherry.logs.jobs import Exchange, Job
 from wherry.logs.pace import Pace
@@ -19,6 +20,14 @@ from wherry.logs.pipes import Pipe
 NO_MEMORY_SECONDS = 0.05
 
 logger = logging.getLogger(__name__)
+
+
+class _Reserved(NamedTuple):
+    """Where the next bytes of a pipe go: ``room`` bytes of its job's buffer."""
+
+    job: Job
+    pipe: Pipe
+    room: int
 
 
 class Producer:
@@ -63,14 +72,10 @@ class Producer:
         """Until the exchange is closing; then takes what is in the pipes at that moment, and returns."""
         while not self._exchange.is_closing:
             self._round()
-        self._is_leaving = True
-        for job, _ in list(self._pipes.values()):
-            self.finish(job)
+        self._begin_leaving()
         while self._has_work():
             self._round()
-        for job, pipe in list(self._pipes.values()):
-            logger.warning("log %s lacks %d bytes that stay in their pipe", job.log.path, pipe.waiting_bytes())
-            self._release(job, pipe)
+        self._end_leaving()
 
     def finish(self, job: Job) -> None:
         """Take what is in the job's pipes now, and no more: somebody may go on writing. In this thread."""
@@ -81,12 +86,22 @@ class Producer:
 
     def abandon(self, job: Job) -> None:
         """Let go of the job's pipes and throw away what is in them and in its buffer. In this thread."""
-        lost = sum(pipe.waiting_bytes() for pipe in job.pipes)
+        lost = self._exchange.stats(job).held_bytes + sum(pipe.waiting_bytes() for pipe in job.pipes)
+        if lost:  # said before the job is handed over: afterwards its end may come at any time
+            logger.warning("log %s is given up; %d bytes on their way to it are lost", job.log.path, lost)
         for pipe in list(job.pipes):
             self._release(job, pipe)
-        lost += self._exchange.abandon(job)
-        if lost:
-            logger.warning("log %s was given up; %d bytes on their way to it are lost", job.log.path, lost)
+        self._exchange.abandon(job)
+
+    def _begin_leaving(self) -> None:
+        self._is_leaving = True
+        for job, _ in list(self._pipes.values()):
+            self.finish(job)
+
+    def _end_leaving(self) -> None:
+        for job, pipe in list(self._pipes.values()):
+            logger.warning("log %s lacks %d bytes that stay in their pipe", job.log.path, pipe.waiting_bytes())
+            self._release(job, pipe)
 
     def _has_work(self) -> bool:
         """Whether a pipe has to be emptied that can be: the log of its container is being written."""
@@ -105,37 +120,47 @@ class Producer:
         self._pace.end_round(has_more)
 
     def _turn(self, fd: int, events: int) -> bool:
-        """One splice from one pipe. Whether there is more in it."""
+        """One splice from one pipe, in three steps. Whether there is more in it."""
+        reserved = self._reserve(fd, events)
+        if reserved is None:
+            return False
+        moved = self._splice(reserved)
+        self._commit(reserved, moved)
+        return moved == reserved.room
+
+    def _reserve(self, fd: int, events: int) -> _Reserved | None:
         with self._exchange.mutex:
             job, pipe = self._pipes.get(fd, (None, None))
             if job is None or pipe is None or job.is_parked:
-                return False  # ended, or found its buffer full, earlier in this round
+                return None  # ended, or found its buffer full, earlier in this round
             room = job.buffer.reserve(pipe.stream) if events & select.EPOLLIN else 0
             job.is_full = bool(events & select.EPOLLIN) and not room
         if room:
-            return self._move(job, pipe, room)
+            return _Reserved(job, pipe, room)
         if job.is_full:
             self._park(job)
         else:
             self._end_pipe(job, pipe)  # EPOLLHUP alone: no byte left, and nobody has the writing end (poll(2))
-        return False
+        return None
 
-    def _move(self, job: Job, pipe: Pipe, room: int) -> bool:
-        limit = room if pipe.left is None else min(room, pipe.left)
-        moved = 0
+    def _splice(self, reserved: _Reserved) -> int:
+        job, pipe, room = reserved
         try:
-            moved = job.buffer.splice(pipe.fd, limit)
+            return job.buffer.splice(pipe.fd, room if pipe.left is None else min(room, pipe.left))
         except BlockingIOError:
-            pass
+            return 0
         except OSError as error:  # ENOMEM: the bytes stay in the pipe, and the epoll calls again
             logger.error("cannot buffer output for log %s: %s; trying on", job.log.path, error)
             time.sleep(NO_MEMORY_SECONDS)
+            return 0
+
+    def _commit(self, reserved: _Reserved, moved: int) -> None:
+        job, pipe, _ = reserved
         self._exchange.commit(job, moved)
         if pipe.left is not None and moved:
             pipe.left -= moved
             if not pipe.left:
                 self._end_pipe(job, pipe)
-        return moved == room
 
     def _park(self, job: Job) -> None:
         """Look away from the job until its buffer has room."""

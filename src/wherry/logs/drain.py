@@ -70,18 +70,25 @@ class Consumer:
                 return job
 
     def _turn(self, job: Job) -> None:
-        exchange = self._exchange
+        """One piece of one job, in three steps."""
+        claim = self._claim(job)
+        if claim is not None:
+            self._release(job, self._write(job, claim))
+
+    def _claim(self, job: Job) -> Piece | Gap | None:
         if job.is_abandoned:
             self._complete(job)
-            return
-        with exchange.mutex:
+            return None
+        with self._exchange.mutex:
             claim = job.buffer.claim()
-        if claim is None:
-            if job.has_ended:
-                self._complete(job)
-            return
-        self._warm.pop(job, None)
-        moved = self._write(job, claim)
+        if claim is not None:
+            self._warm.pop(job, None)
+        elif job.has_ended:
+            self._complete(job)
+        return claim
+
+    def _release(self, job: Job, moved: int) -> None:
+        exchange = self._exchange
         with exchange.mutex:
             job.buffer.release(moved)
             if job.is_full and job.buffer.has_room:

@@ -88,14 +88,13 @@ class Exchange:
             job.has_ended = True
             self.make_ready(job)
 
-    def abandon(self, job: Job) -> int:
-        """Let the consumer throw away what is in the buffer; returns how much that is."""
+    def abandon(self, job: Job) -> None:
+        """Let the consumer throw away what is in the buffer."""
         with self.mutex:
             job.has_ended = job.is_abandoned = True
             # Even if it waits for its next try.
             job.is_ready = False
             self.make_ready(job)
-            return job.buffer.stats().held_bytes
 
     def stats(self, job: Job) -> BufferStats:
         with self.mutex:
