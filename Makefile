@@ -10,7 +10,7 @@ UV := uv==0.13.*
 BIN := .venv/bin
 STAMPS := build/stamps
 PACKAGE_FILES := $(shell find src -name '*.py')
-WORKLOADS := build/workloads/cpu_hog build/workloads/io_pulse build/workloads/memory_hog
+WORKLOADS := build/workloads/cpu_hog build/workloads/io_pulse build/workloads/log_storm build/workloads/memory_hog
 
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/build/tools:$(PATH)
 SHELL := /bin/bash
@@ -31,6 +31,9 @@ demo: setup ## a tour of the engine on build/rootfs
 
 test: setup-test lint ## lint, types and all tests; WHERRY_STRICT=1 makes a skip a failure
 	@$(BIN)/pytest tests/unit tests/root
+
+chaos: setup-test ## the log tests with thousands of kills and longer searches (an hour)
+	@WHERRY_KILLS=3000 WHERRY_CHAOS=1 $(BIN)/pytest tests/unit/test_logs_*.py tests/root/test_log_truth.py
 
 test-unit: setup ## the tests that need no root
 	@$(BIN)/pytest tests/unit
@@ -100,4 +103,4 @@ $(STAMPS)/rootfs: FORCE
 endif
 
 FORCE:
-.PHONY: help setup setup-test demo test test-unit lint fmt bench wheel lock clean packages FORCE
+.PHONY: help setup setup-test demo test chaos test-unit lint fmt bench wheel lock clean packages FORCE

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 SOURCES = Path(__file__).parents[2] / "workloads"
-PROGRAMS = ["cpu_hog", "io_pulse", "memory_hog"]
+PROGRAMS = ["cpu_hog", "io_pulse", "log_storm", "memory_hog"]
 MIB = 1024 * 1024
 
 
