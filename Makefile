@@ -11,7 +11,7 @@ BIN := .venv/bin
 STAMPS := build/stamps
 PACKAGE_FILES := $(shell find src -name '*.py')
 BPF_OBJECT := src/wherry/memory/monitor.bpf.o
-WORKLOADS := build/workloads/cpu_hog build/workloads/io_pulse build/workloads/memory_hog
+WORKLOADS := build/workloads/cpu_hog build/workloads/io_pulse build/workloads/memory_hog build/workloads/memory_grow
 
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/build/tools:$(PATH)
 SHELL := /bin/bash

@@ -239,7 +239,7 @@ static __always_inline void name_of(char *comm, struct task_struct *task)
 }
 
 static __always_inline void tell(u32 kind, struct monitor_container *container, struct task_struct *who, s64 pages,
-				 s64 limit)
+				 s64 limit, u64 time)
 {
 	struct monitor_event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
 
@@ -247,7 +247,7 @@ static __always_inline void tell(u32 kind, struct monitor_container *container, 
 		__sync_fetch_and_add(&lost_events, 1);
 		return;
 	}
-	event->time = bpf_ktime_get_ns();
+	event->time = time;
 	event->pages = pages;
 	event->peak = container->peak;
 	event->limit = limit;
@@ -326,13 +326,13 @@ static __always_inline void dismiss(u64 key)
 static __always_inline void soft_crossing(struct monitor_container *container, struct task_struct *who, s64 total)
 {
 	if (total >= container->soft && !container->soft_fired && !exchange(&container->soft_fired, 1))
-		tell(MONITOR_SOFT, container, who, total, container->soft);
+		tell(MONITOR_SOFT, container, who, total, container->soft, bpf_ktime_get_ns());
 }
 
 static __always_inline void soft_cleared(struct monitor_container *container, s64 total)
 {
 	if (container->soft_fired && total < container->clear && exchange(&container->soft_fired, 0))
-		tell(MONITOR_SOFT_CLEARED, container, 0, total, container->soft);
+		tell(MONITOR_SOFT_CLEARED, container, 0, total, container->soft, bpf_ktime_get_ns());
 }
 
 static __always_inline void hard_crossing(struct monitor_container *container, struct task_struct *who, s64 total)
@@ -344,7 +344,7 @@ static __always_inline void hard_crossing(struct monitor_container *container, s
 	container->hard_limit = container->hard;
 	container->hard_pid = process_number(who);
 	name_of(container->hard_comm, who);
-	tell(MONITOR_HARD, container, who, total, container->hard);
+	tell(MONITOR_HARD, container, who, total, container->hard_limit, container->hard_time);
 }
 
 /*
@@ -504,7 +504,7 @@ int mark_victim(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	container = container_of_pid(pid, &slot);
 	if (container)
-		tell(MONITOR_OOM_KILL, container, task, container->total, 0);
+		tell(MONITOR_OOM_KILL, container, task, container->total, 0, bpf_ktime_get_ns());
 	return 0;
 }
 

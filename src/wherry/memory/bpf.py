@@ -139,9 +139,9 @@ class BpfLimiter:
         self._found: dict[str, int] = {}
         """Of an earlier supervisor, until they are adopted or swept."""
         self._free: deque[int] = deque()
-        self._pending: list[Event] = []
         self._hard_told: set[str] = set()
         self._lost = self._counter("lost_events")
+        self._adopted = False
         for slot in range(entries):
             identity = self._identity(slot)
             if any(identity):
@@ -180,7 +180,7 @@ class BpfLimiter:
     def adopt(self, target: Target, limits: Limits, kept: dict[str, int]) -> None:
         self._slots[target.container_id] = self._found.pop(target.container_id)
         self.update(target.container_id, limits)
-        self._tell_hard(target.container_id)
+        self._adopted = True
 
     def sweep(self) -> None:
         for slot in self._found.values():
@@ -204,7 +204,8 @@ class BpfLimiter:
         return Verdict(state.peak * _PAGE if state.watching else None, _hard_event(state))
 
     def read(self) -> list[Event]:
-        events, self._pending = self._pending, []
+        events: list[Event] = []
+        lost = self._counter("lost_events")
         for record in self._ring.read():
             event = _event(layout.MonitorEvent.unpack(record))
             if event.kind is Kind.HARD:
@@ -212,12 +213,9 @@ class BpfLimiter:
                     continue
                 self._hard_told.add(event.container_id)
             events.append(event)
-        if self._counter("lost_events") != self._lost:
-            self._lost = self._counter("lost_events")
-            for container_id in self._slots:
-                self._tell_hard(container_id)
-            events += self._pending
-            self._pending = []
+        if lost != self._lost or self._adopted:
+            self._lost, self._adopted = lost, False
+            events += self._untold_crossings()
         return events
 
     def dropped(self) -> int:
@@ -236,12 +234,15 @@ class BpfLimiter:
         """How many address spaces are counted at the moment, over all containers."""
         return sum(1 for _ in bpf.keys(self._maps["mms"], 8))
 
-    def _tell_hard(self, container_id: str) -> None:
-        """A hard crossing is in the container's own state as well: no event of it is lost with a full buffer."""
-        event = _hard_event(self._state(self._slots[container_id]))
-        if event is not None and container_id not in self._hard_told:
-            self._hard_told.add(container_id)
-            self._pending.append(event)
+    def _untold_crossings(self) -> Iterator[Event]:
+        """A hard crossing is in the container's own state as well: none is lost with a full buffer, or because an
+        earlier supervisor was killed between reading its event and acting on it.
+        """
+        for container_id, slot in self._slots.items():
+            event = _hard_event(self._state(slot))
+            if event is not None and container_id not in self._hard_told:
+                self._hard_told.add(container_id)
+                yield event
 
     def _release(self, slot: int, inode: int) -> None:
         """Make an element free, the key first. Those that were freed first are used first: the program may still be
