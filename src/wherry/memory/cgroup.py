@@ -130,8 +130,8 @@ class CgroupLimiter:
     def _look(self, container_id: str, watch: _Watch) -> list[Event]:
         events = []
         for kind in watch.crossings():
-            if kind is Kind.HARD and container_id in self._hard:
-                continue
+            if container_id in self._hard:
+                continue  # it has crossed the hard limit: what follows is its end
             events.append(_event(kind, container_id, watch))
             if kind is Kind.HARD:
                 self._hard[container_id] = events[-1]
@@ -213,11 +213,11 @@ class _Version1:
             if crossed and not self._is_above:
                 self._is_above = True
                 found.append(Kind.SOFT)
-            if self._is_above and (controller.usage(self.group) or 0) < self.limits.clear_bytes:
-                self._is_above = False
-                found.append(Kind.SOFT_CLEARED)
         if self._has_hard and controller.signalled(self._eventfds["oom"]):
-            found.append(Kind.HARD)
+            return [*found, Kind.HARD]
+        if self._is_above and (controller.usage(self.group) or 0) < self.limits.clear_bytes:
+            self._is_above = False
+            found.append(Kind.SOFT_CLEARED)
         return found
 
     def close(self) -> None:
@@ -244,6 +244,9 @@ class _Version2:
         watch._has_hard = _holds_hard_limit(group, limits)
         # Whoever told of a crossing took memory.high away. One that was not told of is counted, and stands there.
         watch._is_above = limits.soft_bytes is not None and group.read("memory", "memory.high") == "max"
+        if (controller.usage(group) or 0) < limits.clear_bytes:
+            # What is counted is old. A container that nobody has told of is held at memory.high, not below it.
+            watch._seen = {"high": controller.read_events(watch._events).get("high", 0)}
         return watch
 
     def descriptors(self) -> dict[int, int]:
@@ -265,15 +268,14 @@ class _Version2:
         now = controller.read_events(self._events)
         before, self._seen = self._seen, now
         found = []
-        if self.limits.soft_bytes is not None:
-            if now.get("high", 0) > before.get("high", 0) and not self._is_above:
-                found.append(Kind.SOFT)
-                self._set_above(True)
-            if self._is_above and (controller.usage(self.group) or 0) < self.limits.clear_bytes:
-                found.append(Kind.SOFT_CLEARED)
-                self._set_above(False)
+        if self.limits.soft_bytes is not None and now.get("high", 0) > before.get("high", 0) and not self._is_above:
+            found.append(Kind.SOFT)
+            self._set_above(True)
         if self._has_hard and now.get("oom_kill", 0) > before.get("oom_kill", 0):
-            found.append(Kind.HARD)
+            return [*found, Kind.HARD]
+        if self._is_above and (controller.usage(self.group) or 0) < self.limits.clear_bytes:
+            found.append(Kind.SOFT_CLEARED)
+            self._set_above(False)
         return found
 
     def _set_above(self, above: bool) -> None:

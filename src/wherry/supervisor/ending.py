@@ -13,7 +13,7 @@ from wherry.supervisor.children import Child, Children
 from wherry.supervisor.container import Container
 from wherry.supervisor.events import Action, Events
 from wherry.supervisor.memory import Memory
-from wherry.supervisor.model import Reason, Record
+from wherry.supervisor.model import MEMORY_REASONS, Reason, Record
 from wherry.supervisor.records import Records
 from wherry.supervisor.request import signal_number
 from wherry.supervisor.starting import Starter
@@ -48,6 +48,8 @@ class Ender:
         record.peak_memory_bytes = limits.peak_memory(child.group)
         record.peak_pids = limits.peak_pids(child.group)
         container.ended(status, evidence)
+        if record.reason not in MEMORY_REASONS:
+            self._memory.explain_kills(container, evidence.unexplained_kills)
         # The record before the shim's: killed in between, the next supervisor finds an exit that it books once more,
         # not none.
         self._records.keep(record)

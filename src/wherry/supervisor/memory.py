@@ -17,6 +17,7 @@ from wherry.supervisor.cause import MemoryEvidence
 from wherry.supervisor.children import Child
 from wherry.supervisor.container import Container
 from wherry.supervisor.events import Action, Events, Instant
+from wherry.supervisor.model import Record
 from wherry.supervisor.records import Records
 
 _log = logging.getLogger(__name__)
@@ -195,6 +196,11 @@ class Memory:
             limit_bytes=controller.limit(group) if kills else None,
         )
 
+    def explain_kills(self, container: Container, kills: int) -> None:
+        """Of a container that has ended, and not by the OOM killer: whoever was killed was another process of it."""
+        for _ in range(kills):
+            self._oom_child(container.record, {})
+
     def tick(self) -> None:
         """Once a second: what no descriptor tells."""
         for limiter in self._limiters.values():
@@ -243,7 +249,7 @@ class Memory:
         elif watched.container.record.request.init:
             self._later(_CHILD_SECONDS, watched, event)
         else:
-            self._oom_child(watched, {"pid": str(event.pid), "comm": event.comm})
+            self._oom_child(watched.container.record, self._described(event, watched.child))
 
     def _look_for_kills(self) -> None:
         for container_id in self._oom.changed():
@@ -265,17 +271,18 @@ class Memory:
         """The container lives on: whoever was killed was not its first process."""
         unexplained = controller.oom_kills(watched.child.group) - watched.container.record.oom_children
         if watched.victim is None and unexplained > 0:
-            attributes = {} if event is None else {"pid": str(event.pid), "comm": event.comm}
             for _ in range(unexplained if event is None else 1):
-                self._oom_child(watched, attributes)
+                self._oom_child(watched.container.record, self._described(event, watched.child))
 
-    def _oom_child(self, watched: _Watched, attributes: dict[str, str]) -> None:
-        record = watched.container.record
+    @staticmethod
+    def _described(victim: Event | None, child: Child) -> dict[str, str]:
+        limit = controller.limit(child.group)
+        found = {} if limit is None else {"limit": str(limit)}
+        return found if victim is None else {**found, "pid": str(victim.pid), "comm": victim.comm}
+
+    def _oom_child(self, record: Record, attributes: dict[str, str]) -> None:
         record.oom_children += 1
         self._records.keep(record)
-        limit = controller.limit(watched.child.group)
-        if limit is not None:
-            attributes["limit"] = str(limit)
         self._events.emit(Action.OOM_CHILD, record, attributes)
         _log.warning("%s: the kernel's OOM killer killed a process of it: %s", record.name, attributes)
 
