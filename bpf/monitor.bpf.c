@@ -30,6 +30,7 @@ typedef _Bool bool;
 #define PF_FORKNOEXEC 0x00000040 /* forked, but has not called execve (include/linux/sched.h) */
 #define MAX_CPUS 512
 #define NEAR_PAGES 4096
+#define EXACT_EVERY 32
 #define COMPARE_AND_SWAP_TRIES 4
 
 enum { MM_FILEPAGES, MM_ANONPAGES, MM_SWAPENTS, MM_SHMEMPAGES }; /* include/linux/mm_types_task.h */
@@ -83,7 +84,7 @@ char LICENSE[] SEC("license") = "GPL";
 
 /* Set by the loader before the program is loaded. */
 const volatile u32 cpus = 1;
-const volatile u32 exact_every = 1; /* far from a limit, sum the CPUs' shares at every Nth event only */
+const volatile u32 held_back_pages = 96; /* what a process's counters may not show, for each CPU that it ran on */
 
 /* Set by "setup" and read by the rest. */
 u32 base_level; /* of the supervisor's pid namespace */
@@ -368,16 +369,19 @@ static __always_inline bool current_is_in(u32 slot, struct task_struct *current)
 	return pid && pid->level > base_level && container_of_pid(pid, &own) && own == slot;
 }
 
-/* Far from any limit the folded counters do, as long as they stand still: on many CPUs the sum is what costs. */
+/*
+ * Far from any limit the CPUs' shares are summed only when the folded counters have moved, and at every 32nd event: the
+ * sum is what costs. Near means that the total could be there with what all processes may hold back.
+ */
 static __always_inline bool may_wait(struct monitor_container *container, struct monitor_mm *entry, struct mm_struct *mm)
 {
-	s64 near = container->total + NEAR_PAGES;
+	s64 near = container->total + NEAR_PAGES + container->processes * held_back_pages;
 	s64 folded;
 
-	if (exact_every <= 1 || has_old_layout() || near >= container->soft || near >= container->hard)
+	if (has_old_layout() || near >= container->hard || (near >= container->soft && !container->soft_fired))
 		return 0;
 	folded = folded_pages(1, mm);
-	if (folded == entry->folded && ++entry->skipped < exact_every)
+	if (folded == entry->folded && ++entry->skipped < EXACT_EVERY)
 		return 1;
 	entry->folded = folded;
 	entry->skipped = 0;

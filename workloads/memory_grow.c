@@ -34,6 +34,7 @@ static void usage(void)
 {
 	fputs("usage: memory_grow pages MIB THREADS      4 KiB pages, all threads at once\n"
 	      "       memory_grow huge MIB THREADS       huge pages\n"
+	      "       memory_grow pages-held MIB THREADS, huge-held MIB THREADS: say so, and sleep\n"
 	      "       memory_grow processes MIB COUNT    4 KiB pages, MIB in all, in COUNT children\n"
 	      "       memory_grow read MIB FILE          one read() of MIB from FILE\n"
 	      "       memory_grow storm 0 COUNT          COUNT short processes, 50 at a time; then sleeps\n"
@@ -108,6 +109,13 @@ static void grow_in_threads(size_t bytes, size_t count, int advice)
 	grow(&shares[0]);
 	for (size_t i = 1; i < count; i++)
 		pthread_join(shares[i].thread, NULL);
+}
+
+static void hold(size_t bytes, size_t count, int advice)
+{
+	grow_in_threads(bytes, count, advice);
+	say("memory_grow: %zu bytes held", bytes);
+	pause();
 }
 
 static void grow_in_processes(size_t bytes, size_t count)
@@ -232,6 +240,10 @@ int main(int argc, char **argv)
 		grow_in_threads(bytes, count, MADV_NOHUGEPAGE);
 	else if (strcmp(mode, "huge") == 0 && count > 0)
 		grow_in_threads(bytes, count, MADV_HUGEPAGE);
+	else if (strcmp(mode, "pages-held") == 0 && count > 0)
+		hold(bytes, count, MADV_NOHUGEPAGE);
+	else if (strcmp(mode, "huge-held") == 0 && count > 0)
+		hold(bytes, count, MADV_HUGEPAGE);
 	else if (strcmp(mode, "processes") == 0 && count > 0)
 		grow_in_processes(bytes, count);
 	else if (strcmp(mode, "read") == 0)

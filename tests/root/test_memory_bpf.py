@@ -24,6 +24,8 @@ pytestmark = pytest.mark.root
 GROW = str(REPOSITORY / "build/workloads/memory_grow")
 MIB = 1 << 20
 PAGE = 4096
+BEHIND = 96 * PAGE
+"""How far a process's total may be behind far below a limit: three counters' shares of a CPU."""
 
 
 class Armed:
@@ -194,7 +196,8 @@ def test_ten_thousand_short_processes_leave_no_trace(limiter: BpfLimiter, arm: A
     wait_until(lambda: len(armed.processes()) > 1)
     wait_until(lambda: len(armed.processes()) == 1 and _sleeps(armed.pid), 50)
     usage = limiter.stat(armed.id)
-    assert (usage.rss_bytes, usage.processes) == (armed.resident(), 1)
+    assert usage.processes == 1
+    assert abs(usage.rss_bytes - armed.resident()) <= BEHIND
     assert usage.peak_bytes > usage.rss_bytes
     assert armed.read() == []
     signal.pidfd_send_signal(armed.pidfd, signal.SIGKILL)
@@ -212,7 +215,7 @@ def test_totals_are_the_sum_of_what_the_kernel_shows(limiter: BpfLimiter, arm: A
     armed = arm(Limits(soft_bytes=1 << 40), GROW, "processes", "64", "8")
     armed.go()
     wait_until(lambda: armed.resident() > 60 * MIB)
-    wait_until(lambda: limiter.stat(armed.id).rss_bytes == armed.resident())
+    wait_until(lambda: abs(limiter.stat(armed.id).rss_bytes - armed.resident()) <= 9 * BEHIND)
     assert limiter.stat(armed.id).processes == 9
 
 

@@ -1,7 +1,8 @@
 """The enforcer ``bpf``: a program on the tracepoint kmem:rss_stat, for hosts that take no kernel module.
 
 What it counts is the sum of VmRSS over the container's processes: anonymous, file and shared memory pages, those that
-several processes share once in each. ``bpf/monitor.bpf.c`` is the kernel's half. The process that crosses the hard
+several processes share once in each: to the page near a limit, and at most some 30 pages a process behind far below
+it. ``bpf/monitor.bpf.c`` is the kernel's half. The process that crosses the hard
 limit is killed in its page fault; the first process by whoever reads the event, or, while no supervisor lives, by the
 next one.
 
@@ -36,8 +37,6 @@ _PROGRAMS = ("rss_stat", "sched_process_exec", "exit_mmap", "mark_victim")
 _OPTIONAL = frozenset({"exit_mmap", "mark_victim"})
 """Tracepoints that some kernels do not have; nothing is miscounted without them."""
 _MAX_CPUS = 512
-_EXACT_CPUS = 8
-"""On more CPUs than this, their shares of a counter are summed at each event only near a limit."""
 _MAX_PROCESSES = 65536
 _KINDS = {
     layout.KIND_SOFT: Kind.SOFT,
@@ -71,7 +70,8 @@ def _load(loaded: BpfObject, undo: contextlib.ExitStack) -> dict[str, int]:
     cpus = _possible_cpus()
     if cpus > _MAX_CPUS:
         raise Unusable(f"{cpus} CPUs are more than the {_MAX_CPUS} that the BPF program can sum over")
-    constants = {"cpus": cpus, "exact_every": 1 if cpus <= _EXACT_CPUS else 8}
+    # lib/percpu_counter.c: what one CPU may hold back of one counter; three counters are summed.
+    constants = {"cpus": cpus, "held_back_pages": 3 * max(32, 2 * cpus)}
     try:
         loaded.load_maps(constants, {"mms": _most_processes()})
         _set_up(loaded)
