@@ -16,7 +16,9 @@ _UNLIMITED_V1 = 1 << 62
 
 def is_there(group: Group) -> bool:
     """Whether the group has a memory controller at all."""
-    return usage(group) is not None
+    if group.layout.version == 1:
+        return _MEMORY in group.directories
+    return os.path.exists(f"{group.directories['']}/memory.max")
 
 
 def usage(group: Group) -> int | None:
@@ -47,10 +49,9 @@ def set_limit(group: Group, size: int, swap: int | None = 0) -> None:
         return
     # Memory and swap together (memsw) may not be below memory: which of the two goes first depends on the direction.
     together = -1 if swap is None else size + swap
-    has_swap = group.read(_MEMORY, "memory.memsw.limit_in_bytes") is not None
-    current = limit(group)
     writes = [("memory.limit_in_bytes", size)]
-    if has_swap:
+    if group.read(_MEMORY, "memory.memsw.limit_in_bytes") is not None:
+        current = limit(group)
         writes.append(("memory.memsw.limit_in_bytes", together))
         if current is not None and size > current:
             writes.reverse()

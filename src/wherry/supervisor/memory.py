@@ -120,7 +120,9 @@ class Memory:
             if limits != Limits():
                 watched.limiter = self._needed()
                 kept = self._arm(watched, limits)
-            if controller.limit(child.group) is not None:
+            if request.memory_bytes is not None or (
+                request.hard_bytes is not None and controller.is_there(child.group)
+            ):
                 self._oom.add(container.record.id, child.group)
         except OSError as error:
             self._close_all(kept)
@@ -145,7 +147,7 @@ class Memory:
             os.close(namespace)
         record.enforcer = limiter.name
         if limits.hard_bytes is not None and limiter.name != "cgroup" and controller.is_there(child.group):
-            size, own = backstop(limits.hard_bytes), controller.limit(child.group)
+            size, own = backstop(limits.hard_bytes), watched.container.record.request.memory_bytes
             if own is None or own > size:
                 controller.set_limit(child.group, size)
         return kept
