@@ -260,6 +260,8 @@ class _Version2:
         if has_hard and limits.hard_bytes is not None:
             controller.set_limit(self.group, limits.hard_bytes)
             self.group.write("memory", "memory.oom.group", 1)
+        if self.limits == Limits():
+            self._seen = controller.read_events(self._events)  # of a group that nobody has run in
         if limits.soft_bytes is not None and not self._is_above:
             self.group.write("memory", "memory.high", limits.soft_bytes)
         self.limits, self._has_hard = limits, has_hard
