@@ -31,6 +31,7 @@ typedef _Bool bool;
 #define MAX_CPUS 512
 #define NEAR_PAGES 4096
 #define EXACT_EVERY 32
+#define SOFT_INTERVAL 50000000ULL /* nanoseconds */
 #define COMPARE_AND_SWAP_TRIES 4
 
 enum { MM_FILEPAGES, MM_ANONPAGES, MM_SWAPENTS, MM_SHMEMPAGES }; /* include/linux/mm_types_task.h */
@@ -326,8 +327,16 @@ static __always_inline void dismiss(u64 key)
 
 static __always_inline void soft_crossing(struct monitor_container *container, struct task_struct *who, s64 total)
 {
-	if (total >= container->soft && !container->soft_fired && !exchange(&container->soft_fired, 1))
-		tell(MONITOR_SOFT, container, who, total, container->soft, bpf_ktime_get_ns());
+	u64 now;
+
+	if (total < container->soft || container->soft_fired)
+		return;
+	/* A container that goes up and down for the purpose must not drown the events of the others. */
+	now = bpf_ktime_get_ns();
+	if (now - container->soft_time < SOFT_INTERVAL || exchange(&container->soft_fired, 1))
+		return;
+	container->soft_time = now;
+	tell(MONITOR_SOFT, container, who, total, container->soft, now);
 }
 
 static __always_inline void soft_cleared(struct monitor_container *container, s64 total)

@@ -101,7 +101,7 @@ def test_memory_and_swap_together_are_never_below_memory(
     assert len(written) == 2
 
 
-def test_soft_on_version_2_is_told_once_and_slows_nobody_down(version2: Files) -> None:
+def test_soft_on_version_2_is_told_once_and_slows_nobody_down(version2: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     watch = _Version2(version2.group)
     try:
         watch.limit(Limits(32 * MIB, 64 * MIB))
@@ -118,8 +118,12 @@ def test_soft_on_version_2_is_told_once_and_slows_nobody_down(version2: Files) -
         version2["memory.current"] = str(29 * MIB)
         assert watch.crossings() == [Kind.SOFT_CLEARED]
         assert version2["memory.high"] == str(32 * MIB)
+        version2["memory.events.local"] = "high 10\noom_kill 3"
+        assert watch.crossings() == []  # so soon after the last one
+        monkeypatch.setattr(cgroup, "_SOFT_INTERVAL_NS", 0)
+        assert watch.crossings() == [Kind.SOFT]
         version2["memory.events.local"] = "high 10\noom_kill 4"
-        assert watch.crossings() == [Kind.SOFT, Kind.HARD]
+        assert watch.crossings() == [Kind.HARD]
     finally:
         watch.close()
 

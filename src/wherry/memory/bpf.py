@@ -164,6 +164,7 @@ class BpfLimiter:
         state = layout.ContainerState(
             *(0, 0, 0, soft, hard, clear, 0, 0, 0, b"", 0, 0, 0, 0),
             namespace=inode,
+            soft_time=0,
             id=bytes.fromhex(target.container_id),
         )
         # Everything before the identity, and that before the key by which the program finds the element.

@@ -22,6 +22,8 @@ from wherry.kernel.cgroups import Group
 from wherry.memory import controller
 from wherry.memory.limiter import Event, Host, Kind, Limits, Target, Unusable, Usage, Verdict
 
+_SOFT_INTERVAL_NS = 50_000_000
+
 
 def open_limiter(host: Host, _kept: dict[str, int]) -> CgroupLimiter:
     """Raises Unusable when no memory controller can be had."""
@@ -154,6 +156,22 @@ def _holds_hard_limit(group: Group, limits: Limits) -> bool:
     return limits.hard_bytes is not None and (current is None or current >= limits.hard_bytes)
 
 
+class _Pace:
+    """Soft crossings of one container, no more than one in 50 ms: one that goes up and down for the purpose must not
+    drown the events of the others.
+    """
+
+    def __init__(self) -> None:
+        self._last_ns = 0
+
+    def allows(self) -> bool:
+        now = time.monotonic_ns()
+        if now - self._last_ns < _SOFT_INTERVAL_NS:
+            return False
+        self._last_ns = now
+        return True
+
+
 class _Version1:
     """``soft`` signals when usage crosses the soft limit and ``clear`` at the point below it; ``oom`` when it runs out
     of memory.
@@ -163,8 +181,10 @@ class _Version1:
         self.group = group
         self.limits = Limits()
         self._eventfds: dict[str, int] = {}
+        self._crossed = False
         self._is_above = False
         self._has_hard = False
+        self._pace = _Pace()
 
     @classmethod
     def adopt(cls, group: Group, limits: Limits, kept: dict[str, int]) -> _Version1:
@@ -210,8 +230,9 @@ class _Version1:
             crossed = controller.signalled(self._eventfds["soft"])
             controller.signalled(self._eventfds["clear"])
             # Signals do not tell up from down; from below, the first one is up, however short it was.
-            if crossed and not self._is_above:
-                self._is_above = True
+            self._crossed |= crossed and not self._is_above
+            if self._crossed and self._pace.allows():
+                self._crossed, self._is_above = False, True
                 found.append(Kind.SOFT)
         if self._has_hard and controller.signalled(self._eventfds["oom"]):
             return [*found, Kind.HARD]
@@ -233,8 +254,10 @@ class _Version2:
         self.group = group
         self.limits = Limits()
         self._events = controller.open_events_version2(group)
+        self._crossed = False
         self._is_above = False
         self._has_hard = False
+        self._pace = _Pace()
         self._seen: dict[str, int] = {}
 
     @classmethod
@@ -270,7 +293,10 @@ class _Version2:
         now = controller.read_events(self._events)
         before, self._seen = self._seen, now
         found = []
-        if self.limits.soft_bytes is not None and now.get("high", 0) > before.get("high", 0) and not self._is_above:
+        if self.limits.soft_bytes is not None and now.get("high", 0) > before.get("high", 0):
+            self._crossed = not self._is_above
+        if self._crossed and self._pace.allows():
+            self._crossed = False
             found.append(Kind.SOFT)
             self._set_above(True)
         if self._has_hard and now.get("oom_kill", 0) > before.get("oom_kill", 0):

@@ -36,7 +36,9 @@ class Kind(StrEnum):
     """What an event tells of."""
 
     SOFT = "soft-limit"
-    """The container's memory rose to the soft limit; once per crossing."""
+    """The container's memory rose to the soft limit; once per crossing, and no more often than every 50 ms: a crossing
+    sooner than that after the last one is told when it lasts.
+    """
     SOFT_CLEARED = "soft-limit-cleared"
     """It fell below ``Limits.clear_bytes`` after a soft crossing: the next crossing will be told again."""
     HARD = "hard-limit"
