@@ -212,7 +212,13 @@ class Memory:
             _log.error("the memory enforcer had no room for %d events or processes so far", self._dropped)
 
     def _drain(self, limiter: MemoryLimiter) -> None:
-        events = limiter.read()
+        try:
+            events = limiter.read()
+        except OSError as error:
+            # Its descriptor stays readable: from here on it is asked once a second.
+            asyncio.get_running_loop().remove_reader(limiter.fileno())
+            _log.error("the memory enforcer %s cannot be read: %s", limiter.name, describe(error))
+            return
         for event in events:  # first of all, whatever else there is to say
             watched = self._watched.get(event.container_id)
             if watched is not None and event.kind is Kind.HARD:
