@@ -10,7 +10,8 @@ UV := uv==0.13.*
 BIN := .venv/bin
 STAMPS := build/stamps
 PACKAGE_FILES := $(shell find src -name '*.py')
-WORKLOADS := build/workloads/cpu_hog build/workloads/io_pulse build/workloads/log_storm build/workloads/memory_hog
+BPF_OBJECT := src/wherry/memory/monitor.bpf.o
+WORKLOADS := $(addprefix build/workloads/,cpu_hog io_pulse log_storm memory_grow memory_hog)
 
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/build/tools:$(PATH)
 SHELL := /bin/bash
@@ -21,7 +22,7 @@ SHELL := /bin/bash
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
 
-setup: .venv/.compiled $(STAMPS)/rootfs ## Debian packages, .venv with the package, workloads, build/rootfs
+setup: .venv/.compiled $(STAMPS)/rootfs $(BPF_OBJECT) ## Debian packages, .venv with the package, BPF object, workloads, build/rootfs
 
 setup-test: setup
 	@scripts/setup-debian.sh test
@@ -47,11 +48,12 @@ fmt: .venv/.package ## format, and fix what ruff can fix
 	@$(BIN)/ruff check --fix --quiet
 	@$(BIN)/ruff format --quiet
 
-bench: setup-test ## start latency against fork+exec, crun, runc, bubblewrap; the CLI against docker
+bench: setup-test ## start latency against fork+exec, crun, runc, bubblewrap; the CLI against docker; memory limits
 	@$(BIN)/python benchmarks/start.py
 	@$(BIN)/python benchmarks/cli.py
+	@$(BIN)/python benchmarks/limits.py
 
-wheel: .venv/.package ## dist/wherry-VERSION-py3-none-any.whl
+wheel: .venv/.package $(BPF_OBJECT) ## dist/wherry-VERSION-py3-none-any.whl
 	@$(BIN)/pip wheel -qq --no-deps --no-build-isolation --wheel-dir dist .
 	@ls dist/*.whl
 
@@ -63,6 +65,7 @@ lock: ## resolve requirements.lock anew (LOCK=--upgrade for newer versions)
 		--output-file requirements.lock pyproject.toml
 
 clean: ## remove all that was made
+	rm -f $(BPF_OBJECT)
 	rm -rf --one-file-system .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find src tests benchmarks scripts -name __pycache__ -prune -exec rm -rf {} +
 
@@ -87,6 +90,10 @@ packages:
 .venv/.compiled: .venv/.package $(PACKAGE_FILES)
 	@$(BIN)/python -m compileall -q src
 	@touch $@
+
+$(BPF_OBJECT): $(wildcard bpf/*) | packages
+	@$(MAKE) --no-print-directory -s -C bpf
+	@touch -c $@
 
 $(WORKLOADS) &: $(wildcard workloads/*) | packages
 	@$(MAKE) --no-print-directory -C workloads

@@ -129,6 +129,8 @@ def _wherry(about: EngineInfo) -> dict[str, Any]:
         "CgroupVersion": about.cgroup_version,
         "CgroupParent": about.cgroup_parent,
         "Enforcer": about.enforcer,
+        "EnforcersRefused": about.enforcers_refused,
+        "EnforcerDropped": about.enforcer_dropped,
         "ContainersRunning": about.containers_running,
         "ContainersCreated": about.containers_created,
         "ContainersExited": about.containers_exited,

@@ -42,6 +42,10 @@ COMMAND cannot be executed; 127 COMMAND was not found; 1 no supervisor is runnin
 """
 
 
+_MEMORY_ENDS = {"hard_limit": "ended at its hard memory limit", "oom": "ended by the kernel's OOM killer"}
+"""What an exit code of 137 does not say."""
+
+
 def add_start(parser: Parser) -> None:
     _add(parser, START)
     parser.run = start
@@ -64,8 +68,14 @@ def _add(parser: Parser, description: str) -> None:
     parser.positional("command", metavar="COMMAND", count="?", help="program in ROOTFS")
     parser.positional("arguments", metavar="ARG", count="*", help="arguments of COMMAND")
     parser.group("limits")
-    parser.option("--soft-mib", metavar="N", type=values.mib, help="memory that is reported when crossed")
-    parser.option("--hard-mib", metavar="N", type=values.mib, help="memory that is never exceeded")
+    parser.option("--soft-mib", metavar="N", type=values.mib, help="memory of all processes, told when crossed")
+    parser.option("--hard-mib", metavar="N", type=values.mib, help="memory of all processes that ends it")
+    about_memory = "what the control group may be charged, page cache included (docker's, such as 64m)"
+    parser.option("-m", "--memory", metavar="SIZE", type=values.size, help=about_memory)
+    about_reservation = "control group memory that is reclaimed last"
+    parser.option("--memory-reservation", metavar="SIZE", type=values.size, help=about_reservation)
+    about_swap = "memory and swap together (-1: any; default: twice --memory)"
+    parser.option("--memory-swap", metavar="SIZE", type=values.swap, help=about_swap)
     parser.option("--nice", metavar="N", type=values.nice, default=0, help="CPU share: -20 (most) to 19 (least)")
     parser.option("--pids-limit", metavar="N", type=values.pids, help="most processes (-1: no limit)")
     parser.option("--cpus", metavar="N", type=values.cpus, help="most CPU time, in CPUs (0.5: half of one)")
@@ -103,7 +113,7 @@ def _add_log_options(parser: Parser) -> None:
     parser.option("--log-mode", metavar="blocking|non-blocking", choices=modes, help=about_mode)
     parser.option("--log-buffer-size", metavar="SIZE", type=values.size, help="size of the buffer (default: 2m)")
     about_size = "size at which a log file is rotated (default: 64m; 0: never)"
-    parser.option("--log-max-size", metavar="SIZE", type=values.size, help=about_size)
+    parser.option("--log-max-size", metavar="SIZE", type=values.size_or_zero, help=about_size)
     about_files = "log files that are kept, the current one included (default: 4)"
     parser.option("--log-max-files", metavar="N", type=values.count, help=about_files)
 
@@ -141,6 +151,9 @@ def _options(args: Namespace) -> Options:
     return {
         "soft_mib": args.soft_mib,
         "hard_mib": args.hard_mib,
+        "memory": args.memory,
+        "memory_reservation": args.memory_reservation,
+        "memory_swap": args.memory_swap,
         "nice": args.nice,
         "pids_limit": args.pids_limit,
         "cpus": args.cpus,
@@ -195,8 +208,8 @@ def run(args: Namespace) -> int:
     except OSError as error:
         terminal.complain(f"cannot write the output: {error.strerror}; {args.name} goes on without it")
         return 125
-    if result.error:
-        terminal.complain(f"{args.name}: {result.error}")
+    if result.error or result.reason in _MEMORY_ENDS:
+        terminal.complain(f"{args.name}: {result.error or _MEMORY_ENDS[result.reason]}")
     return result.exit_code
 
 

@@ -31,6 +31,29 @@ def mib(text: str) -> int:
     return number
 
 
+_SIZES = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
+
+
+def size(text: str) -> int:
+    """A number of bytes as docker takes it: 1073741824, 64m, 64MB, 1.5g, 64MiB."""
+    word = text.lower().removesuffix("b").removesuffix("i")
+    unit = word[-1:] if word[-1:] in _SIZES else ""
+    number = _decimal(word.removesuffix(unit))
+    if number is None or number <= 0 or (text.lower().endswith("ib") and not unit):
+        raise BadValue(f"{text!r} is not a size above 0, such as 64m or 1g")
+    return int(number * _SIZES[unit or "b"])
+
+
+def swap(text: str) -> int:
+    """As ``size``, or -1."""
+    return -1 if text == "-1" else size(text)
+
+
+def size_or_zero(text: str) -> int:
+    """As ``size``, or 0."""
+    return 0 if text == "0" else size(text)
+
+
 def nice(text: str) -> int:
     """A nice value: -20 (most CPU) to 19 (least)."""
     number = _whole(text)
@@ -69,16 +92,6 @@ def seconds(text: str) -> float:
     if number is None or number >= 1e9:
         raise BadValue(f"{text!r} is not a number of seconds from 0 up")
     return number
-
-
-def size(text: str) -> int:
-    """A number of bytes, with k, m or g for powers of 1024."""
-    unit = text[-1:].lower()
-    shift = {"k": 10, "m": 20, "g": 30}.get(unit, 0)
-    number = _whole(text[:-1] if shift else text)
-    if number is None or number < 0:
-        raise BadValue(f"{text!r} is not a size in bytes, such as 65536, 64k, 10m or 1g")
-    return number << shift
 
 
 def tail(text: str) -> int | None:
