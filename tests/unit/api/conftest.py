@@ -73,7 +73,8 @@ class FakeLog:
         ]
         yield from chosen if tail is None else chosen[len(chosen) - min(tail, len(chosen)) :]
 
-    async def follow(self, **selection: Any) -> AsyncIterator[Chunk]:
+    async def follow(self, position: int | None = None, **selection: Any) -> AsyncIterator[Chunk]:
+        assert position is None, "only attach asks for it, and that needs a log in earnest"
         self.followers += 1
         try:
             seen = len(self.chunks)
