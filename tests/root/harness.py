@@ -170,6 +170,10 @@ class Supervisor:
         assert not check or done.returncode == 0, done
         return done
 
+    def command(self, *words: Word) -> str:
+        """What another command prints; it must exit with 0."""
+        return subprocess.run(words, check=True, capture_output=True, text=True, timeout=30).stdout
+
     def popen(self, *words: Word) -> subprocess.Popen[str]:
         """The command line, running; its output is in pipes."""
         return subprocess.Popen(

@@ -50,7 +50,7 @@ def complete(fake: FakeSupervisor) -> Complete:
 
 
 def test_commands_are_completed(complete: Complete) -> None:
-    assert complete("engine st") == {"start", "stop"}
+    assert complete("engine st") == {"start", "stats", "stop"}
     assert set(main.COMMANDS) <= complete("engine ")
 
 

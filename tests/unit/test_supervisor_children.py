@@ -199,9 +199,12 @@ class Nursery:
     async def refilled(self, template: str) -> list[str]:
         """The slots that are there after a refill."""
         self.children.refill(template)
-        while (task := self.children._refilling) is None or not task.done():
-            await asyncio.sleep(0.001)  # the test's own time limit ends it
-        return sorted(self.shim.channels)
+        for _ in range(20_000):
+            await asyncio.sleep(0.001)
+            task = self.children._refilling
+            if task is not None and task.done():
+                return sorted(self.shim.channels)
+        raise AssertionError("still refilling")
 
     def nothing_is_left(self) -> bool:
         return not (self.children.by_slot or self.shim.channels or list(self.groups.iterdir()))

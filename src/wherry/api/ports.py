@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from wherry.supervisor.model import EngineInfo, Record
 from wherry.supervisor.request import CreateRequest
+from wherry.supervisor.usage import Usage
 
 if TYPE_CHECKING:
     from wherry.logs import Log
@@ -54,6 +55,9 @@ class Engine(Protocol):
         """Newest first."""
 
     def log(self, ref: str) -> Log: ...
+
+    def usage(self, ref: str) -> Usage | None:
+        """None when it does not run."""
 
     def info(self) -> EngineInfo: ...
 

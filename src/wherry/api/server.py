@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from wherry.api import attach, containers, events, streams, system, unix_socket
+from wherry.api import attach, containers, events, stats, streams, system, unix_socket
 from wherry.api.connection import HttpServer
 from wherry.api.lifetime import Lifetime
 from wherry.api.ports import Engine
@@ -23,6 +23,7 @@ ROUTES: Routes = {
     ("containers", "*", "json"): {"GET": containers.inspect},
     ("containers", "*", "logs"): {"GET": streams.read_logs},
     ("containers", "*", "attach"): {"POST": attach.attach},
+    ("containers", "*", "stats"): {"GET": stats.stats},
     ("containers", "*", "start"): {"POST": containers.start},
     ("containers", "*", "stop"): {"POST": containers.stop},
     ("containers", "*", "kill"): {"POST": containers.kill},

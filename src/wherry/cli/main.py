@@ -19,6 +19,7 @@ COMMANDS = {
     "run": ("starting", "start a container, pass on its output and wait for it"),
     "ps": ("listing", "list containers"),
     "logs": ("logs", "show what a container has written"),
+    "stats": ("stats", "show what containers use"),
     "stop": ("lifecycle", "stop containers"),
     "kill": ("lifecycle", "send a signal to containers"),
     "rm": ("lifecycle", "remove containers"),

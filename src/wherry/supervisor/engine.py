@@ -18,7 +18,7 @@ from wherry.kernel.libc import describe
 from wherry.logs import Log, Pipeline
 from wherry.memory import Host
 from wherry.rootfs import RootfsStore
-from wherry.supervisor import ending, recovery
+from wherry.supervisor import ending, recovery, usage
 from wherry.supervisor.children import Child, Children, remove_group
 from wherry.supervisor.container import Container
 from wherry.supervisor.events import Action, Events
@@ -285,6 +285,10 @@ class Engine:
 
     def events(self) -> Events:
         return self._events
+
+    def usage(self, ref: str) -> usage.Usage | None:
+        child = self._find(ref).child
+        return None if child is None else usage.measure(child.group)
 
     def info(self) -> EngineInfo:
         states = [container.record.state for container in self._containers.values()]

@@ -33,6 +33,7 @@ from wherry.logs import BufferStats, Chunk, Log, LogOptions, Stamper
 from wherry.supervisor.events import Events
 from wherry.supervisor.model import EngineInfo, Reason, Record, State
 from wherry.supervisor.request import CreateRequest, generate_name
+from wherry.supervisor.usage import Usage
 
 T = TypeVar("T")
 ROOTFS = "/srv/rootfs"
@@ -250,6 +251,10 @@ class FakeEngine:
 
     def list(self) -> builtins.list[Record]:
         return sorted((entry.record for entry in self.entries.values()), key=lambda record: -record.created_ns)
+
+    def usage(self, ref: str) -> Usage | None:
+        self.get(ref)
+        return None
 
     def log(self, ref: str) -> Log:
         return cast(Log, self._entry(ref).log)

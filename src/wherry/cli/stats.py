@@ -1,0 +1,103 @@
+"""``engine stats``."""
+
+from __future__ import annotations
+
+import time
+
+from wherry import errors
+from wherry.cli import template, terminal
+from wherry.cli.names import complete_running
+from wherry.client import Client
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from wherry.cli.parser import Namespace, Parser
+
+    Sample = dict[str, dict[str, Any]]
+
+DESCRIPTION = """Show what containers use, all that run or those named: once a second until interrupted.
+
+CPU is a share of one CPU; memory is what is charged to the control group, without page cache that could go at once.
+LOG IN is what has been captured, HELD what is in the buffer, MOST its high-water mark, LOST what gave way; FULL says
+how often and how long the buffer was full.
+"""
+
+_HEADER = ["NAME", "CPU", "MEMORY / LIMIT", "PIDS", "LOG IN", "HELD", "MOST", "LOST", "FULL"]
+_CLEAR = "\033[H\033[J"
+_INTERVAL_SECONDS = 1.0
+
+
+def add_stats(parser: Parser) -> None:
+    parser.description = DESCRIPTION
+    about = "name, id or start of an id (default: all that run)"
+    parser.positional("names", metavar="NAME", count="*", help=about, completer=complete_running)
+    parser.flag("--no-stream", help="once, after a second")
+    about = "json: a line each, as docker's API has it"
+    parser.option("--format", metavar="table|json", choices=["table", "json"], default="table", help=about)
+    parser.run = show
+
+
+def show(args: Namespace) -> int:
+    clears = terminal.columns() is not None and not args.no_stream and args.format == "table"
+    with Client(args.socket) as client:
+        before = _sample(client, args.names)
+        while True:
+            time.sleep(_INTERVAL_SECONDS)
+            now = _sample(client, args.names)
+            print((_CLEAR if clears else "") + _rendered(args.format, before, now), end="", flush=True)
+            if args.no_stream:
+                return 0
+            before = now
+
+
+def _sample(client: Client, names: list[str]) -> Sample:
+    found: Sample = {}
+    for name in names or [container.name for container in client.ps(running=True)]:
+        try:
+            found[name] = client.stats(name)
+        except errors.NotFound:
+            if names:
+                raise
+            # removed in this moment
+    return found
+
+
+def _rendered(form: str, before: Sample, now: Sample) -> str:
+    if form == "json":
+        return "".join(template.safe_json(each) + "\n" for each in now.values())
+    rows = [_row(name, before.get(name, each), each) for name, each in now.items()]
+    return terminal.table([_HEADER, *rows])
+
+
+def _row(name: str, before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    memory, log = now["memory_stats"], now["Wherry"]["Log"]
+    used = memory.get("usage", 0) - memory.get("stats", {}).get("inactive_file", 0)
+    return [
+        terminal.escaped(name),
+        f"{_cpu_share(before, now):.1%}",
+        f"{_size(used)} / {_size(memory['limit'])}" if memory else "-",
+        str(now["pids_stats"].get("current", "-")),
+        _size(log["BytesIn"]),
+        _size(log["BytesHeld"]),
+        _size(log["HighWater"]),
+        _size(log["BytesLost"]),
+        f"{log['TimesFull']}, {log['FullSeconds']:.1f} s",
+    ]
+
+
+def _cpu_share(before: dict[str, Any], now: dict[str, Any]) -> float:
+    """Of one CPU: the host's times add up those of all."""
+    first, second = before["cpu_stats"], now["cpu_stats"]
+    whole = second["system_cpu_usage"] - first["system_cpu_usage"]
+    own: int = second["cpu_usage"]["total_usage"] - first["cpu_usage"]["total_usage"]
+    return max(0.0, own / whole * second["online_cpus"]) if whole > 0 else 0.0
+
+
+def _size(size: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.4g} {unit}"
+        size /= 1024
+    return f"{size:.4g} TiB"

@@ -1,0 +1,74 @@
+"""engine stats and docker stats: what a container uses, and the counters of its log's buffer."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from harness import Supervisor, wait_until
+
+from wherry import errors
+from wherry.kernel.cgroups import Group, Layout
+from wherry.supervisor.usage import measure
+
+pytestmark = [pytest.mark.root]
+SCRIPT = "head -c 100000 /dev/zero; while :; do :; done"
+
+
+def test_a_busy_container(supervisor: Supervisor, rootfs: Path) -> None:
+    supervisor.client.start("busy", str(rootfs), ["/bin/sh", "-c", SCRIPT], memory=64 << 20, pids_limit=7)
+    wait_until(lambda: supervisor.client.stats("busy")["Wherry"]["Log"]["BytesOut"] == 100_000)
+    first = supervisor.client.stats("busy")
+    used = first["cpu_stats"]["cpu_usage"]["total_usage"]
+    wait_until(lambda: supervisor.client.stats("busy")["cpu_stats"]["cpu_usage"]["total_usage"] > used > 0)
+    second = supervisor.client.stats("busy")
+    assert second["cpu_stats"]["system_cpu_usage"] >= first["cpu_stats"]["system_cpu_usage"] > 0
+    assert second["memory_stats"]["limit"] == 64 << 20
+    assert 0 < second["memory_stats"]["usage"] < 64 << 20
+    assert second["pids_stats"] == {"current": 1, "limit": 7}
+    (line,) = supervisor.engine("stats", "--no-stream", "--format", "json").stdout.splitlines()
+    assert json.loads(line)["name"] == "/busy"
+    header, row = supervisor.engine("stats", "--no-stream").stdout.splitlines()
+    assert header.split() == "NAME CPU MEMORY / LIMIT PIDS LOG IN HELD MOST LOST FULL".split()
+    assert row.startswith("busy ")
+    assert "97.66 KiB" in row
+
+
+@pytest.mark.docker
+def test_docker_reads_them(supervisor: Supervisor, rootfs: Path) -> None:
+    supervisor.client.start("busy", str(rootfs), ["/bin/sh", "-c", SCRIPT], pids_limit=7)
+    command = [shutil.which("docker") or "docker", "-H", f"unix://{supervisor.socket}", "stats", "--no-stream"]
+    done = supervisor.command(*command, "--format", "{{.Name}} {{.PIDs}} {{.CPUPerc}}")
+    name, pids, share = done.split()
+    assert (name, pids) == ("busy", "1")
+    assert float(share.rstrip("%")) > 1
+
+
+def test_what_does_not_run_uses_nothing_and_what_is_not_there_is_an_error(supervisor: Supervisor, rootfs: Path) -> None:
+    supervisor.client.run("done", str(rootfs), ["/bin/echo", "hello"])
+    found = supervisor.client.stats("done")
+    assert (found["memory_stats"], found["pids_stats"]) == ({}, {})
+    assert found["Wherry"]["Log"]["BytesOut"] == 6
+    with pytest.raises(errors.NotFound):
+        supervisor.client.stats("nobody")
+    assert supervisor.engine("stats", "nobody", check=False).returncode == 1
+
+
+def test_version_2_files(tmp_path: Path) -> None:
+    folder = tmp_path / "group"
+    folder.mkdir()
+    files = {
+        "cpu.stat": "usage_usec 7\nuser_usec 5\nsystem_usec 2\n",
+        "memory.current": "4096\n",
+        "memory.max": "max\n",
+        "memory.stat": "anon 1\ninactive_file 1024\n",
+        "pids.current": "3\n",
+        "pids.max": "max\n",
+    }
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    used = measure(Group(Layout(2, {"": str(tmp_path)}), "group"))
+    assert used == (7000, 5000, 2000, 4096, 1024, None, 3, None)
+    assert measure(Group(Layout(2, {"": str(tmp_path)}), "gone")) == (0, 0, 0, None, 0, None, None, None)
