@@ -29,6 +29,9 @@ from wherry.logs.files import ReadFile
 from wherry.logs.segments import index_path, rotated_numbers, rotated_path
 
 KILLS = int(os.environ.get("WHERRY_KILLS", "200"))
+CONTAINERS = 10_000 if os.environ.get("WHERRY_CHAOS", "") not in {"", "0"} else 200
+SPARES = 2
+"""How many containers a supervisor prepares ahead, if it is not told."""
 MIB = 1024 * 1024
 LONGEST_WRITE = 32 * MIB
 MARKER = re.compile(rb"\[wherry: ([0-9]+) bytes lost here\]\n")
@@ -295,3 +298,23 @@ def test_a_stalled_follower_holds_up_neither_container_nor_others(
     out, _ = stalled.process.communicate(timeout=30)
     assert "bytes rotated away here]" in out
     assert stalled.process.returncode == 0
+
+
+def test_what_ended_containers_had_is_released(supervisor: Supervisor, rootfs: Path) -> None:
+    """Pipes, buffers and files: the number of descriptors and the memory in buffers do not grow with the containers."""
+
+    def run(count: int) -> None:
+        for number in range(count):
+            result = supervisor.client.run(None, str(rootfs), ["/bin/echo", str(number)], rm=True)
+            assert result.stdout == b"%d\n" % number
+
+    def descriptors() -> list[int]:
+        return [len(os.listdir(f"/proc/{info[key]}/fd")) for key in ("pid", "shim_pid")]
+
+    info = supervisor.info()
+    run(20)
+    wait_until(lambda: supervisor.info()["spares"] == SPARES)
+    before = descriptors()
+    run(CONTAINERS)
+    # Spares come and go in the background, each with some descriptors.
+    wait_until(lambda: all(now <= then + 8 for now, then in zip(descriptors(), before, strict=True)))
