@@ -37,5 +37,5 @@ def test_a_hang_up_of_an_earlier_pipe_with_the_same_number_ends_nothing(one: Sup
     fd = one.job.pipes[0].fd
     one.events = [(fd, select.EPOLLHUP)]
     assert one.reserve()
-    assert [pipe.stream for pipe in one.job.pipes][0] == STDOUT
+    assert next(pipe.stream for pipe in one.job.pipes) == STDOUT
     assert fd in one.producer._pipes
