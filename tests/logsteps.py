@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from wherry.logs import STDERR, STDOUT, Log, LogOptions, Pipeline
+from wherry.logs import STDERR, STDOUT, BufferStats, Log, LogOptions, Pipeline
 from wherry.logs.buffer import Gap, Piece
 from wherry.logs.buffer_file import PAGE, BufferFile
 from wherry.logs.capture import _Reserved
@@ -261,6 +261,9 @@ class Supervisor:
         self.done += 1
         assert self.log.finished
 
+    def stats(self) -> BufferStats:
+        return self.log.measure()
+
     def kill(self) -> None:
         self.producer._epoll.close()
         self._container.bury()
@@ -350,6 +353,7 @@ class Supervisor:
             self.splice()
             self.commit()
         self.events.clear()
+        self.producer._serve()
         self.producer._begin_leaving()
         rounds = 0
         while self.producer._has_work():

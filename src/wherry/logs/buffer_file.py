@@ -47,6 +47,7 @@ _ENTRY_SIZE = 32
 _RUN_SIZE = 40
 RUNS_PER_BLOCK = PAGE // _RUN_SIZE
 MAX_BLOCK = 256 * 1024
+MAX_BLOCKS = (PAGE - _ENTRIES_AT) // _ENTRY_SIZE
 
 
 class Progress(NamedTuple):
@@ -131,6 +132,8 @@ class BufferFile:
         _, version, blocks, block_size = found
         if version != VERSION:
             raise errors.InternalError(f"a log buffer of version {version}; this program knows version {VERSION}")
+        if not 4 <= blocks <= MAX_BLOCKS or not 0 < block_size <= MAX_BLOCK or block_size % PAGE:
+            raise errors.InternalError(f"a log buffer of impossible geometry: {blocks} blocks of {block_size} bytes")
         return cls(fd, blocks, block_size)
 
     def close(self) -> None:

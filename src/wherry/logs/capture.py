@@ -11,6 +11,7 @@ import os
 import select
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 from wherry.logs.jobs import Exchange, Job
@@ -72,6 +73,7 @@ class Producer:
         """Until the exchange is closing; then takes what is in the pipes at that moment, and returns."""
         while not self._exchange.is_closing:
             self._round()
+        self._serve()  # what was asked for before it was closed
         self._begin_leaving()
         while self._has_work():
             self._round()
@@ -139,8 +141,8 @@ class Producer:
             return _Reserved(job, pipe, room)
         if job.is_full:
             self._park(job)
-        else:
-            self._end_pipe(job, pipe)  # EPOLLHUP alone: no byte left, and nobody has the writing end (poll(2))
+        elif pipe.is_at_end():  # or the event was for a pipe that had this number when the round began
+            self._end_pipe(job, pipe)
         return None
 
     def _splice(self, reserved: _Reserved) -> int:
@@ -174,7 +176,8 @@ class Producer:
         with self._exchange.mutex:
             requests, self._requests = self._requests, []
             jobs, self._exchange.with_room = self._exchange.with_room, []
-            os.eventfd_read(self._exchange.not_full)
+            with suppress(BlockingIOError):
+                os.eventfd_read(self._exchange.not_full)
         for job in jobs:
             job.is_parked = False
             for pipe in job.pipes:

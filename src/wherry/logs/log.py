@@ -136,7 +136,7 @@ class Log:
 
     # For the pipeline.
 
-    def open(self, pending: Progress | None = None) -> Progress:
+    def open(self, pending: Callable[[], Progress] = Progress) -> Progress:
         """Open for writing, after mending what a crash or an administrator left. Arguments and errors as Writer's."""
         if not self._is_new:
             finish_rotation(self.path)
@@ -236,7 +236,11 @@ class Log:
         with ExitStack() as undo:
             older, newest = self._current_files() or self._files_on_disk()
             undo.callback(newest.close)
-            parts = [part for part in map(_open_older, older) if part is not None]
+            parts = []
+            for part in map(_open_older, older):
+                if part is not None:
+                    undo.callback(part.close)
+                    parts.append(part)
             undo.pop_all()
             return View([*parts, newest])
 

@@ -94,7 +94,7 @@ class Pipeline:
             file = BufferFile.create(log.options.buffer_bytes) if buffer < 0 else BufferFile.open(buffer)
             if buffer < 0:
                 undo.callback(file.close)
-            settled = log.open(file.read_progress())
+            settled = log.open(file.read_progress)
             undo.callback(log.close)
             drops = log.options.mode == "non-blocking"
             self._publish(Job(log, Buffer.recover(file, settled, drops=drops), done, pipes))

@@ -28,7 +28,10 @@ logger = logging.getLogger(__name__)
 
 
 def rotate(path: Path, header: ix.Header, size: int) -> Rotated:
-    """Returns where the old file of ``size`` bytes is now. Raises OSError; the writer then goes on in the old one."""
+    """Returns where the old file of ``size`` bytes is now. Raises OSError; the writer then goes on in the old one.
+
+    May be tried again after a failure anywhere, that of opening the new file included: what stepped aside stays there.
+    """
     fresh, aside = new_path(path), rotated_path(path, header.sequence)
     end = header.start + size
     with ExitStack() as undo:
@@ -37,8 +40,9 @@ def rotate(path: Path, header: ix.Header, size: int) -> Rotated:
         os.close(create_file(fresh))
         following = ix.Header(header.container_id, time.time_ns(), header.sequence + 1, end)
         os.close(create_index(index_path(fresh), following))
-        _move(index_path(path), index_path(aside))
-        _move(path, aside)
+        if not _is_successor(path, header):
+            _move(index_path(path), index_path(aside))
+            _move(path, aside)
         index_path(fresh).replace(index_path(path))
         fresh.replace(path)
         undo.pop_all()
@@ -65,6 +69,15 @@ def remove_files(path: Path) -> None:
     """A log and its index, those that are there."""
     path.unlink(missing_ok=True)
     index_path(path).unlink(missing_ok=True)
+
+
+def _is_successor(path: Path, header: ix.Header) -> bool:
+    """Whether an earlier try got so far that ``path`` has the next index: moved aside, it would replace the old one."""
+    try:
+        found = read_header_of(path)
+    except (OSError, ix.DamagedIndex, errors.WherryError):
+        return False
+    return (found.container_id, found.sequence) == (header.container_id, header.sequence + 1)
 
 
 def _move(source: Path, target: Path) -> None:

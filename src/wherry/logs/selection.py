@@ -129,16 +129,23 @@ class TimeFilter:
         """Whether nothing of the run is to be shown; then its bytes need not be read."""
         if not self._is_needed or run.stream in self._shown or self._query.includes(run.wall_ns):
             return False
-        self._hidden[run.stream] = run.end
+        if run.stream == GAP:
+            self._begin_lines()
+        else:
+            self._hidden[run.stream] = run.end
         return True
+
+    def _begin_lines(self) -> None:
+        """Behind a marker each stream begins a line, whether or not the marker is shown."""
+        self._shown.clear()
+        self._hidden.clear()
 
     def keep(self, run: Run, start: int, data: bytes) -> bytes:
         """The part of ``data``, which begins at ``start`` in ``run``, that is to be shown."""
         if not self._is_needed or not data:
             return data
         if run.stream == GAP:  # a line of its own, and what follows begins one
-            self._shown.clear()
-            self._hidden.clear()
+            self._begin_lines()
             return data if self._query.includes(run.wall_ns) else b""
         stream, end = run.stream, start + len(data)
         if not self._query.includes(run.wall_ns):

@@ -49,8 +49,8 @@ def create_index(path: Path, header: ix.Header) -> int:
 class Writer:
     """Used by one thread at a time; ``on_cut`` is called with the new size when somebody has truncated the file.
 
-    ``pending`` is the progress of the buffer that this log was being written from, if any; ``settled`` is then what is
-    true of it, with no move under way.
+    ``pending`` reads the progress of the buffer that this log was being written from, if any. It is called with the
+    lock held: before that, a predecessor may still get on. ``settled`` is what is true then, with no move under way.
 
     Raises OSError that names the file, Conflict (the path is no regular file, another process writes to the log, or
     the index is of another container) and NotSupported (index of another version).
@@ -61,7 +61,7 @@ class Writer:
         path: Path,
         container_id: str,
         on_cut: Callable[[int], None],
-        pending: Progress | None = None,
+        pending: Callable[[], Progress] = Progress,
     ) -> None:
         self._path = path
         self._on_cut = on_cut
@@ -74,7 +74,7 @@ class Writer:
             _lock(self._log, path)
             self._index, self.header = _open_index(path, container_id)
             undo.callback(os.close, self._index)
-            self.settled = self._settle(pending or Progress())
+            self.settled = self._settle(pending())
             self.size = os.lseek(self._log, 0, os.SEEK_END)
             self._recover(self.size)
             undo.pop_all()
@@ -90,8 +90,10 @@ class Writer:
         try:
             moved = os.sendfile(self._log, piece.fd, piece.offset, limit)
         except OSError as error:
+            buffer.moved(0)  # or what somebody else appends until the next try would count as moved after a kill
             raise OSError(error.errno, error.strerror, str(self._path)) from error
         if not moved:
+            buffer.moved(0)
             raise OSError(errno.EIO, "nothing could be moved from the log buffer", str(self._path))
         buffer.moved(moved)
         self.size = size + moved
@@ -112,6 +114,7 @@ class Writer:
             write_at(self._log, text, size, self._path)
         except OSError:
             os.ftruncate(self._log, size)
+            buffer.moved(0)
             raise
         buffer.moved(0, lost)
         self.size = size + len(text)
