@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -273,6 +274,16 @@ def test_a_soft_limit_reaches_a_python_program_before_the_kill(limited: Supervis
     assert (result.reason, result.exit_code) == ("hard_limit", 137)
     assert [kind for kind, _ in events] == ["soft-limit"]
     assert 4 * MIB <= events[0][1] < 10 * MIB
+
+
+def test_one_huge_read_from_tmpfs_is_stopped(limited: Supervisor, rootfs: Path) -> None:
+    """It does not look at signals before it returns: what stops it is the limit of the group."""
+    with tempfile.NamedTemporaryFile(dir="/dev/shm", prefix="wherry-test-") as file:
+        file.truncate(1024 * MIB)
+        options = {"volumes": [GROW, f"{file.name}:/big:ro"], "hard_mib": 32}
+        result = limited.client.run("reader", str(rootfs), ["/memory_grow", "read", "1024", "/big"], **options)  # type: ignore[arg-type]
+    assert (result.reason, result.stdout) == ("hard_limit", b"")
+    assert limited.client.inspect("reader")["Wherry"]["PeakRss"] <= 36 * MIB
 
 
 def test_what_no_host_enforces_is_refused(limited: Supervisor) -> None:
