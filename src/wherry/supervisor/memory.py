@@ -27,6 +27,8 @@ _ACTIONS = {
     Kind.SOFT_CLEARED: Action.SOFT_LIMIT_CLEARED,
     Kind.HARD: Action.HARD_LIMIT,
 }
+_NAMES_VICTIMS = frozenset({"bpf"})
+"""Enforcers that tell of Kind.OOM_KILL, also for a container without limits of theirs."""
 _CHILD_SECONDS = 0.25
 """When the first process has not ended that long after an OOM kill, another process was the victim."""
 _COUNT_SECONDS = (0.001, 0.01, 0.1, 0.5)
@@ -120,6 +122,11 @@ class Memory:
             if limits != Limits():
                 watched.limiter = self._needed()
                 kept = self._arm(watched, limits)
+            elif request.memory_bytes is not None and self.name in _NAMES_VICTIMS:
+                # Only to learn whom the OOM killer chooses: nothing is to fail for that.
+                with contextlib.suppress(OSError):
+                    kept = self._arm(watched, limits)
+                    watched.limiter = self._chosen
             if request.memory_bytes is not None or (
                 request.hard_bytes is not None and controller.is_there(child.group)
             ):
@@ -146,10 +153,14 @@ class Memory:
         finally:
             os.close(namespace)
         record.enforcer = limiter.name
-        if limits.hard_bytes is not None and limiter.name != "cgroup" and controller.is_there(child.group):
-            size, own = backstop(limits.hard_bytes), watched.container.record.request.memory_bytes
-            if own is None or own > size:
-                controller.set_limit(child.group, size)
+        try:
+            if limits.hard_bytes is not None and limiter.name != "cgroup" and controller.is_there(child.group):
+                size, own = backstop(limits.hard_bytes), record.request.memory_bytes
+                if own is None or own > size:
+                    controller.set_limit(child.group, size)
+        except OSError:
+            self._close_all(kept)
+            raise
         return kept
 
     def adopt(self, container: Container, child: Child, kept: Mapping[str, int]) -> None:
