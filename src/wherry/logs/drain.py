@@ -41,9 +41,8 @@ class Consumer:
     def run(self) -> None:
         """Until the producer has ended and nothing is left to write that can be written."""
         self._work()
-        for job in self._failing:
-            job.retry_at = 0
-        self._retry()
+        for job in list(self._failing):
+            self._try_again(job)
         self._work()
         for job in list(self._exchange.jobs.values()):
             self._leave(job)
@@ -178,12 +177,17 @@ class Consumer:
                 self._exchange.wake_producer()  # which need not wait for room any more
 
     def _retry(self) -> None:
+        if self._exchange.producer_has_ended:
+            return  # the last try is run()'s: a full disk must not keep us from coming to an end
         now = time.monotonic()
         for job in [job for job in self._failing if job.retry_at <= now]:
-            self._failing.discard(job)
-            with self._exchange.mutex:
-                job.is_ready = False
-                self._exchange.make_ready(job)
+            self._try_again(job)
+
+    def _try_again(self, job: Job) -> None:
+        self._failing.discard(job)
+        with self._exchange.mutex:
+            job.is_ready = False
+            self._exchange.make_ready(job)
 
     def _note_success(self, job: Job) -> None:
         """A disk that takes a block now and then is not well yet, and must not fill our own log."""

@@ -90,7 +90,7 @@ class _Follower:
             view = self._reopen()
             first = await self._first_offsets(view)
             missed = 0 if self._cursor is None else view.start - min(first.values())
-            self._cursor = Cursor(view, self._query, first)
+            self._cursor = Cursor(view, self._query, first, self._cursor)
             self._generation = seen.generation
             self._chunks = self._cursor.chunks(self._size)
             if missed > 0:

@@ -27,11 +27,14 @@ class Chunk(NamedTuple):
 class Cursor:
     """Goes forward through what a query wants of a log; chunks() goes on where it ended when the log has grown."""
 
-    def __init__(self, view: View, query: Query, first: dict[int, int]) -> None:
-        """``first``: for each stream that is wanted, the offset before which nothing of it is shown."""
+    def __init__(self, view: View, query: Query, first: dict[int, int], before: Cursor | None = None) -> None:
+        """``first``: for each stream that is wanted, the offset before which nothing of it is shown.
+
+        ``before`` is the cursor that this one goes on from, in files that have been opened anew.
+        """
         self._first = first
         self._query = query
-        self._filter = TimeFilter(view, query)
+        self._filter: TimeFilter = TimeFilter(view, query) if before is None else before._filter.follow_to(view)
         self._window = Window(view)
         self._runs = Runs(view, min(first.values()))
 

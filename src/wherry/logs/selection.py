@@ -125,6 +125,11 @@ class TimeFilter:
         self._shown: set[int] = set()  # streams in the middle of a line that is shown
         self._hidden: dict[int, int] = {}  # stream -> end of what was hidden last, perhaps in the middle of a line
 
+    def follow_to(self, view: View) -> TimeFilter:
+        """Go on with the same log, opened anew."""
+        self._view = view
+        return self
+
     def skips(self, run: Run) -> bool:
         """Whether nothing of the run is to be shown; then its bytes need not be read."""
         if not self._is_needed or run.stream in self._shown or self._query.includes(run.wall_ns):
