@@ -155,9 +155,9 @@ class Client:
         try:
             for kind, data in self._frames(response):
                 if kind != STATUS:
-                    take(kind, data)
+                    take(kind, bytes(data))
                     continue
-                status = status_from(_decoded(data))
+                status = status_from(_decoded(bytes(data)))
                 if isinstance(status, RunResult):
                     status.stdout, status.stderr = b"".join(written[STDOUT]), b"".join(written[STDERR])
                     _drain(response)
@@ -332,13 +332,13 @@ class Client:
         except (OSError, http1.ProtocolError) as failure:
             raise self._explained(failure) from failure
 
-    def _frames(self, response: http1.Response) -> Iterator[tuple[int, bytes]]:
+    def _frames(self, response: http1.Response) -> Iterator[tuple[int, memoryview]]:
         try:
             yield from frames(response)
         except (OSError, http1.ProtocolError) as failure:
             raise self._explained(failure) from failure
 
-    def _pieces(self, response: http1.Response) -> Iterator[bytes]:
+    def _pieces(self, response: http1.Response) -> Iterator[memoryview]:
         try:
             yield from response
         except (OSError, http1.ProtocolError) as failure:

@@ -10,7 +10,7 @@ nothing is guessed or repaired. A failed or half-read exchange closes its connec
 for another's.
 
     Pool        keeps idle connections to one socket; may be used by several threads
-    Response    status, headers and the body as an iterator of byte strings
+    Response    status, headers and the body as an iterator of memoryviews, each over bytes that nobody changes
 """
 
 from __future__ import annotations
@@ -70,50 +70,47 @@ class NoReplyError(TruncatedError):
 
 
 class _Reader:
-    """Buffered reading from a socket, by lines and by counted pieces."""
+    """Buffered reading from a socket, by lines and by counted pieces. Received bytes are not copied, only cut up."""
 
     def __init__(self, sock: _socket.socket) -> None:
         self._sock = sock
-        self._buffer = bytearray()
+        self._rest = memoryview(b"")
         self.received = False
 
     @property
     def pending(self) -> bool:
-        return bool(self._buffer)
+        return bool(self._rest)
 
-    def _receive(self, size: int) -> bytes:
-        if data := self._sock.recv(size):
-            self.received = True
-        return data
+    def _receive(self) -> bool:
+        """Whether anything came; only to be called when nothing is left."""
+        self._rest = memoryview(self._sock.recv(_RECEIVE))
+        self.received |= self.pending
+        return self.pending
 
     def line(self, what: str) -> bytes:
         """One line without its CRLF; an end of file raises."""
-        searched = 0
-        while (end := self._buffer.find(b"\n", searched)) < 0:
-            searched = len(self._buffer)
-            if searched > MAX_LINE:
+        line = b""
+        while not line.endswith(b"\n"):
+            if len(line) > MAX_LINE:
                 raise ProtocolError(f"{what} is longer than {MAX_LINE} bytes")
-            data = self._receive(_RECEIVE)
-            if not data:
+            if not self._rest and not self._receive():
                 raise TruncatedError(f"the reply ended in the middle of {what}")
-            self._buffer += data
-        line = bytes(self._buffer[:end])
-        del self._buffer[: end + 1]
-        if len(line) > MAX_LINE:
-            raise ProtocolError(f"{what} is longer than {MAX_LINE} bytes")
-        if not line.endswith(b"\r"):
-            raise ProtocolError(f"{what} does not end in CR LF: {_shown(line)}")
-        return line[:-1]
+            start = bytes(self._rest[: MAX_LINE + 1 - len(line)])
+            size = start.find(b"\n") + 1 or len(start)
+            line += start[:size]
+            self._rest = self._rest[size:]
+        if not line.endswith(b"\r\n"):
+            raise ProtocolError(f"{what} does not end in CR LF: {_shown(line[:-1])}")
+        return line[:-2]
 
-    def piece(self, most: int) -> bytes:
+    def piece(self, most: int) -> memoryview:
         """Between 1 and ``most`` bytes, as soon as there are any; nothing at the end of file."""
-        if not self._buffer:
-            return self._receive(min(most, _RECEIVE))
-        data = bytes(self._buffer[:most])
-        del self._buffer[:most]
-        return data
+        if not self._rest:
+            self._receive()
+        piece, self._rest = self._rest[:most], self._rest[most:]
+        return piece
 
-    def counted(self, size: int, what: str) -> Iterator[bytes]:
+    def counted(self, size: int, what: str) -> Iterator[memoryview]:
         """Exactly ``size`` bytes, in pieces as they arrive."""
         left = size
         while left:
@@ -181,7 +178,7 @@ def _chunk_size(line: bytes) -> int:
     return size
 
 
-def _chunked(reader: _Reader, trailers: dict[str, str]) -> Iterator[bytes]:
+def _chunked(reader: _Reader, trailers: dict[str, str]) -> Iterator[memoryview]:
     while size := _chunk_size(reader.line("a chunk-size line")):
         yield from reader.counted(size, "a chunk")
         if reader.line("the end of a chunk"):
@@ -189,7 +186,7 @@ def _chunked(reader: _Reader, trailers: dict[str, str]) -> Iterator[bytes]:
     trailers.update(_fields(reader, "trailer"))
 
 
-def _until_close(reader: _Reader) -> Iterator[bytes]:
+def _until_close(reader: _Reader) -> Iterator[memoryview]:
     while data := reader.piece(_RECEIVE):
         yield data
 
@@ -222,7 +219,7 @@ class Response:
             _fields(reader, "header")
         raise ProtocolError(f"more than {MAX_INTERIM} interim replies")
 
-    def _body(self, reader: _Reader, method: str) -> Iterator[bytes]:
+    def _body(self, reader: _Reader, method: str) -> Iterator[memoryview]:
         length = _content_length(self.headers)
         coding = self.headers.get("transfer-encoding")
         # Both at once is how replies are smuggled (RFC 9112, section 6.1), and no other coding was asked for.
@@ -237,10 +234,10 @@ class Response:
         self._reusable = False
         return _until_close(reader)
 
-    def __iter__(self) -> Iterator[bytes]:
+    def __iter__(self) -> Iterator[memoryview]:
         return self
 
-    def __next__(self) -> bytes:
+    def __next__(self) -> memoryview:
         try:
             return next(self._pieces)
         except StopIteration:

@@ -206,6 +206,10 @@ def test_what_json_cannot_say_is_refused(value: object) -> None:
 FRAMES = st.lists(st.tuples(st.sampled_from([1, 2, 3]), st.binary(max_size=100)), max_size=8)
 
 
+def pairs(*pieces: bytes) -> Iterator[tuple[int, bytes]]:
+    return ((kind, bytes(data)) for kind, data in frames(memoryview(piece) for piece in pieces))
+
+
 def cut(data: bytes, at: list[int]) -> Iterator[bytes]:
     places = sorted(place % (len(data) + 1) for place in at)
     for begin, end in zip([0, *places], [*places, len(data)], strict=True):
@@ -214,16 +218,16 @@ def cut(data: bytes, at: list[int]) -> Iterator[bytes]:
 
 @given(FRAMES, st.lists(st.integers(0, 2000), max_size=10))
 def test_frames_survive_however_they_are_cut(sent: list[tuple[int, bytes]], at: list[int]) -> None:
-    found = list(frames(cut(b"".join(frame(kind, data) for kind, data in sent), at)))
+    found = list(pairs(*cut(b"".join(frame(kind, data) for kind, data in sent), at)))
     assert _joined(found) == _joined(sent)
     # a status is JSON and comes whole
     assert [data for kind, data in found if kind == 3] == [data for kind, data in sent if kind == 3 and data]
 
 
-def _joined(pairs: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+def _joined(found: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
     """The bytes of both streams in their order, neighbours of one stream put together."""
     joined: list[tuple[int, bytes]] = []
-    for kind, data in pairs:
+    for kind, data in found:
         if joined and joined[-1][0] == kind:
             joined[-1] = (kind, joined[-1][1] + data)
         elif data:
@@ -232,14 +236,13 @@ def _joined(pairs: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
 
 
 def test_output_is_passed_on_before_its_frame_is_complete() -> None:
-    pieces = iter([frame(1, b"abcdef")[:10]])
-    assert next(frames(pieces)) == (1, b"ab")
+    assert next(pairs(frame(1, b"abcdef")[:10])) == (1, b"ab")
 
 
 @pytest.mark.parametrize("length", range(1, 12))
 def test_an_end_in_the_middle_of_a_frame_is_told(length: int) -> None:
     with pytest.raises(TruncatedError):
-        list(frames(iter([frame(1, b"abcd")[:length]])))
+        list(pairs(frame(1, b"abcd")[:length]))
 
 
 @pytest.mark.parametrize(
@@ -254,7 +257,7 @@ def test_an_end_in_the_middle_of_a_frame_is_told(length: int) -> None:
 )
 def test_what_is_no_frame_is_refused(header: bytes) -> None:
     with pytest.raises(ProtocolError):
-        list(frames(iter([header + b"x"])))
+        list(pairs(header + b"x"))
 
 
 # Replies

@@ -172,7 +172,7 @@ def test_a_body_comes_while_it_is_being_sent(path: Path) -> None:
 
     with RawServer(path, script) as server:
         response = Pool(server.path).request("GET", "/x", timeout=10)
-        assert next(response) == b"first"
+        assert bytes(next(response)) == b"first"
         seen.set()
         assert list(response) == [b"last"]
 

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Iterator
-from contextlib import aclosing
+from collections.abc import Iterable, Iterator
+from contextlib import aclosing, closing
+from itertools import chain
 from typing import Any
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_writer import StreamWriter
 
 from wherry import logs
 from wherry.api.containers import wanted
+from wherry.api.outlet import Outlet, Piece
 from wherry.api.query import Query
 from wherry.api.replies import FrameResponse, encode
 from wherry.api.router import Call
@@ -76,6 +79,25 @@ class Framer:
             chunk = self._stamper.feed(chunk)
         return _HEAD.pack(chunk.stream, len(chunk.data)) + chunk.data
 
+    def batches(self, pieces: Iterable[logs.Chunk | logs.Extent]) -> Iterator[Piece]:
+        """Frames for an Outlet: small ones together, those of extents alone."""
+        frames: list[bytes] = []
+        size = 0
+        for piece in pieces:
+            if isinstance(piece, logs.Extent):
+                if frames:
+                    yield b"".join(frames), None
+                yield _HEAD.pack(piece.stream, piece.size), piece
+            else:
+                frames.append(self.frame(piece))
+                size += len(frames[-1])
+                if size < _BATCH:
+                    continue
+                yield b"".join(frames), None
+            frames, size = [], 0
+        if frames:
+            yield b"".join(frames), None
+
 
 class Sender:
     """Writes to a response with backpressure, and without keeping the event loop from others."""
@@ -129,23 +151,26 @@ async def _dump(call: Call, log: logs.Log, query: LogQuery) -> web.StreamRespons
 async def dump(call: Call, log: logs.Log, query: LogQuery, response: FrameResponse) -> None:
     """Send what there is now. Reading may wait for a disk, so it happens in a thread."""
     framer = Framer(query.timestamps)
-    chunks = logs.read(log, **query.selection())
-    batch = await asyncio.to_thread(_next_batch, chunks, framer)
-    await response.prepare(call.request)
-    while batch:
-        await response.write(batch)
-        batch = await asyncio.to_thread(_next_batch, chunks, framer)
+    pieces = (logs.read if query.timestamps else logs.read_pieces)(log, **query.selection())
+    frames = framer.batches(pieces)
+    first = await asyncio.to_thread(_beginning, frames)
+    writer = await response.prepare(call.request)
+    if len(first) < 2 and all(extent is None for _, extent in first):
+        for data, _ in first:
+            await response.write(data)
+    elif isinstance(writer, StreamWriter):
+        with closing(Outlet(call.request, writer)) as outlet:
+            await outlet.send(chain(first, frames))
 
 
-def _next_batch(chunks: Iterator[logs.Chunk], framer: Framer) -> bytes:
-    frames: list[bytes] = []
-    size = 0
-    for chunk in chunks:
-        frames.append(framer.frame(chunk))
-        size += len(frames[-1])
-        if size >= _BATCH:
+def _beginning(pieces: Iterator[Piece]) -> list[Piece]:
+    """Up to two pieces, none behind an extent: it would hold no longer. One without an extent is all there is."""
+    taken: list[Piece] = []
+    for piece in pieces:
+        taken.append(piece)
+        if piece[1] is not None or len(taken) == 2:
             break
-    return b"".join(frames)
+    return taken
 
 
 async def run(call: Call) -> web.StreamResponse:

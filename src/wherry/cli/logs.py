@@ -51,6 +51,6 @@ def show(args: Namespace) -> int:
             stderr=args.stream != "out",
         ) as stream,
     ):
-        for fd, data in stream:
+        for fd, data in stream.views():
             terminal.write_all(fd, data)
     return 0

@@ -75,7 +75,7 @@ def write_error(text: str) -> None:
         pass
 
 
-def write_all(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: bytes | memoryview) -> None:
     """Write all of ``data`` at once and unbuffered. Raises OSError, BrokenPipeError when nobody reads any more."""
     left = memoryview(data)
     while left:

@@ -24,13 +24,14 @@ from wherry.logs.log import Log, LogState
 from wherry.logs.options import LogOptions
 from wherry.logs.pipeline import Pipeline, make_buffer
 from wherry.logs.pipes import make_pipe
-from wherry.logs.reader import Chunk, read
+from wherry.logs.reader import Chunk, Extent, read, read_pieces
 
 __all__ = [
     "STDERR",
     "STDOUT",
     "BufferStats",
     "Chunk",
+    "Extent",
     "Line",
     "LineSplitter",
     "Log",
@@ -44,5 +45,6 @@ __all__ = [
     "make_pipe",
     "opening",
     "read",
+    "read_pieces",
     "rfc3339_nano",
 ]

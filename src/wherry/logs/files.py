@@ -65,6 +65,11 @@ class ReadFile:
         with self._lock:
             return os.pread(self._open_fd(), count, offset)
 
+    def send_to(self, target: int, offset: int, count: int) -> int:
+        """Send up to ``count`` bytes at ``offset`` to the socket ``target``: sendfile(2). 0 at the end of the file."""
+        with self._lock:
+            return os.sendfile(target, self._open_fd(), offset, count)
+
     def size(self) -> int:
         with self._lock:
             return os.fstat(self._open_fd()).st_size

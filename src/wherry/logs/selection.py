@@ -125,6 +125,11 @@ class TimeFilter:
         self._shown: set[int] = set()  # streams in the middle of a line that is shown
         self._hidden: dict[int, int] = {}  # stream -> end of what was hidden last, perhaps in the middle of a line
 
+    @property
+    def is_needed(self) -> bool:
+        """Whether it may keep anything back; if not, bytes need not be shown to it."""
+        return self._is_needed
+
     def follow_to(self, view: View) -> TimeFilter:
         """Go on with the same log, opened anew."""
         self._view = view

@@ -71,6 +71,11 @@ class View:
         part = self.parts[number]
         return part.log.read(min(count, self.end_of(number, offset + count) - offset), offset - part.start)
 
+    def place_of(self, offset: int) -> tuple[ReadFile, int]:
+        """The file that has the byte at ``offset``, and where in it that is."""
+        part = self.parts[self.number_at(offset)]
+        return part.log, offset - part.start
+
     def close(self) -> None:
         for part in self.parts:
             part.close()

@@ -46,7 +46,7 @@ class EventStream:
     One thread at a time iterates; any thread may close it, and the iteration then ends.
     """
 
-    def __init__(self, pieces: Iterator[bytes], close: Callable[[], None]) -> None:
+    def __init__(self, pieces: Iterator[memoryview], close: Callable[[], None]) -> None:
         self._events = _events(pieces)
         self._close = close
         self._closed = False
@@ -76,7 +76,7 @@ class EventStream:
         self.close()
 
 
-def _events(pieces: Iterator[bytes]) -> Iterator[Event]:
+def _events(pieces: Iterator[memoryview]) -> Iterator[Event]:
     buffer = bytearray()
     for piece in pieces:
         buffer += piece

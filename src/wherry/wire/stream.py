@@ -17,37 +17,42 @@ MAX_STATUS = 1 << 20
 """Largest status frame, in bytes; output frames are passed on in pieces and need no limit."""
 
 
-def frames(pieces: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
+def frames(pieces: Iterator[memoryview]) -> Iterator[tuple[int, memoryview]]:
     """(kind, data) from Docker's raw-stream format: kind, three zero bytes, big-endian length, data.
 
-    Output is passed on as it arrives, in pieces of a frame if need be; a status frame is passed on whole. Raises
-    ProtocolError for anything else, an end in the middle of a frame included.
+    Output is passed on as it arrives, uncopied, in pieces of a frame if need be; a status frame is passed on whole.
+    Raises ProtocolError for anything else, an end in the middle of a frame included.
     """
-    buffer = bytearray()
+    header = status = b""
     kind = left = 0
     for piece in pieces:
-        buffer += piece
-        while buffer:
+        rest = piece
+        while rest:
             if not left:
-                if len(buffer) < 8:
-                    break
-                kind, left = _frame_header(buffer[:8])
-                del buffer[:8]
-            if kind == STATUS and len(buffer) < left:
-                break
-            data = bytes(buffer[:left])
-            del buffer[:left]
+                missing = 8 - len(header)
+                header += rest[:missing]
+                rest = rest[missing:]
+                if len(header) == 8:
+                    kind, left = _frame_header(header)
+                    header = b""
+                continue
+            data, rest = rest[:left], rest[left:]
             left -= len(data)
-            if data:
+            if kind != STATUS:
                 yield kind, data
-    if buffer or left:
+                continue
+            status += data
+            if not left:
+                yield kind, memoryview(status)
+                status = b""
+    if header or left:
         raise TruncatedError("the stream ended in the middle of a frame")
 
 
-def _frame_header(header: bytearray) -> tuple[int, int]:
+def _frame_header(header: bytes) -> tuple[int, int]:
     kind, size = header[0], int.from_bytes(header[4:8], "big")
     if kind not in {STDOUT, STDERR, STATUS} or any(header[1:4]):
-        raise ProtocolError(f"not a frame header: {bytes(header)!r}")
+        raise ProtocolError(f"not a frame header: {header!r}")
     if kind == STATUS and size > MAX_STATUS:
         raise ProtocolError(f"a status frame of {size} bytes; the most is {MAX_STATUS}")
     return kind, size
@@ -59,7 +64,7 @@ class LogStream:
     ``close()`` ends it early; it is also a context manager. Iterating raises the errors of ``Client``.
     """
 
-    def __init__(self, pairs: Iterator[tuple[int, bytes]], close: Callable[[], None]) -> None:
+    def __init__(self, pairs: Iterator[tuple[int, memoryview]], close: Callable[[], None]) -> None:
         self._pairs = pairs
         self._close = close
 
@@ -67,7 +72,12 @@ class LogStream:
         return self
 
     def __next__(self) -> tuple[int, bytes]:
-        return next(self._pairs)
+        stream, data = next(self._pairs)
+        return stream, bytes(data)
+
+    def views(self) -> Iterator[tuple[int, memoryview]]:
+        """The same without a copy of the bytes: for whoever passes much on at once."""
+        return self._pairs
 
     def close(self) -> None:
         self._close()

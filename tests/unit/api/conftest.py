@@ -29,7 +29,7 @@ import pytest
 from wherry import errors
 from wherry.api import ports, streams
 from wherry.api.server import Server, serve
-from wherry.logs import BufferStats, Chunk, Log, LogOptions, Stamper
+from wherry.logs import BufferStats, Chunk, Extent, Log, LogOptions, Stamper
 from wherry.supervisor.events import Events
 from wherry.supervisor.model import EngineInfo, Reason, Record, State
 from wherry.supervisor.request import CreateRequest, generate_name
@@ -99,6 +99,8 @@ class FakeLog:
 
 FAKE_LOGS = SimpleNamespace(
     read=lambda log, **selection: log.read(**selection),
+    read_pieces=lambda log, **selection: log.read(**selection),
+    Extent=Extent,
     follow=lambda log, **selection: log.follow(**selection),
     Stamper=Stamper,
 )
