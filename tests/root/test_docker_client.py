@@ -160,6 +160,7 @@ def test_who_waits_for_the_start_of_what_is_removed_gets_an_end(supervisor: Supe
 def test_who_attached_and_has_gone_is_forgotten(supervisor: Supervisor, rootfs: Path) -> None:
     """A client that half closes goes on hearing; one that closes must not be waited for until the container ends."""
     supervisor.client.start("web", str(rootfs), ["/bin/sleep", "1000"])
+    wait_until(lambda: supervisor.info()["spares"] == 2)  # they come in the background, with descriptors of their own
     before = descriptors(supervisor)
     for _ in range(3):
         with raw_attach(supervisor, "web") as stream:
