@@ -7,11 +7,16 @@ import time
 
 from wherry.logs import Log, make_pipe
 from wherry.logs.buffer import Buffer, Piece
+from wherry.logs.buffer_file import BufferFile
+
+
+def new_buffer(budget: int) -> Buffer:
+    return Buffer(BufferFile.create(budget), drops=False)
 
 
 def append(log: Log, stream: int, data: bytes, moment: tuple[int, int] | None = None) -> None:
     """Write ``data``, at most 64 KiB, to an open log: as a run of its own, or as more of that of ``moment``."""
-    buffer = Buffer.create(1024 * 1024)
+    buffer = new_buffer(1024 * 1024)
     read_end, write_end = make_pipe()
     try:
         os.write(write_end, data)

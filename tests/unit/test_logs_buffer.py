@@ -8,6 +8,7 @@ import struct
 from pathlib import Path
 
 import pytest
+from tests.logfiles import new_buffer
 
 from wherry import errors
 from wherry.logs import STDOUT, Log, make_pipe, read
@@ -33,13 +34,13 @@ def fill(buffer: Buffer, data: bytes) -> None:
 def test_impossible_budgets_are_refused(budget: int) -> None:
     before = os.listdir("/proc/self/fd")
     with pytest.raises(errors.InvalidRequest, match=str(budget)):
-        Buffer.create(budget)
+        new_buffer(budget)
     assert os.listdir("/proc/self/fd") == before
 
 
 @pytest.mark.parametrize("budget", [BUFFER_MIN, BUFFER_MIN + 5000, 2**20, BUFFER_MAX])
 def test_a_full_buffer_holds_its_budget_and_no_more(budget: int) -> None:
-    buffer = Buffer.create(budget)
+    buffer = new_buffer(budget)
     while room := buffer.reserve(STDOUT):
         count = min(room, 65536)
         fill(buffer, bytes(count))
@@ -87,8 +88,8 @@ def test_a_failed_move_is_not_under_way_any_more(tmp_path: Path, monkeypatch: py
     log = Log(tmp_path / "alpha.log", ID)
     log.create()
     log.open()
-    buffer = Buffer.create(BUFFER_MIN)
-    kept = os.dup(buffer.fd)
+    buffer = new_buffer(BUFFER_MIN)
+    kept = os.dup(buffer._file.fd)
     fill(buffer, b"from the container\n")
     claim = buffer.claim()
     assert isinstance(claim, Piece)
@@ -120,7 +121,7 @@ def test_progress_is_read_when_the_predecessor_is_gone(tmp_path: Path, monkeypat
     log = Log(tmp_path / "alpha.log", ID)
     log.create()
     log.open()
-    buffer = Buffer.create(BUFFER_MIN)
+    buffer = new_buffer(BUFFER_MIN)
     fill(buffer, b"once\n")
 
     def get_on(_seconds: float) -> None:
@@ -129,7 +130,7 @@ def test_progress_is_read_when_the_predecessor_is_gone(tmp_path: Path, monkeypat
         buffer.release(log.append(buffer, claim))
         log.close()
 
-    file = BufferFile.open(os.dup(buffer.fd))
+    file = BufferFile.open(os.dup(buffer._file.fd))
     monkeypatch.setattr("time.sleep", get_on)
     successor = Log(log.path, ID)
     assert successor.open(file.read_progress) == Progress(position=5)

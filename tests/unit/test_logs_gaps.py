@@ -9,10 +9,9 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from tests.logfiles import append
+from tests.logfiles import append, new_buffer
 
 from wherry.logs import STDERR, STDOUT, Log, read
-from wherry.logs.buffer import Buffer
 
 ID = "ab" * 32
 
@@ -27,7 +26,7 @@ def log(tmp_path: Path) -> Iterator[Log]:
 
 
 def lose(log: Log, count: int, wall_ns: int) -> None:
-    buffer = Buffer.create(1024 * 1024)
+    buffer = new_buffer(1024 * 1024)
     with mock.patch("time.time_ns", return_value=wall_ns):
         log.append_gap(buffer, count)
     buffer.close()

@@ -72,7 +72,7 @@ class _Block:
 
 
 class Buffer:
-    """Made by create() or recover(); owns its file."""
+    """Made for a new file, or by recover() for one that has been used; owns its file."""
 
     def __init__(self, file: BufferFile, *, drops: bool) -> None:
         self._file = file
@@ -89,11 +89,6 @@ class Buffer:
         self._lost = 0
         self._full_since = 0
         self._given_back_at = 0
-
-    @classmethod
-    def create(cls, budget: int, *, drops: bool = False) -> Buffer:
-        """``drops``: non-blocking mode. Raises InvalidRequest for an impossible budget."""
-        return cls(BufferFile.create(budget), drops=drops)
 
     @classmethod
     def recover(cls, file: BufferFile, progress: Progress, *, drops: bool = False) -> Buffer:
@@ -128,11 +123,6 @@ class Buffer:
         self._held += block.length - (0 if self._blocks else self._taken)
         self._blocks.append(block)
         self._free.remove(slot)
-
-    @property
-    def fd(self) -> int:
-        """Of the file: for whoever keeps a duplicate of it."""
-        return self._file.fd
 
     @property
     def is_empty(self) -> bool:
