@@ -10,7 +10,7 @@ UV := uv==0.13.*
 BIN := .venv/bin
 STAMPS := build/stamps
 PACKAGE_FILES := $(shell find src -name '*.py')
-WORKLOADS := build/workloads/cpu_hog build/workloads/io_pulse build/workloads/memory_hog
+WORKLOADS := build/workloads/cpu_hog build/workloads/io_pulse build/workloads/log_lines build/workloads/memory_hog
 
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/build/tools:$(PATH)
 SHELL := /bin/bash
@@ -44,9 +44,10 @@ fmt: .venv/.package ## format, and fix what ruff can fix
 	@$(BIN)/ruff check --fix --quiet
 	@$(BIN)/ruff format --quiet
 
-bench: setup-test ## start latency against fork+exec, crun, runc, bubblewrap; the CLI against docker
+bench: setup-test ## starts against fork+exec, crun, runc, bubblewrap; the CLI against docker; logs against cat, conmon, dockerd
 	@$(BIN)/python benchmarks/start.py
 	@$(BIN)/python benchmarks/cli.py
+	@$(BIN)/python benchmarks/logs.py
 
 wheel: .venv/.package ## dist/wherry-VERSION-py3-none-any.whl
 	@$(BIN)/pip wheel -qq --no-deps --no-build-isolation --wheel-dir dist .
