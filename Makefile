@@ -11,7 +11,7 @@ BIN := .venv/bin
 STAMPS := build/stamps
 PACKAGE_FILES := $(shell find src -name '*.py')
 BPF_OBJECT := src/wherry/memory/monitor.bpf.o
-WORKLOADS := $(addprefix build/workloads/,cpu_hog io_pulse log_storm memory_grow memory_hog)
+WORKLOADS := $(addprefix build/workloads/,cpu_hog io_pulse log_lines log_storm memory_grow memory_hog)
 
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/build/tools:$(PATH)
 SHELL := /bin/bash
@@ -48,9 +48,10 @@ fmt: .venv/.package ## format, and fix what ruff can fix
 	@$(BIN)/ruff check --fix --quiet
 	@$(BIN)/ruff format --quiet
 
-bench: setup-test ## start latency against fork+exec, crun, runc, bubblewrap; the CLI against docker; memory limits
+bench: setup-test ## starts, the CLI, logs and memory limits against floors and peers: crun, runc, docker, conmon ...
 	@$(BIN)/python benchmarks/start.py
 	@$(BIN)/python benchmarks/cli.py
+	@$(BIN)/python benchmarks/logs.py
 	@$(BIN)/python benchmarks/limits.py
 
 wheel: .venv/.package $(BPF_OBJECT) ## dist/wherry-VERSION-py3-none-any.whl

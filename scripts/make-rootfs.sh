@@ -9,7 +9,7 @@ die() { echo "make-rootfs: $*" >&2; exit 1; }
 
 [[ $# -eq 2 || $# -eq 3 ]] || { echo "usage: $0 TARGET WORKLOADS [TARBALL]" >&2; exit 2; }
 target=$1 workloads=$2 tarball=${3-}
-programs=(cpu_hog io_pulse log_storm memory_hog)
+programs=(cpu_hog io_pulse log_lines log_storm memory_hog)
 
 [[ $EUID -eq 0 ]] || die "run this as root: the files of a root file system belong to several users"
 for program in "${programs[@]}"; do

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "make-rootfs.sh"
-PROGRAMS = ["cpu_hog", "io_pulse", "log_storm", "memory_hog"]
+PROGRAMS = ["cpu_hog", "io_pulse", "log_lines", "log_storm", "memory_hog"]
 
 pytestmark = pytest.mark.root
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 SOURCES = Path(__file__).parents[2] / "workloads"
-PROGRAMS = ["cpu_hog", "io_pulse", "log_storm", "memory_hog"]
+PROGRAMS = ["cpu_hog", "io_pulse", "log_lines", "log_storm", "memory_hog"]
 MIB = 1024 * 1024
 
 
@@ -95,7 +95,9 @@ def test_help_names_arguments_and_ranges(workloads: Path, program: str) -> None:
     assert "default" in result.stdout
 
 
-@pytest.mark.parametrize(("program", "arguments"), [("cpu_hog", ["1"]), ("io_pulse", ["1", "0"]), ("memory_hog", [])])
+@pytest.mark.parametrize(
+    ("program", "arguments"), [("cpu_hog", ["1"]), ("io_pulse", ["1", "0"]), ("log_lines", ["1"]), ("memory_hog", [])]
+)
 def test_output_that_cannot_be_written_ends_it(workloads: Path, program: str, arguments: list[str]) -> None:
     with Path("/dev/full").open("w") as full:
         command = [str(workloads / program), *arguments]
@@ -182,3 +184,10 @@ def test_memory_hog_says_when_no_memory_is_left(workloads: Path) -> None:
     result = run(workloads / "memory_hog", "20", "0", "200", limit=f"--as={50 * MIB}")
     assert result.returncode == 1
     assert result.stderr == "memory_hog: cannot allocate 20 MiB more at 40 MiB: Cannot allocate memory\n"
+
+
+@pytest.mark.parametrize("lines_a_write", ["1", "7", "655"])
+def test_log_lines_numbers_its_lines(workloads: Path, lines_a_write: str) -> None:
+    lines = run(workloads / "log_lines", "1500", lines_a_write).stdout.splitlines(keepends=True)
+    assert [int(line[:12]) for line in lines] == list(range(1500))
+    assert {len(line) for line in lines} == {100}
