@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -228,6 +229,8 @@ class LogPipeline(RuleBasedStateMachine):
         else:
             self.container.check_complete(is_blocking=self.is_blocking)
 
+
+pytestmark = pytest.mark.timeout(0 if IS_CHAOS else 300)  # seconds alone, minutes on a machine full of guests
 
 TestLogPipeline = LogPipeline.TestCase
 TestLogPipeline.settings = settings(
