@@ -10,6 +10,7 @@ UV := uv==0.13.*
 BIN := .venv/bin
 STAMPS := build/stamps
 PACKAGE_FILES := $(shell find src -name '*.py')
+BPF_OBJECT := src/wherry/memory/monitor.bpf.o
 WORKLOADS := build/workloads/cpu_hog build/workloads/io_pulse build/workloads/memory_hog
 
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/build/tools:$(PATH)
@@ -21,7 +22,7 @@ SHELL := /bin/bash
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
 
-setup: .venv/.compiled $(STAMPS)/rootfs ## Debian packages, .venv with the package, workloads, build/rootfs
+setup: .venv/.compiled $(STAMPS)/rootfs $(BPF_OBJECT) ## Debian packages, .venv with the package, BPF object, workloads, build/rootfs
 
 setup-test: setup
 	@scripts/setup-debian.sh test
@@ -48,7 +49,7 @@ bench: setup-test ## start latency against fork+exec, crun, runc, bubblewrap; th
 	@$(BIN)/python benchmarks/start.py
 	@$(BIN)/python benchmarks/cli.py
 
-wheel: .venv/.package ## dist/wherry-VERSION-py3-none-any.whl
+wheel: .venv/.package $(BPF_OBJECT) ## dist/wherry-VERSION-py3-none-any.whl
 	@$(BIN)/pip wheel -qq --no-deps --no-build-isolation --wheel-dir dist .
 	@ls dist/*.whl
 
@@ -60,6 +61,7 @@ lock: ## resolve requirements.lock anew (LOCK=--upgrade for newer versions)
 		--output-file requirements.lock pyproject.toml
 
 clean: ## remove all that was made
+	rm -f $(BPF_OBJECT)
 	rm -rf --one-file-system .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find src tests benchmarks scripts -name __pycache__ -prune -exec rm -rf {} +
 
@@ -84,6 +86,10 @@ packages:
 .venv/.compiled: .venv/.package $(PACKAGE_FILES)
 	@$(BIN)/python -m compileall -q src
 	@touch $@
+
+$(BPF_OBJECT): $(wildcard bpf/*) | packages
+	@$(MAKE) --no-print-directory -s -C bpf
+	@touch -c $@
 
 $(WORKLOADS) &: $(wildcard workloads/*) | packages
 	@$(MAKE) --no-print-directory -C workloads

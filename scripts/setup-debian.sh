@@ -28,6 +28,10 @@ probe_base() {
     need zstd command -v zstd
     need xz-utils command -v xz
     need iproute2 command -v ip
+    # For bpf/, of which a wheel holds the object ready made.
+    need clang command -v clang
+    need llvm command -v llvm-strip
+    need libbpf-dev test -e /usr/include/bpf/bpf_core_read.h
 }
 
 probe_test() {

@@ -114,6 +114,23 @@ _KEYCTL = {"x86_64": 250, "aarch64": 219, "riscv64": 219, "ppc64le": 271, "s390x
 keyctl = _syscall("keyctl", _KEYCTL.get(os.uname().machine, -1), c_int, c_char_p)  # -1: ENOSYS
 
 
+# bpf(2) is older than the common numbering, too.
+_BPF = {"x86_64": 321, "ppc64le": 361, "s390x": 351}.get(os.uname().machine, 280)
+bpf = _syscall("bpf", _BPF, c_int, c_void_p, c_uint)
+
+
+class Buffer:
+    """Memory with an address, for system calls whose arguments point to more: ``content``, and zeros up to ``size``."""
+
+    def __init__(self, content: bytes = b"", size: int = 0) -> None:
+        self._memory = ctypes.create_string_buffer(content, max(size, len(content), 1))
+        self.address = ctypes.addressof(self._memory)
+
+    @property
+    def content(self) -> bytes:
+        return self._memory.raw
+
+
 _RT_SIGACTION = {"x86_64": 13, "ppc64le": 173, "s390x": 174}.get(os.uname().machine, 134)
 _rt_sigaction = _syscall("rt_sigaction", _RT_SIGACTION, c_int, c_char_p, c_void_p, c_size_t)
 

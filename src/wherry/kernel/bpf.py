@@ -1,0 +1,180 @@
+"""bpf(2): maps, programs and their attachment. Layouts are those of union bpf_attr, include/uapi/linux/bpf.h.
+
+All functions raise OSError with the command's name; descriptors they return are close-on-exec.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from wherry.kernel.libc import Buffer, call_error
+from wherry.kernel.libc import bpf as _bpf
+
+_MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT, _PROG_LOAD = range(6)
+_TEST_RUN, _RAW_TRACEPOINT_OPEN, _BTF_LOAD, _MAP_FREEZE = 10, 17, 18, 22
+_NAMES = {
+    _MAP_CREATE: "BPF_MAP_CREATE",
+    _MAP_LOOKUP: "BPF_MAP_LOOKUP_ELEM",
+    _MAP_UPDATE: "BPF_MAP_UPDATE_ELEM",
+    _MAP_DELETE: "BPF_MAP_DELETE_ELEM",
+    _MAP_NEXT: "BPF_MAP_GET_NEXT_KEY",
+    _PROG_LOAD: "BPF_PROG_LOAD",
+    _TEST_RUN: "BPF_PROG_TEST_RUN",
+    _RAW_TRACEPOINT_OPEN: "BPF_RAW_TRACEPOINT_OPEN",
+    _BTF_LOAD: "BPF_BTF_LOAD",
+    _MAP_FREEZE: "BPF_MAP_FREEZE",
+}
+
+# enum bpf_map_type
+HASH, ARRAY, PERCPU_ARRAY, RINGBUF = 1, 2, 6, 27
+# map_flags
+RDONLY_PROG, MMAPABLE = 1 << 7, 1 << 10
+# enum bpf_prog_type
+RAW_TRACEPOINT = 17
+# flags of an update
+ANY, NOEXIST, EXIST = 0, 1, 2
+
+_LOG_BYTES = 1 << 20
+
+
+def _call(command: int, attributes: bytes) -> int:
+    buffer = Buffer(attributes)
+    try:
+        return _bpf(command, buffer.address, len(attributes))
+    except OSError as error:
+        raise call_error(error.errno or 0, f"bpf {_NAMES[command]}") from None
+
+
+def _name(text: str) -> bytes:
+    """At most 15 characters, letters, digits, underscores and dots."""
+    return text.encode()[:15]
+
+
+def create_map(kind: int, key_size: int, value_size: int, entries: int, flags: int = 0, name: str = "") -> int:
+    return _call(
+        _MAP_CREATE, struct.pack("=7I16s4I", kind, key_size, value_size, entries, flags, 0, 0, _name(name), 0, 0, 0, 0)
+    )
+
+
+def update(descriptor: int, key: bytes, value: bytes, flags: int = ANY) -> None:
+    keys, values = Buffer(key), Buffer(value)
+    _call(_MAP_UPDATE, struct.pack("=I4xQQQ", descriptor, keys.address, values.address, flags))
+
+
+def lookup(descriptor: int, key: bytes, value_size: int) -> bytes:
+    """``value_size`` must be the map's: the kernel writes that much. Raises OSError (ENOENT) for an unknown key."""
+    keys, values = Buffer(key), Buffer(size=value_size)
+    _call(_MAP_LOOKUP, struct.pack("=I4xQQQ", descriptor, keys.address, values.address, 0))
+    return values.content[:value_size]
+
+
+def delete(descriptor: int, key: bytes) -> bool:
+    """False when there is no such key."""
+    keys = Buffer(key)
+    try:
+        _call(_MAP_DELETE, struct.pack("=I4xQ", descriptor, keys.address))
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        return False
+    return True
+
+
+def keys(descriptor: int, key_size: int) -> Iterator[bytes]:
+    """All keys of a map that may change meanwhile: a key may come twice or be missed then."""
+    current: Buffer | None = None
+    while True:
+        following = Buffer(size=key_size)
+        try:
+            address = current.address if current is not None else 0
+            _call(_MAP_NEXT, struct.pack("=I4xQQ", descriptor, address, following.address))
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            return
+        yield following.content[:key_size]
+        current = following
+
+
+def freeze(descriptor: int) -> None:
+    """No more writing from user space: the verifier may then take the map's content for constants."""
+    _call(_MAP_FREEZE, struct.pack("=I", descriptor))
+
+
+def load_btf(btf: bytes) -> int:
+    buffer = Buffer(btf)
+    return _call(_BTF_LOAD, struct.pack("=QQIII", buffer.address, 0, len(btf), 0, 0))
+
+
+class Records(NamedTuple):
+    """Records of .BTF.ext for one program: ``size`` bytes each."""
+
+    content: bytes
+    size: int
+
+    @property
+    def number(self) -> int:
+        return len(self.content) // self.size if self.size else 0
+
+
+class Program(NamedTuple):
+    """What the kernel is to load: relocated instructions, the object's BTF, what it says of the program, and the CO-RE
+    relocations that the kernel is to carry out (from 5.17 on).
+    """
+
+    name: str
+    instructions: bytes
+    btf: int
+    functions: Records
+    relocations: Records
+
+
+def load_program(program: Program, kind: int, *, with_log: bool = False) -> int:
+    """Raises OSError; its text ends with the verifier's last words when ``with_log``."""
+    log = Buffer(size=_LOG_BYTES) if with_log else None
+    try:
+        return _load(program, kind, log)
+    except OSError as error:
+        if log is not None:
+            lines = log.content.rstrip(b"\0").decode(errors="replace").strip().splitlines()
+            last = [line for line in lines if not line.startswith(("processed", "verification time"))][-2:]
+            error.strerror = f"{error.strerror}: {' / '.join(last)}"
+        raise
+
+
+def _load(program: Program, kind: int, log: Buffer | None) -> int:
+    code, license_name = Buffer(program.instructions), Buffer(b"GPL\0")
+    functions, relocations = Buffer(program.functions.content), Buffer(program.relocations.content)
+    attributes = struct.pack("=IIQQ", kind, len(program.instructions) // 8, code.address, license_name.address)
+    attributes += struct.pack("=IIQ", int(log is not None), _LOG_BYTES if log else 0, log.address if log else 0)
+    attributes += struct.pack("=II16sII", 0, 0, _name(program.name), 0, 0)
+    attributes += struct.pack("=IIQI", program.btf, program.functions.size, functions.address, program.functions.number)
+    attributes += struct.pack("=IQI", 0, 0, 0)  # no line information
+    attributes += struct.pack("=III", 0, 0, program.relocations.number)  # attach_btf_id, attach_prog_fd
+    attributes += struct.pack("=QQI4x", 0, relocations.address, program.relocations.size)
+    return _call(_PROG_LOAD, attributes)
+
+
+def attach_raw_tracepoint(program: int, tracepoint: str) -> int:
+    """Returns the link: the program runs for as long as somebody holds it. Raises OSError (ENOENT) when this kernel has
+    no such tracepoint.
+    """
+    name = Buffer(tracepoint.encode() + b"\0")
+    return _call(_RAW_TRACEPOINT_OPEN, struct.pack("=QI4x", name.address, program))
+
+
+def run_raw_tracepoint(program: int, arguments: int) -> int:
+    """Run a program once, here and now, with ``arguments`` zeros as its context; returns what it returns."""
+    context = Buffer(size=8 * arguments)
+    attributes = Buffer(
+        struct.pack("=IIIIQQIIIIQQIIII", program, *[0] * 7, 8 * arguments, 0, context.address, *[0] * 5)
+    )
+    try:
+        _bpf(_TEST_RUN, attributes.address, len(attributes.content))
+    except OSError as error:
+        raise call_error(error.errno or 0, f"bpf {_NAMES[_TEST_RUN]}") from None
+    (result,) = struct.unpack_from("=I", attributes.content, 4)
+    return int(result)

@@ -1,0 +1,140 @@
+"""Whether an enforcer works on this host: a tiny process of its own is grown past a tiny limit, and must die of it.
+
+That decides, and no version number: kernels change what they count and how, and distributions what they allow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import wherry
+from wherry.kernel import libc
+from wherry.kernel.cgroups import Group
+from wherry.memory.limiter import Event, Host, Kind, Limits, MemoryLimiter, Target, Unusable
+
+_SECONDS = 10.0
+_MIB = 1 << 20
+_ID = "0" * 56 + f"{os.getpid() & 0xFFFFFFFF:08x}"
+# The helper clones the first process of a pid namespace, as the shim does. That one waits for the limit to be armed,
+# joins the group and calls execve, from where on it is counted. An interpreter of its own, since it must have one
+# thread.
+_HELPER = """
+import os, sys
+sys.path.append({package!r})
+from wherry.kernel import namespaces
+pid, pidfd = namespaces.fork_into(["pid"])
+if pid:
+    os.write(1, b"%d\\n" % pid)
+    information = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+    os.write(1, b"%d %d\\n" % (information.si_code, information.si_status))
+    os._exit(0)
+os.close(1)
+if os.read(0, 1):
+    for path in {files!r}:
+        with open(path, "wb", buffering=0) as file:
+            file.write(b"0")
+    os.execv(sys.executable, [sys.executable, "-I", "-S", "-B", "-c", {code!r}])
+os._exit(1)
+"""
+_GROWTH = "kept = []\nfor _ in range({mib}): kept.append(b'x' * (1 << 20))"
+
+
+def check(limiter: MemoryLimiter, host: Host) -> None:
+    """Raises Unusable, naming what did not happen. Leaves nothing behind."""
+    group = Group(host.layout, f"{host.parent}/self-test-{os.getpid()}")
+    # An interpreter takes about 10 MiB; what its own group is charged with is less than what it has resident.
+    limits = Limits(soft_bytes=32 * _MIB, hard_bytes=48 * _MIB)
+    code = _GROWTH.format(mib=512)
+    with contextlib.ExitStack() as undo:
+        try:
+            undo.callback(_remove, group)
+            group.create()
+            helper = _start_helper(group, code)
+            undo.callback(_end, helper)
+            events, status = _grow(limiter, helper, group, limits)
+        except OSError as error:
+            raise Unusable(f"self-test: {libc.describe(error)}") from None
+    _judge(limiter.name, events, status)
+
+
+def _start_helper(group: Group, code: str) -> subprocess.Popen[bytes]:
+    package = str(Path(wherry.__file__).resolve().parent.parent)
+    script = _HELPER.format(package=package, files=group.process_files(), code=code)
+    command = [sys.executable, "-I", "-S", "-B", "-c", script]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+
+
+def _grow(
+    limiter: MemoryLimiter, helper: subprocess.Popen[bytes], group: Group, limits: Limits
+) -> tuple[list[Event], tuple[int, int]]:
+    """What the limiter said, and how the process ended (si_code and si_status)."""
+    (pid,) = _line(helper)
+    with contextlib.ExitStack() as undo:
+        pidfd = os.pidfd_open(pid)
+        undo.callback(os.close, pidfd)
+        undo.callback(_kill, pidfd)
+        namespace = os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        undo.callback(os.close, namespace)
+        for descriptor in limiter.arm(Target(_ID, pid, pidfd, namespace, group), limits).values():
+            undo.callback(os.close, descriptor)
+        undo.callback(limiter.disarm, _ID)
+        if helper.stdin is not None:
+            helper.stdin.write(b".")
+        events: list[Event] = []
+        deadline = time.monotonic() + _SECONDS
+        while Kind.HARD not in {event.kind for event in events} and time.monotonic() < deadline:
+            readable, _, _ = select.select([limiter.fileno(), pidfd], [], [], deadline - time.monotonic())
+            events += [event for event in limiter.read() if event.container_id == _ID]
+            if pidfd in readable:
+                break
+        # An enforcer that tells the crossing need not have killed the first process: that is the reader's business.
+        if Kind.HARD in {event.kind for event in events}:
+            _kill(pidfd)
+        code, status = _line(helper)
+        events += [event for event in limiter.read() if event.container_id == _ID]
+    return events, (code, status)
+
+
+def _line(helper: subprocess.Popen[bytes]) -> list[int]:
+    output = helper.stdout
+    if output is None or not select.select([output], [], [], _SECONDS)[0]:
+        raise Unusable("self-test: the process that was to die did not end")
+    words = output.readline().split()
+    if not words:
+        raise Unusable("self-test: its process could not be started")
+    return [int(word) for word in words]
+
+
+def _judge(name: str, events: list[Event], status: tuple[int, int]) -> None:
+    kinds = [event.kind for event in events]
+    if status != (os.CLD_KILLED, signal.SIGKILL):
+        raise Unusable(f"self-test: a process grew past a hard limit of {name} and lived on (status {status})")
+    for kind in (Kind.SOFT, Kind.HARD):
+        if kind not in kinds:
+            raise Unusable(f"self-test: no {kind} event of {name} for a process that was grown past it")
+
+
+def _kill(pidfd: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
+
+def _end(helper: subprocess.Popen[bytes]) -> None:
+    helper.kill()  # its child is dead, or dies of the closed pipe
+    helper.wait()
+    for stream in (helper.stdin, helper.stdout):
+        if stream is not None:
+            stream.close()
+
+
+def _remove(group: Group) -> None:
+    deadline = time.monotonic() + 2
+    while not group.remove() and time.monotonic() < deadline:
+        time.sleep(0.001)
