@@ -30,8 +30,14 @@ setup-test: setup
 demo: setup ## a tour of the engine on build/rootfs
 	@scripts/demo.sh
 
-test: setup-test lint ## lint, types and all tests; WHERRY_STRICT=1 makes a skip a failure
-	@$(BIN)/pytest tests/unit tests/root
+setup-vm: setup
+	@scripts/setup-debian.sh vm
+
+test: setup-test setup-vm lint ## lint, types and all tests; WHERRY_STRICT=1 makes a skip a failure
+	@$(BIN)/pytest tests/unit tests/root tests/vm
+
+test-vm: setup-vm ## the kernel module and control groups version 2, in virtual machines
+	@$(BIN)/pytest tests/vm
 
 test-unit: setup ## the tests that need no root
 	@$(BIN)/pytest tests/unit
@@ -106,4 +112,4 @@ $(STAMPS)/rootfs: FORCE
 endif
 
 FORCE:
-.PHONY: help setup setup-test demo test test-unit lint fmt bench wheel lock clean packages FORCE
+.PHONY: help setup setup-test setup-vm demo test test-unit test-vm lint fmt bench wheel lock clean packages FORCE

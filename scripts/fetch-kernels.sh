@@ -26,11 +26,11 @@ unpack_image() { # DEB, directory
     rm -r "$2/boot" "$2/lib"
 }
 
-# Debian's build tree includes its common half by an absolute path.
-relocate() { # directory, where it will be
+# Debian's build tree includes its common half by an absolute path; this one goes where the directory goes.
+relocate() { # directory
     local tree
     tree=$(basename "$(find "$1/usr/src" -maxdepth 1 -name 'linux-headers-*' ! -name '*-common*')")
-    sed -i "s#^\(include\|KBUILD_OUTPUT *=\) */usr/src/#\1 $2/usr/src/#" "$1/usr/src/$tree/Makefile"
+    sed -i 's#^include /usr/src/#include $(dir $(realpath $(lastword $(MAKEFILE_LIST))))../#' "$1/usr/src/$tree/Makefile"
     ln -s "usr/src/$tree" "$1/build"
 }
 
@@ -48,7 +48,7 @@ fetch() { # release, packages...
         esac
     done
     rm -r "$work/debs"
-    relocate "$work" "$PWD/$kernels/$release"
+    relocate "$work"
     mv "$work" "$kernels/$release"
 }
 

@@ -67,9 +67,7 @@ class Archive:
     def _parents(self, name: str) -> None:
         self.directory(os.path.dirname(name))
 
-    def _entry(
-        self, name: str, mode: int, content: bytes, mtime: int = 0, device: tuple[int, int] = (0, 0)
-    ) -> None:
+    def _entry(self, name: str, mode: int, content: bytes, mtime: int = 0, device: tuple[int, int] = (0, 0)) -> None:
         self._seen.add(name)
         self._inode += 1
         path = name.encode() + b"\0"

@@ -17,8 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
-import image
-import kernels
+from tests.vm import image, kernels
 
 from wherry.kernel import libc
 
@@ -27,8 +26,8 @@ _PR_SET_PDEATHSIG = 1
 # oops=panic and panic=-1 end a broken guest at once, not at somebody's time limit. slub_debug writes down who
 # allocated what, checks every free, and poisons.
 _COMMAND_LINE = (
-    "console=ttyS0 quiet loglevel=4 panic=-1 oops=panic hung_task_panic=1 softlockup_panic=1 rcupdate.rcu_cpu_stall_timeout=60"
-    " slub_debug=FZPU,kmalloc-*"
+    "console=ttyS0 quiet loglevel=4 panic=-1 oops=panic hung_task_panic=1 softlockup_panic=1"
+    " rcupdate.rcu_cpu_stall_timeout=60 slub_debug=FZPU,kmalloc-*"
 )
 
 
@@ -92,6 +91,14 @@ class Guest:
         """``python3 ARGUMENTS``, with package and tests on its path."""
         return self.sh(f"PYTHONPATH={image.python_path()} PYTHONDONTWRITEBYTECODE=1 python3 {arguments}", seconds)
 
+    def pytest(self, arguments: str, seconds: float) -> None:
+        """Run tests in there; fails with their output when one fails or is skipped."""
+        options = "-q --tb=short -p no:cacheprovider --timeout=120"
+        done = self.python(f"-m pytest {options} {arguments}", seconds)
+        print(done.output)
+        assert done.status == 0, f"{done.output}\n{self.console()[-3000:]}"
+        assert "skipped" not in done.output
+
     def close(self) -> None:
         process = getattr(self, "_process", None)
         if process is not None:
@@ -116,7 +123,7 @@ class Guest:
         self._buffer = b""
         path = self._directory / "shell"
         path.unlink(missing_ok=True)
-        with socket.socket(socket.AF_UNIX) as listener:
+        with socket.socket(socket.AF_UNIX) as listener, (self._directory / "qemu").open("wb") as said:
             listener.bind(str(path))
             listener.listen(1)
             self._process = subprocess.Popen(
@@ -124,7 +131,7 @@ class Guest:
                 preexec_fn=_die_with_parent,  # noqa: PLW1509  # no thread of ours runs: pytest does not start any
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=(self._directory / "qemu").open("wb"),
+                stderr=said,
             )
             listener.settimeout(20)
             self._connection, _ = listener.accept()
