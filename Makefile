@@ -11,7 +11,7 @@ BIN := .venv/bin
 STAMPS := build/stamps
 PACKAGE_FILES := $(shell find src -name '*.py')
 BPF_OBJECT := src/wherry/memory/monitor.bpf.o
-WORKLOADS := build/workloads/cpu_hog build/workloads/io_pulse build/workloads/memory_hog
+WORKLOADS := build/workloads/cpu_hog build/workloads/io_pulse build/workloads/memory_hog build/workloads/memory_grow
 
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/build/tools:$(PATH)
 SHELL := /bin/bash
@@ -51,9 +51,10 @@ fmt: .venv/.package ## format, and fix what ruff can fix
 	@$(BIN)/ruff check --fix --quiet
 	@$(BIN)/ruff format --quiet
 
-bench: setup-test ## start latency against fork+exec, crun, runc, bubblewrap; the CLI against docker
+bench: setup-test ## start latency against fork+exec, crun, runc, bubblewrap; the CLI against docker; memory limits
 	@$(BIN)/python benchmarks/start.py
 	@$(BIN)/python benchmarks/cli.py
+	@$(BIN)/python benchmarks/limits.py
 
 wheel: .venv/.package $(BPF_OBJECT) ## dist/wherry-VERSION-py3-none-any.whl
 	@$(BIN)/pip wheel -qq --no-deps --no-build-isolation --wheel-dir dist .

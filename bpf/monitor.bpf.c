@@ -30,6 +30,8 @@ typedef _Bool bool;
 #define PF_FORKNOEXEC 0x00000040 /* forked, but has not called execve (include/linux/sched.h) */
 #define MAX_CPUS 512
 #define NEAR_PAGES 4096
+#define EXACT_EVERY 32
+#define SOFT_INTERVAL 50000000ULL /* nanoseconds */
 #define COMPARE_AND_SWAP_TRIES 4
 
 enum { MM_FILEPAGES, MM_ANONPAGES, MM_SWAPENTS, MM_SHMEMPAGES }; /* include/linux/mm_types_task.h */
@@ -83,7 +85,7 @@ char LICENSE[] SEC("license") = "GPL";
 
 /* Set by the loader before the program is loaded. */
 const volatile u32 cpus = 1;
-const volatile u32 exact_every = 1; /* far from a limit, sum the CPUs' shares at every Nth event only */
+const volatile u32 held_back_pages = 96; /* what a process's counters may not show, for each CPU that it ran on */
 
 /* Set by "setup" and read by the rest. */
 u32 base_level; /* of the supervisor's pid namespace */
@@ -239,7 +241,7 @@ static __always_inline void name_of(char *comm, struct task_struct *task)
 }
 
 static __always_inline void tell(u32 kind, struct monitor_container *container, struct task_struct *who, s64 pages,
-				 s64 limit)
+				 s64 limit, u64 time)
 {
 	struct monitor_event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
 
@@ -247,7 +249,7 @@ static __always_inline void tell(u32 kind, struct monitor_container *container, 
 		__sync_fetch_and_add(&lost_events, 1);
 		return;
 	}
-	event->time = bpf_ktime_get_ns();
+	event->time = time;
 	event->pages = pages;
 	event->peak = container->peak;
 	event->limit = limit;
@@ -325,14 +327,22 @@ static __always_inline void dismiss(u64 key)
 
 static __always_inline void soft_crossing(struct monitor_container *container, struct task_struct *who, s64 total)
 {
-	if (total >= container->soft && !container->soft_fired && !exchange(&container->soft_fired, 1))
-		tell(MONITOR_SOFT, container, who, total, container->soft);
+	u64 now;
+
+	if (total < container->soft || container->soft_fired)
+		return;
+	/* A container that goes up and down for the purpose must not drown the events of the others. */
+	now = bpf_ktime_get_ns();
+	if (now - container->soft_time < SOFT_INTERVAL || exchange(&container->soft_fired, 1))
+		return;
+	container->soft_time = now;
+	tell(MONITOR_SOFT, container, who, total, container->soft, now);
 }
 
 static __always_inline void soft_cleared(struct monitor_container *container, s64 total)
 {
 	if (container->soft_fired && total < container->clear && exchange(&container->soft_fired, 0))
-		tell(MONITOR_SOFT_CLEARED, container, 0, total, container->soft);
+		tell(MONITOR_SOFT_CLEARED, container, 0, total, container->soft, bpf_ktime_get_ns());
 }
 
 static __always_inline void hard_crossing(struct monitor_container *container, struct task_struct *who, s64 total)
@@ -344,7 +354,7 @@ static __always_inline void hard_crossing(struct monitor_container *container, s
 	container->hard_limit = container->hard;
 	container->hard_pid = process_number(who);
 	name_of(container->hard_comm, who);
-	tell(MONITOR_HARD, container, who, total, container->hard);
+	tell(MONITOR_HARD, container, who, total, container->hard_limit, container->hard_time);
 }
 
 /*
@@ -368,16 +378,19 @@ static __always_inline bool current_is_in(u32 slot, struct task_struct *current)
 	return pid && pid->level > base_level && container_of_pid(pid, &own) && own == slot;
 }
 
-/* Far from any limit the folded counters do, as long as they stand still: on many CPUs the sum is what costs. */
+/*
+ * Far from any limit the CPUs' shares are summed only when the folded counters have moved, and at every 32nd event: the
+ * sum is what costs. Near means that the total could be there with what all processes may hold back.
+ */
 static __always_inline bool may_wait(struct monitor_container *container, struct monitor_mm *entry, struct mm_struct *mm)
 {
-	s64 near = container->total + NEAR_PAGES;
+	s64 near = container->total + NEAR_PAGES + container->processes * held_back_pages;
 	s64 folded;
 
-	if (exact_every <= 1 || has_old_layout() || near >= container->soft || near >= container->hard)
+	if (has_old_layout() || near >= container->hard || (near >= container->soft && !container->soft_fired))
 		return 0;
 	folded = folded_pages(1, mm);
-	if (folded == entry->folded && ++entry->skipped < exact_every)
+	if (folded == entry->folded && ++entry->skipped < EXACT_EVERY)
 		return 1;
 	entry->folded = folded;
 	entry->skipped = 0;
@@ -504,7 +517,7 @@ int mark_victim(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	container = container_of_pid(pid, &slot);
 	if (container)
-		tell(MONITOR_OOM_KILL, container, task, container->total, 0);
+		tell(MONITOR_OOM_KILL, container, task, container->total, 0, bpf_ktime_get_ns());
 	return 0;
 }
 

@@ -39,6 +39,7 @@ struct monitor_container {
 	/* written by user space before the container is in "slots" */
 	unsigned int namespace_inode;
 	unsigned int padding;
+	unsigned long long soft_time; /* written by the program: when it last told of a soft crossing */
 	unsigned char id[MONITOR_ID_BYTES]; /* all zero: the element is free */
 };
 

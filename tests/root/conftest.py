@@ -36,17 +36,5 @@ def leftovers(tmp_path: Path) -> Iterator[Traces]:
 @pytest.fixture
 def supervisor(tmp_path: Path, rootfs: Path, leftovers: Traces) -> Iterator[Supervisor]:
     """Ready to serve; stopped by SIGTERM after the test, where it must exit with 0 and leave nothing."""
-    instance = Supervisor(tmp_path, rootfs, leftovers)
-    instance.start()
-    try:
+    with Supervisor(tmp_path, rootfs, leftovers).serving() as instance:
         yield instance
-    finally:
-        if instance.process is None and (instance.state_dir / "run/shim.sock").exists():
-            instance.start()  # only a supervisor can clear up after one that was killed
-        if instance.process is not None:
-            instance.stop()
-        log = instance.log.read_text()
-        print(log)
-    assert "Traceback" not in log
-    shim_log = instance.state_dir / "run/shim.log"
-    assert shim_log.read_text() == ""

@@ -107,7 +107,8 @@ class Traces:
 class Supervisor:
     """``engine supervisor`` as a process, with its state directory and socket below ``directory``."""
 
-    def __init__(self, directory: Path, rootfs: Path, traces: Traces) -> None:
+    def __init__(self, directory: Path, rootfs: Path, traces: Traces, *options: Word) -> None:
+        self.options = options
         self.directory = directory
         self.state_dir = directory / "state"
         self.socket = directory / "engine.sock"
@@ -127,7 +128,7 @@ class Supervisor:
         self._notices.bind(str(path))
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self._command("supervisor", self._rootfs, "--state-dir", self.state_dir, "--debug"),
+                self._command("supervisor", self._rootfs, "--state-dir", self.state_dir, "--debug", *self.options),
                 env=self._environment() | {"NOTIFY_SOCKET": str(path)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -198,6 +199,22 @@ class Supervisor:
         lines = (line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines())
         (path,) = (path for _, controllers, path in lines if wanted in controllers.split(","))
         return Path(layout.mounts[wanted] + path, version1 if wanted else version2).read_text().rstrip("\n")
+
+    @contextlib.contextmanager
+    def serving(self) -> Iterator[Supervisor]:
+        """Ready to serve; in the end stopped by SIGTERM, where it must exit with 0 and have nothing to complain of."""
+        self.start()
+        try:
+            yield self
+        finally:
+            if self.process is None and (self.state_dir / "run/shim.sock").exists():
+                self.start()  # only a supervisor can clear up after one that was killed
+            if self.process is not None:
+                self.stop()
+            log = self.log.read_text()
+            print(log)
+        assert "Traceback" not in log
+        assert (self.state_dir / "run/shim.log").read_text() == ""
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """End it with a signal; it must exit with 0."""

@@ -21,7 +21,7 @@ def docker(supervisor: Supervisor, *words: str, check: bool = True) -> subproces
 
 def test_ps_logs_stop_inspect_rm(supervisor: Supervisor, rootfs: Path) -> None:
     script = "echo out; echo err >&2; sleep 1000"
-    supervisor.client.start("web", str(rootfs), ["/bin/sh", "-c", script], hard_mib=64)
+    supervisor.client.start("web", str(rootfs), ["/bin/sh", "-c", script], memory=64 << 20)
     supervisor.client.run("done", str(rootfs), ["/bin/sh", "-c", "exit 3"])
     listing = docker(supervisor, "ps", "-a", "--format", "{{.Names}} {{.Status}}").stdout
     assert "web Up" in listing

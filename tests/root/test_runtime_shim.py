@@ -9,6 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -62,11 +64,15 @@ class Connection:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.slots: dict[str, tuple[protocol.Message, dict[str, int]]] = {}
         self.children: list[Child] = []
+        self.kept: dict[str, int] = {}
         try:
             self.socket.connect(address)
             self.hello, _ = self.receive()
             while (received := self.receive())[0]["type"] != "synced":
                 message, descriptors = received
+                if message["type"] == "kept":
+                    self.kept = dict(zip(message["names"], descriptors, strict=True))
+                    continue
                 self.slots[message["slot"]] = message, dict(zip(message["held"], descriptors, strict=True))
         except BaseException:
             self.socket.close()
@@ -79,9 +85,15 @@ class Connection:
         self.socket.close()
         for child in self.children:
             child.close()
-        for _, descriptors in self.slots.values():
+        for descriptors in (self.kept, *(descriptors for _, descriptors in self.slots.values())):
             for descriptor in descriptors.values():
                 os.close(descriptor)
+
+    def exit_of(self, slot: str) -> tuple[int, int] | None:
+        """si_code and si_status, None while it runs; the time must be one of this boot that has passed."""
+        found = self.slots[slot][0]["exit"]
+        assert found is None or 0 < found["time"] <= time.monotonic_ns()
+        return found and (found["code"], found["status"])
 
     def receive(self) -> tuple[protocol.Message, list[int]]:
         """The next message; fails when there is none within ten seconds."""
@@ -250,13 +262,35 @@ def test_takeover(shim: ShimProcess) -> None:
         assert (message["pid"], message["claimed"], message["exit"]) == (pid, True, None)
         assert list(descriptors) == ["pidfd", "stdout", "stderr"]
         assert {name: os.fstat(descriptors[name]).st_ino for name in inodes} == inodes
-        assert second.slots["ended"][0]["exit"] == {"code": EXITED, "status": 3}
-        assert second.slots["ending"][0]["exit"] == {"code": EXITED, "status": 0}
+        assert second.exit_of("ended") == (EXITED, 3)
+        assert second.exit_of("ending") == (EXITED, 0)
         signal.pidfd_send_signal(descriptors["pidfd"], signal.SIGTERM)  # pid 1 of its namespace: not heard
         signal.pidfd_send_signal(descriptors["pidfd"], signal.SIGKILL)
         assert second.next_exit() == ("running", KILLED, 9)
         for name in second.slots:
             second.send(type="release", slot=name)
+    assert shim.process.wait(10) == 0
+
+
+def test_what_one_supervisor_gives_to_keep_the_next_one_gets(shim: ShimProcess) -> None:
+    def inodes(connection: Connection) -> dict[str, int]:
+        return {name: os.fstat(descriptor).st_ino for name, descriptor in connection.kept.items()}
+
+    with tempfile.TemporaryFile() as one, tempfile.TemporaryFile() as two:
+        with shim.connect() as first:
+            assert first.kept == {}
+            first.start("running", "/bin/sleep", "1000")
+            first.send([one.fileno(), one.fileno()], type="keep", names=["a", "b"])
+            first.send([two.fileno(), one.fileno()], type="keep", names=["a", "c"])
+            first.send([two.fileno()], type="keep", names=["too", "many"])
+        expected = {"a": os.fstat(two.fileno()).st_ino, "c": os.fstat(one.fileno()).st_ino}
+        for _ in range(2):  # they stay until others take their place
+            with shim.connect() as following:
+                assert inodes(following) == expected
+        with shim.connect() as last:
+            last.send(type="keep", names=[])
+            last.send(type="release", slot="running")
+            last.next_exit()
     assert shim.process.wait(10) == 0
 
 
@@ -331,7 +365,7 @@ def test_it_stays_for_an_exit_that_nobody_knows(shim: ShimProcess) -> None:
             assert connection.next_exit() == ("c", EXITED, 5)
     assert shim.process.poll() is None
     with shim.connect() as connection:
-        assert connection.slots["c"][0]["exit"] == {"code": EXITED, "status": 5}
+        assert connection.exit_of("c") == (EXITED, 5)
 
 
 def test_shutdown_leaves_no_process(shim: ShimProcess) -> None:

@@ -393,8 +393,8 @@ class StubSupervisor(ModuleType):
         super().__init__("wherry.supervisor.main")
         self.calls: list[tuple[object, ...]] = []
 
-    def run_supervisor(self, *arguments: object) -> int:
-        self.calls.append(arguments)
+    def run_supervisor(self, *arguments: object, **options: object) -> int:
+        self.calls.append((*arguments, options))
         return 3
 
 
@@ -411,12 +411,13 @@ def test_supervisor_hands_its_options_over(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert engine("supervisor") == (3, "", "")
-    assert engine("supervisor", "rootfs", "--debug", "--prepared", "0", "--state-dir", "d", "--socket", "s")[0] == 3
+    words = ("--debug", "--prepared", "0", "--state-dir", "d", "--socket", "s", "--memory-enforcer", "bpf")
+    assert engine("supervisor", "rootfs", *words)[0] == 3
     assert engine("--socket", "unix:///s", "supervisor", "/r")[0] == 3
     assert stub.calls == [
-        (None, "/run/wherry/engine.sock", "/var/lib/wherry", False, 2),
-        (f"{tmp_path}/rootfs", f"{tmp_path}/s", f"{tmp_path}/d", True, 0),
-        ("/r", "/s", "/var/lib/wherry", False, 2),
+        (None, "/run/wherry/engine.sock", "/var/lib/wherry", {"debug": False, "prepared": 2, "enforcer": "auto"}),
+        (f"{tmp_path}/rootfs", f"{tmp_path}/s", f"{tmp_path}/d", {"debug": True, "prepared": 0, "enforcer": "bpf"}),
+        ("/r", "/s", "/var/lib/wherry", {"debug": False, "prepared": 2, "enforcer": "auto"}),
     ]
 
 

@@ -82,7 +82,8 @@ STATES: dict[str, dict[str, object]] = {
     "exited (signal 40)": {"Reason": "signaled", "Signal": 40},
     "exited (start failed)": {"Reason": "start_failed"},
     "exited (lost)": {"Reason": "lost"},
-    "exited (hard limit, 137)": {"Reason": "hard_limit", "ExitCode": 137, "Signal": 9},
+    "exited (hard limit)": {"Reason": "hard_limit", "ExitCode": 137, "Signal": 9},
+    "exited (out of memory)": {"Reason": "oom", "ExitCode": 137, "Signal": 9},
     "exited": {"Reason": ""},
 }
 

@@ -136,8 +136,8 @@ def test_an_empty_rootfs_is_refused() -> None:
 
 
 def test_an_unknown_option_is_an_error_of_the_caller() -> None:
-    with pytest.raises(TypeError, match="memory"):
-        container_config("/r", ["x"], memory=5)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="colour"):
+        container_config("/r", ["x"], colour=5)  # type: ignore[call-arg]
 
 
 # JSON

@@ -192,7 +192,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> Written:
 
 VERSION1, VERSION2 = Group(Layout(1, {}), "x"), Group(Layout(2, {}), "x")
 ALL = Resources(
-    memory=Memory(limit=6 << 20, reservation=3 << 20),
+    memory=Memory(limit=6 << 20, reservation=3 << 20, swap=8 << 20),
     cpu=Cpu(shares=36, quota=50_000, period=100_000),
     pids=Pids(limit=5),
 )
@@ -202,6 +202,7 @@ def test_limits_of_version_1(written: Written) -> None:
     limits.apply(VERSION1, ALL)
     assert written == {
         "memory/memory.limit_in_bytes": str(6 << 20),
+        "memory/memory.soft_limit_in_bytes": str(3 << 20),
         "cpu/cpu.shares": "36",
         "cpu/cpu.cfs_period_us": "100000",
         "cpu/cpu.cfs_quota_us": "50000",
@@ -209,18 +210,25 @@ def test_limits_of_version_1(written: Written) -> None:
     }
 
 
-def test_swap_does_not_stretch_a_hard_limit(written: Written) -> None:
+@pytest.mark.parametrize(
+    ("swap", "together", "alone"), [(8 << 20, 8 << 20, 2 << 20), (6 << 20, 6 << 20, 0), (-1, -1, "max")]
+)
+def test_swap_is_counted_together_on_version_1_and_alone_on_version_2(
+    written: Written, swap: int, together: int, alone: int | str
+) -> None:
     written["memory/memory.memsw.limit_in_bytes"] = written["memory/memory.swap.max"] = "max"
-    limits.apply(VERSION1, ALL)
-    limits.apply(VERSION2, ALL)
-    assert written["memory/memory.memsw.limit_in_bytes"] == str(6 << 20)
-    assert written["memory/memory.swap.max"] == "0"
+    resources = Resources(memory=Memory(limit=6 << 20, swap=swap))
+    limits.apply(VERSION1, resources)
+    limits.apply(VERSION2, resources)
+    assert written["memory/memory.memsw.limit_in_bytes"] == str(together)
+    assert written["memory/memory.swap.max"] == str(alone)
 
 
 def test_limits_of_version_2(written: Written) -> None:
     limits.apply(VERSION2, ALL)
     assert written == {
         "memory/memory.max": str(6 << 20),
+        "memory/memory.low": str(3 << 20),
         "cpu/cpu.weight": "2",
         "cpu/cpu.max": "50000 100000",
         "pids/pids.max": "5",

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from wherry.errors import InternalError, NameInUse
-from wherry.supervisor.model import Reason, Record, State
+from wherry.supervisor.model import MemoryDeath, Reason, Record, State
 from wherry.supervisor.records import Records
 from wherry.supervisor.request import CreateRequest, Volume
 
@@ -55,6 +55,7 @@ def test_a_record_comes_back_as_it_was(records: Records, path: Path) -> None:
 def test_every_field_is_kept(records: Records) -> None:
     """A new field of the model is a field of the records, whoever adds it."""
     values: dict[str, object] = {"state": State.RUNNING, "reason": Reason.LOST, "request": record(1).request}
+    values["memory_death"] = MemoryDeath(enforcer="bpf", pid=7, comm="hog", rss_bytes=8, death_ns=9)
     kinds = {"str": "text", "int": 7, "bool": True, "int | None": 8}
     annotations = {field.name: str(field.type) for field in msgspec.structs.fields(Record)}
     for field in msgspec.structs.fields(Record):

@@ -9,7 +9,7 @@ import pytest
 
 from wherry.runtime import defaults
 from wherry.runtime.plan import make_plan
-from wherry.runtime.spec import Mount, Spec
+from wherry.runtime.spec import Memory, Mount, Spec
 from wherry.supervisor.request import CreateRequest, Volume
 from wherry.supervisor.specgen import make_spec
 from wherry.supervisor.users import User
@@ -143,13 +143,24 @@ def test_a_volume_takes_the_place_of_a_name_file_of_the_host() -> None:
 
 
 def test_resources() -> None:
-    made = spec(hard_bytes=6 << 20, soft_bytes=3 << 20, nice=15, cpus=0.5, pids_limit=12, init=True, read_only=True)
+    limits: dict[str, Any] = {
+        "hard_bytes": 6 << 20,
+        "soft_bytes": 3 << 20,
+        "memory_bytes": 8 << 20,
+        "memory_reservation_bytes": 7 << 20,
+    }
+    made = spec(**limits, nice=15, cpus=0.5, pids_limit=12, init=True, read_only=True)
     resources = made.linux.resources
-    assert (resources.memory.limit, resources.memory.reservation) == (6 << 20, 3 << 20)
+    assert resources.memory == Memory(limit=8 << 20, reservation=7 << 20, swap=16 << 20)
     assert (resources.cpu.shares, resources.cpu.quota, resources.cpu.period) == (36, 50_000, 100_000)
     assert resources.pids is not None
     assert resources.pids.limit == 12
-    assert made.annotations == {"io.wherry.nice": "15", "io.wherry.init": "true"}
+    assert made.annotations == {
+        "io.wherry.nice": "15",
+        "io.wherry.init": "true",
+        "io.wherry.memory.soft": str(3 << 20),
+        "io.wherry.memory.hard": str(6 << 20),
+    }
     assert made.root.readonly
 
 

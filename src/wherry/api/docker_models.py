@@ -36,6 +36,8 @@ class HostConfig(msgspec.Struct, rename="pascal", kw_only=True):
     pids_limit: int | None = None
     nano_cpus: int | None = None
     memory: int | None = None
+    memory_reservation: int | None = None
+    memory_swap: int | None = None
     init: bool | None = None
 
 
@@ -95,7 +97,10 @@ def _translate(config: ContainerConfig, host: HostConfig, ours: WherryConfig) ->
         pids_limit=None if host.pids_limit in (None, 0, -1) else host.pids_limit,
         cpus=host.nano_cpus / 1e9 if host.nano_cpus else None,
         soft_bytes=ours.soft_limit,
-        hard_bytes=_hard_limit(host, ours),
+        hard_bytes=ours.hard_limit,
+        memory_bytes=host.memory or None,
+        memory_reservation_bytes=host.memory_reservation or None,
+        memory_swap_bytes=host.memory_swap or None,
         nice=ours.nice or 0,
         stop_signal=config.stop_signal or "SIGTERM",
         stop_seconds=defaults.STOP_SECONDS if stop_timeout is None else max(float(stop_timeout), -1.0),
@@ -131,15 +136,6 @@ def _network(mode: str) -> str:
     if mode not in ("default", "none", "host"):
         raise NotSupported(f"HostConfig.NetworkMode {quoted(mode)} is not supported: only none and host exist")
     return "host" if mode == "host" else "none"
-
-
-def _hard_limit(host: HostConfig, ours: WherryConfig) -> int | None:
-    if host.memory and ours.hard_limit is not None and host.memory != ours.hard_limit:
-        raise InvalidRequest(
-            f"HostConfig.Memory ({host.memory}) and Wherry.HardLimit ({ours.hard_limit}) differ, "
-            "and both are the hard limit"
-        )
-    return host.memory or ours.hard_limit
 
 
 def _names(model: type[msgspec.Struct]) -> frozenset[str]:

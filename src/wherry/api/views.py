@@ -9,11 +9,24 @@ import msgspec
 
 from wherry.api import times
 from wherry.logs import rfc3339_nano
-from wherry.supervisor.model import Reason, Record, State
+from wherry.supervisor.model import MEMORY_REASONS, Reason, Record, State
 from wherry.supervisor.request import CreateRequest
 
 _EXIT_UNKNOWN = 125
 """For a container that could not be started, and for an end that nobody saw; ``engine run`` says the same."""
+
+
+class MemoryDeathView(msgspec.Struct, rename="pascal"):
+    """``MemoryDeath``; ``milliseconds_to_death`` counts from the crossing, null when that is not known."""
+
+    enforcer: str
+    pid: int
+    comm: str
+    rss: int
+    limit: int
+    peak: int
+    crossed: str
+    milliseconds_to_death: float | None
 
 
 class WherryView(msgspec.Struct, rename="pascal"):
@@ -37,6 +50,10 @@ class WherryView(msgspec.Struct, rename="pascal"):
     log_path: str
     peak_memory: int | None
     peak_pids: int | None
+    peak_rss: int | None
+    enforcer: str
+    oom_children: int
+    memory_death: MemoryDeathView | None
 
 
 class MountView(msgspec.Struct, rename="pascal"):
@@ -97,6 +114,26 @@ def wherry(record: Record) -> WherryView:
         log_path=record.log_path,
         peak_memory=record.peak_memory_bytes,
         peak_pids=record.peak_pids,
+        peak_rss=record.peak_rss_bytes,
+        enforcer=record.enforcer,
+        oom_children=record.oom_children,
+        memory_death=_memory_death(record),
+    )
+
+
+def _memory_death(record: Record) -> MemoryDeathView | None:
+    death = record.memory_death
+    if death is None:
+        return None
+    return MemoryDeathView(
+        enforcer=death.enforcer,
+        pid=death.pid,
+        comm=death.comm,
+        rss=death.rss_bytes,
+        limit=death.limit_bytes,
+        peak=death.peak_bytes,
+        crossed=_time(death.crossed_ns, ""),
+        milliseconds_to_death=None if death.death_ns is None else death.death_ns / 1e6,
     )
 
 
@@ -157,7 +194,7 @@ def _state(record: Record) -> dict[str, Any]:
         "Running": record.state is State.RUNNING,
         "Paused": False,
         "Restarting": False,
-        "OOMKilled": False,
+        "OOMKilled": record.reason in MEMORY_REASONS,
         "Dead": False,
         "Pid": record.pid,
         "ExitCode": status_code(record),
@@ -200,7 +237,9 @@ def _host_config(request: CreateRequest) -> dict[str, Any]:
         "Init": request.init,
         "IpcMode": "private",
         "LogConfig": {"Type": "", "Config": {}},
-        "Memory": request.hard_bytes or 0,
+        "Memory": request.memory_bytes or 0,
+        "MemoryReservation": request.memory_reservation_bytes or 0,
+        "MemorySwap": request.memory_swap_bytes or 2 * (request.memory_bytes or 0),
         "NanoCpus": round((request.cpus or 0) * 1e9),
         "NetworkMode": request.network,
         "PidsLimit": request.pids_limit,

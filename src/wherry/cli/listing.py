@@ -38,12 +38,18 @@ def _mib(size: int | None) -> str:
     return f"{size / _MIB:.1f}".removesuffix(".0")
 
 
+_WORDS = {"hard_limit": "hard limit", "oom": "out of memory"}
+"""Reasons that leave nothing to say of the exit code: it is 137."""
+
+
 def _state(container: Container) -> str:
     """The state with why and how it ended: "exited (7)", "exited (stopped, 137)", "exited (signal SIGKILL)"."""
     if container.state != "exited":
         return container.state
     if container.reason == "signaled" and container.signal:
         return f"exited (signal {_signal_name(container.signal)})"
+    if container.reason in _WORDS:
+        return f"exited ({_WORDS[container.reason]})"
     code = container.exit_code
     if code is None and container.signal:
         code = 128 + container.signal

@@ -79,7 +79,7 @@ def info(args: Namespace) -> int:
             f"{ours.get(f'Containers{state}', '?')} {state.lower()}" for state in ("Running", "Created", "Exited")
         ),
         "Prepared ahead": ours.get("Spares"),
-        "Memory limits by": ours.get("Enforcer"),
+        "Memory limits by": _enforcer(ours),
         "Cgroups": f"v{ours.get('CgroupVersion', '?')}, below {ours.get('CgroupParent', '?')}",
         "Kernel": about.get("KernelVersion"),
         "System": about.get("OperatingSystem"),
@@ -89,6 +89,15 @@ def info(args: Namespace) -> int:
     }
     print(_lines(rows), end="")
     return 0
+
+
+def _enforcer(ours: Mapping[str, Any]) -> str:
+    """Who holds memory limits, and why not those before it."""
+    refused = [f"{name} not taken: {reason}" for name, reason in (ours.get("EnforcersRefused") or {}).items()]
+    if lost := ours.get("EnforcerDropped"):
+        refused.append(f"{lost} events or processes lost for want of room")
+    name = ours.get("Enforcer", "?") or "nobody"
+    return f"{name} ({'; '.join(refused)})" if refused else str(name)
 
 
 def _lines(rows: Mapping[str, object]) -> str:

@@ -64,8 +64,14 @@ def _add(parser: Parser, description: str) -> None:
     parser.positional("command", metavar="COMMAND", count="?", help="program in ROOTFS")
     parser.positional("arguments", metavar="ARG", count="*", help="arguments of COMMAND")
     parser.group("limits")
-    parser.option("--soft-mib", metavar="N", type=values.mib, help="memory that is reported when crossed")
-    parser.option("--hard-mib", metavar="N", type=values.mib, help="memory that is never exceeded")
+    parser.option("--soft-mib", metavar="N", type=values.mib, help="memory of all processes, told when crossed")
+    parser.option("--hard-mib", metavar="N", type=values.mib, help="memory of all processes that ends it")
+    about_memory = "what the control group may be charged, page cache included (docker's, such as 64m)"
+    parser.option("-m", "--memory", metavar="SIZE", type=values.size, help=about_memory)
+    about_reservation = "control group memory that is reclaimed last"
+    parser.option("--memory-reservation", metavar="SIZE", type=values.size, help=about_reservation)
+    about_swap = "memory and swap together (-1: any; default: twice --memory)"
+    parser.option("--memory-swap", metavar="SIZE", type=values.swap, help=about_swap)
     parser.option("--nice", metavar="N", type=values.nice, default=0, help="CPU share: -20 (most) to 19 (least)")
     parser.option("--pids-limit", metavar="N", type=values.pids, help="most processes (-1: no limit)")
     parser.option("--cpus", metavar="N", type=values.cpus, help="most CPU time, in CPUs (0.5: half of one)")
@@ -128,6 +134,9 @@ def _options(args: Namespace) -> Options:
     return {
         "soft_mib": args.soft_mib,
         "hard_mib": args.hard_mib,
+        "memory": args.memory,
+        "memory_reservation": args.memory_reservation,
+        "memory_swap": args.memory_swap,
         "nice": args.nice,
         "pids_limit": args.pids_limit,
         "cpus": args.cpus,

@@ -25,6 +25,9 @@ def add_supervisor(parser: Parser) -> None:
     parser.option(
         "--prepared", metavar="N", type=values.count, default=2, help="containers prepared ahead (default: 2)"
     )
+    about = "who holds memory limits (default: auto, the first of the others that passes its self-test)"
+    choices = ["auto", "kmod", "bpf", "cgroup"]
+    parser.option("--memory-enforcer", metavar="|".join(choices), choices=choices, default="auto", help=about)
     parser.run = supervise
 
 
@@ -33,4 +36,11 @@ def supervise(args: Namespace) -> int:
 
     rootfs = None if args.rootfs is None else absolute(args.rootfs, "ROOTFS")
     socket = absolute(socket_path(args.socket), "--socket")
-    return run_supervisor(rootfs, socket, absolute(args.state_dir, "--state-dir"), args.debug, args.prepared)
+    return run_supervisor(
+        rootfs,
+        socket,
+        absolute(args.state_dir, "--state-dir"),
+        debug=args.debug,
+        prepared=args.prepared,
+        enforcer=args.memory_enforcer,
+    )

@@ -31,6 +31,24 @@ def mib(text: str) -> int:
     return number
 
 
+_SIZES = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
+
+
+def size(text: str) -> int:
+    """A number of bytes as docker takes it: 1073741824, 64m, 64MB, 1.5g, 64MiB."""
+    word = text.lower().removesuffix("b").removesuffix("i")
+    unit = word[-1:] if word[-1:] in _SIZES else ""
+    number = _decimal(word.removesuffix(unit))
+    if number is None or number <= 0 or (text.lower().endswith("ib") and not unit):
+        raise BadValue(f"{text!r} is not a size above 0, such as 64m or 1g")
+    return int(number * _SIZES[unit or "b"])
+
+
+def swap(text: str) -> int:
+    """As ``size``, or -1."""
+    return -1 if text == "-1" else size(text)
+
+
 def nice(text: str) -> int:
     """A nice value: -20 (most CPU) to 19 (least)."""
     number = _whole(text)

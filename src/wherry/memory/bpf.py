@@ -1,7 +1,8 @@
 """The enforcer ``bpf``: a program on the tracepoint kmem:rss_stat, for hosts that take no kernel module.
 
 What it counts is the sum of VmRSS over the container's processes: anonymous, file and shared memory pages, those that
-several processes share once in each. ``bpf/monitor.bpf.c`` is the kernel's half. The process that crosses the hard
+several processes share once in each: to the page near a limit, and at most some 30 pages a process behind far below
+it. ``bpf/monitor.bpf.c`` is the kernel's half. The process that crosses the hard
 limit is killed in its page fault; the first process by whoever reads the event, or, while no supervisor lives, by the
 next one.
 
@@ -36,8 +37,6 @@ _PROGRAMS = ("rss_stat", "sched_process_exec", "exit_mmap", "mark_victim")
 _OPTIONAL = frozenset({"exit_mmap", "mark_victim"})
 """Tracepoints that some kernels do not have; nothing is miscounted without them."""
 _MAX_CPUS = 512
-_EXACT_CPUS = 8
-"""On more CPUs than this, their shares of a counter are summed at each event only near a limit."""
 _MAX_PROCESSES = 65536
 _KINDS = {
     layout.KIND_SOFT: Kind.SOFT,
@@ -71,7 +70,8 @@ def _load(loaded: BpfObject, undo: contextlib.ExitStack) -> dict[str, int]:
     cpus = _possible_cpus()
     if cpus > _MAX_CPUS:
         raise Unusable(f"{cpus} CPUs are more than the {_MAX_CPUS} that the BPF program can sum over")
-    constants = {"cpus": cpus, "exact_every": 1 if cpus <= _EXACT_CPUS else 8}
+    # lib/percpu_counter.c: what one CPU may hold back of one counter; three counters are summed.
+    constants = {"cpus": cpus, "held_back_pages": 3 * max(32, 2 * cpus)}
     try:
         loaded.load_maps(constants, {"mms": _most_processes()})
         _set_up(loaded)
@@ -139,9 +139,9 @@ class BpfLimiter:
         self._found: dict[str, int] = {}
         """Of an earlier supervisor, until they are adopted or swept."""
         self._free: deque[int] = deque()
-        self._pending: list[Event] = []
         self._hard_told: set[str] = set()
         self._lost = self._counter("lost_events")
+        self._adopted = False
         for slot in range(entries):
             identity = self._identity(slot)
             if any(identity):
@@ -164,6 +164,7 @@ class BpfLimiter:
         state = layout.ContainerState(
             *(0, 0, 0, soft, hard, clear, 0, 0, 0, b"", 0, 0, 0, 0),
             namespace=inode,
+            soft_time=0,
             id=bytes.fromhex(target.container_id),
         )
         # Everything before the identity, and that before the key by which the program finds the element.
@@ -180,7 +181,7 @@ class BpfLimiter:
     def adopt(self, target: Target, limits: Limits, kept: dict[str, int]) -> None:
         self._slots[target.container_id] = self._found.pop(target.container_id)
         self.update(target.container_id, limits)
-        self._tell_hard(target.container_id)
+        self._adopted = True
 
     def sweep(self) -> None:
         for slot in self._found.values():
@@ -204,7 +205,8 @@ class BpfLimiter:
         return Verdict(state.peak * _PAGE if state.watching else None, _hard_event(state))
 
     def read(self) -> list[Event]:
-        events, self._pending = self._pending, []
+        events: list[Event] = []
+        lost = self._counter("lost_events")
         for record in self._ring.read():
             event = _event(layout.MonitorEvent.unpack(record))
             if event.kind is Kind.HARD:
@@ -212,12 +214,9 @@ class BpfLimiter:
                     continue
                 self._hard_told.add(event.container_id)
             events.append(event)
-        if self._counter("lost_events") != self._lost:
-            self._lost = self._counter("lost_events")
-            for container_id in self._slots:
-                self._tell_hard(container_id)
-            events += self._pending
-            self._pending = []
+        if lost != self._lost or self._adopted:
+            self._lost, self._adopted = lost, False
+            events += self._untold_crossings()
         return events
 
     def dropped(self) -> int:
@@ -236,12 +235,15 @@ class BpfLimiter:
         """How many address spaces are counted at the moment, over all containers."""
         return sum(1 for _ in bpf.keys(self._maps["mms"], 8))
 
-    def _tell_hard(self, container_id: str) -> None:
-        """A hard crossing is in the container's own state as well: no event of it is lost with a full buffer."""
-        event = _hard_event(self._state(self._slots[container_id]))
-        if event is not None and container_id not in self._hard_told:
-            self._hard_told.add(container_id)
-            self._pending.append(event)
+    def _untold_crossings(self) -> Iterator[Event]:
+        """A hard crossing is in the container's own state as well: none is lost with a full buffer, or because an
+        earlier supervisor was killed between reading its event and acting on it.
+        """
+        for container_id, slot in self._slots.items():
+            event = _hard_event(self._state(slot))
+            if event is not None and container_id not in self._hard_told:
+                self._hard_told.add(container_id)
+                yield event
 
     def _release(self, slot: int, inode: int) -> None:
         """Make an element free, the key first. Those that were freed first are used first: the program may still be

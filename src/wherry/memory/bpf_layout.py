@@ -14,10 +14,10 @@ VERSION = 1
 NO_LIMIT = (1 << 63) - 1
 ID_BYTES = 32
 
-CONTAINER_BYTES = 144
+CONTAINER_BYTES = 152
 TOTAL, PEAK, PROCESSES, SOFT, HARD, CLEAR, HARD_TIME, HARD_PAGES, HARD_LIMIT = range(0, 72, 8)
-HARD_COMM, HARD_PID, HARD_FIRED, SOFT_FIRED, WATCHING, NAMESPACE, ID = 72, 88, 92, 96, 100, 104, 112
-_CONTAINER = struct.Struct("=9q16s5I4x32s")
+HARD_COMM, HARD_PID, HARD_FIRED, SOFT_FIRED, WATCHING, NAMESPACE, SOFT_TIME, ID = 72, 88, 92, 96, 100, 104, 112, 120
+_CONTAINER = struct.Struct("=9q16s5I4xQ32s")
 
 KIND_SOFT, KIND_SOFT_CLEARED, KIND_HARD, KIND_OOM_KILL = range(1, 5)
 _EVENT = struct.Struct("=Qqqq2I16s32s")
@@ -46,6 +46,7 @@ class ContainerState(NamedTuple):
     soft_fired: int
     watching: int
     namespace: int
+    soft_time: int
     id: bytes
 
     @classmethod

@@ -256,6 +256,8 @@ class BpfObject:
         (header,) = struct.unpack_from("<I", data, 4)
         offset, length = struct.unpack_from("<II", data, header_field)
         position, end = header + offset, header + offset + length
+        if not length:
+            return bpf.Records(b"", 0)
         (size,) = struct.unpack_from("<I", data, position)
         position += 4
         while position < end:

@@ -36,7 +36,9 @@ class Kind(StrEnum):
     """What an event tells of."""
 
     SOFT = "soft-limit"
-    """The container's memory rose to the soft limit; once per crossing."""
+    """The container's memory rose to the soft limit; once per crossing, and no more often than every 50 ms: a crossing
+    sooner than that after the last one is told when it lasts.
+    """
     SOFT_CLEARED = "soft-limit-cleared"
     """It fell below ``Limits.clear_bytes`` after a soft crossing: the next crossing will be told again."""
     HARD = "hard-limit"
@@ -151,7 +153,10 @@ class MemoryLimiter(Protocol):
         """``kmod``, ``bpf`` or ``cgroup``: what ``--memory-enforcer`` and ``inspect`` call it."""
 
     def fileno(self) -> int:
-        """A descriptor that polls readable (EPOLLIN) while ``read`` has something to return."""
+        """A descriptor that polls readable (EPOLLIN) while ``read`` has something to return.
+
+        The supervisor also reads once a second, for what no descriptor can tell.
+        """
 
     def descriptors(self) -> dict[str, int]:
         """What the shim is to keep so that limits and unread events outlive this process; may be empty.
@@ -168,9 +173,11 @@ class MemoryLimiter(Protocol):
         """
 
     def adopt(self, target: Target, limits: Limits, kept: dict[str, int]) -> None:
-        """Go on with a container that an earlier supervisor armed; it may have ended (``target.pid`` is then no
-        process any more). ``kept`` is what ``arm`` returned and stays the caller's. Raises OSError, KeyError when that
-        is impossible; the container is then not armed.
+        """Go on with a container that an earlier supervisor armed.
+
+        It may have ended: ``target.pid`` is then no process any more. ``target.namespace`` is -1 unless ``kept``, which
+        is what ``arm`` returned and stays the caller's, has "memory-namespace". Raises OSError, KeyError when that is
+        impossible; the container is then not armed.
         """
 
     def sweep(self) -> None:

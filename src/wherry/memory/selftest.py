@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import wherry
@@ -35,12 +36,12 @@ if pid:
     information = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
     os.write(1, b"%d %d\\n" % (information.si_code, information.si_status))
     os._exit(0)
-os.close(1)
+os.dup2(os.open("/dev/null", os.O_WRONLY), 1)
 if os.read(0, 1):
     for path in {files!r}:
         with open(path, "wb", buffering=0) as file:
             file.write(b"0")
-    os.execv(sys.executable, [sys.executable, "-I", "-S", "-B", "-c", {code!r}])
+    os.execv({command!r}[0], {command!r})
 os._exit(1)
 """
 _GROWTH = "kept = []\nfor _ in range({mib}): kept.append(b'x' * (1 << 20))"
@@ -51,31 +52,34 @@ def check(limiter: MemoryLimiter, host: Host) -> None:
     group = Group(host.layout, f"{host.parent}/self-test-{os.getpid()}")
     # An interpreter takes about 10 MiB; what its own group is charged with is less than what it has resident.
     limits = Limits(soft_bytes=32 * _MIB, hard_bytes=48 * _MIB)
-    code = _GROWTH.format(mib=512)
+    command = [sys.executable, "-I", "-S", "-B", "-c", _GROWTH.format(mib=512)]
     with contextlib.ExitStack() as undo:
         try:
             undo.callback(_remove, group)
             group.create()
-            helper = _start_helper(group, code)
-            undo.callback(_end, helper)
+            helper = start_helper(group, command)
+            undo.callback(end_helper, helper)
             events, status = _grow(limiter, helper, group, limits)
         except OSError as error:
             raise Unusable(f"self-test: {libc.describe(error)}") from None
     _judge(limiter.name, events, status)
 
 
-def _start_helper(group: Group, code: str) -> subprocess.Popen[bytes]:
+def start_helper(group: Group, command: Sequence[str]) -> subprocess.Popen[bytes]:
+    """A process that clones the first process of a pid namespace, which waits for a byte on stdin, joins ``group`` and
+    executes ``command``. It writes two lines to stdout: the pid, and, at the end, si_code and si_status.
+    """
     package = str(Path(wherry.__file__).resolve().parent.parent)
-    script = _HELPER.format(package=package, files=group.process_files(), code=code)
-    command = [sys.executable, "-I", "-S", "-B", "-c", script]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+    script = _HELPER.format(package=package, files=group.process_files(), command=list(command))
+    helper = [sys.executable, "-I", "-S", "-B", "-c", script]
+    return subprocess.Popen(helper, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
 
 
 def _grow(
     limiter: MemoryLimiter, helper: subprocess.Popen[bytes], group: Group, limits: Limits
 ) -> tuple[list[Event], tuple[int, int]]:
     """What the limiter said, and how the process ended (si_code and si_status)."""
-    (pid,) = _line(helper)
+    (pid,) = read_numbers(helper)
     with contextlib.ExitStack() as undo:
         pidfd = os.pidfd_open(pid)
         undo.callback(os.close, pidfd)
@@ -97,12 +101,13 @@ def _grow(
         # An enforcer that tells the crossing need not have killed the first process: that is the reader's business.
         if Kind.HARD in {event.kind for event in events}:
             _kill(pidfd)
-        code, status = _line(helper)
+        code, status = read_numbers(helper)
         events += [event for event in limiter.read() if event.container_id == _ID]
     return events, (code, status)
 
 
-def _line(helper: subprocess.Popen[bytes]) -> list[int]:
+def read_numbers(helper: subprocess.Popen[bytes]) -> list[int]:
+    """The next line of a helper. Raises Unusable when it does not come."""
     output = helper.stdout
     if output is None or not select.select([output], [], [], _SECONDS)[0]:
         raise Unusable("self-test: the process that was to die did not end")
@@ -126,7 +131,7 @@ def _kill(pidfd: int) -> None:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
 
-def _end(helper: subprocess.Popen[bytes]) -> None:
+def end_helper(helper: subprocess.Popen[bytes]) -> None:
     helper.kill()  # its child is dead, or dies of the closed pipe
     helper.wait()
     for stream in (helper.stdin, helper.stdout):

@@ -74,10 +74,11 @@ class Namespace(_Model, frozen=True, kw_only=True):
 
 
 class Memory(_Model, frozen=True, kw_only=True):
-    """Bytes."""
+    """Bytes; ``swap`` is memory and swap together, -1 for any amount."""
 
     limit: int | None = None
     reservation: int | None = None
+    swap: int | None = None
 
 
 class Cpu(_Model, frozen=True, kw_only=True):
@@ -119,6 +120,9 @@ class Spec(_Model, frozen=True, kw_only=True):
 
 ANNOTATION_NICE = "io.wherry.nice"
 """Nice value of the first process; the OCI specification has only the scheduler object of v1.2 for it."""
+ANNOTATION_SOFT_LIMIT = "io.wherry.memory.soft"
+ANNOTATION_HARD_LIMIT = "io.wherry.memory.hard"
+"""Bytes that the memory enforcer watches; the specification's memory limits are the control group's."""
 ANNOTATION_INIT = "io.wherry.init"
 """``true``: a reaping init is pid 1 and the command its child (docker run --init)."""
 

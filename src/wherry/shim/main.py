@@ -54,6 +54,7 @@ class Shim:
         self.supervisor: socket.socket | None = None
         self.slots: dict[str, Slot] = {}
         self.by_pidfd: dict[int, Slot] = {}
+        self.kept: dict[str, int] = {}
         self.poll = select.epoll()
         self.poll.register(listener.fileno(), select.EPOLLIN)
         self.stopping = False
@@ -62,6 +63,7 @@ class Shim:
             "spawn": self.spawn,
             "claim": self.claim,
             "release": self.release,
+            "keep": self.keep,
             "shutdown": self.shutdown,
         }
 
@@ -106,6 +108,7 @@ class Shim:
         self.tell({"type": "hello", "version": protocol.VERSION, "pid": os.getpid()})
         for slot in list(self.slots.values()):
             self.tell(slot.describe(), slot.descriptors())
+        self.tell({"type": "kept", "names": list(self.kept)}, list(self.kept.values()))
         self.tell({"type": "synced"})
 
     def disconnect(self) -> None:
@@ -173,6 +176,15 @@ class Shim:
             return
         slot.held.update(zip(message["names"], descriptors, strict=True))
 
+    def keep(self, message: protocol.Message, descriptors: list[int]) -> None:
+        if len(descriptors) != len(message["names"]):  # we may open no more: better all of the old than some of the new
+            superfluous = descriptors
+        else:
+            superfluous = list(self.kept.values())
+            self.kept = dict(zip(message["names"], descriptors, strict=True))
+        for descriptor in superfluous:
+            os.close(descriptor)
+
     def release(self, message: protocol.Message, _descriptors: list[int]) -> None:
         slot = self.slots.get(message["slot"])
         if slot is not None:
@@ -200,7 +212,7 @@ class Shim:
             return
         self.poll.unregister(slot.pidfd)
         del self.by_pidfd[slot.pidfd]
-        slot.exit = {"code": information.si_code, "status": information.si_status}
+        slot.exit = {"code": information.si_code, "status": information.si_status, "time": time.monotonic_ns()}
         self.tell({"type": "exit", "slot": slot.name, **slot.exit})
         if slot.released or (self.supervisor is None and not slot.claimed):
             self.drop(slot)

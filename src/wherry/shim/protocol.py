@@ -4,18 +4,19 @@ by SCM_RIGHTS.
 Who: one supervisor at a time; a new connection takes the place of the old one. Both ends check the peer's uid.
 
 1. On connect the shim sends ``hello`` {version, pid}, then for each slot it has ``slot`` (fields of
-   ``Slot.describe``) with the slot's descriptors attached, in the order of the field ``held``, then ``synced``. That
-   is how a new supervisor takes over.
+   ``Slot.describe``) with the slot's descriptors attached, in the order of the field ``held``, then ``kept`` {names}
+   with what ``keep`` left, then ``synced``. That is how a new supervisor takes over.
 2. ``spawn`` {slot, template, cgroups} with one descriptor, the child's end of its channel: clone a process that runs
    the template's prepare steps in these cgroups. Answer: ``spawned`` {slot, pid} with the pidfd, or ``failed`` {slot,
    message}. The template is sent as a list of steps (``runtime.steps``) and everything after happens between
    supervisor and child over the channel (``runtime.init``).
 3. ``claim`` {slot, names} with as many descriptors: the slot is a container now; keep these for the next supervisor.
    Slots that nobody has claimed are killed when the supervisor goes away.
-4. ``exit`` {slot, code, status}: the process has been reaped (``code`` and ``status`` are si_code and si_status of
-   waitid(2)). The shim keeps it until ``release`` {slot}, which also closes what is held. Releasing a live slot
-   kills it first.
-5. ``shutdown``: kill what lives, reap, exit. Without a supervisor, a shim that holds nothing exits by itself.
+4. ``exit`` {slot, code, status, time}: the process has been reaped (``code`` and ``status`` are si_code and si_status
+   of waitid(2), ``time`` is CLOCK_MONOTONIC in nanoseconds). The shim keeps it until ``release`` {slot}, which also
+   closes what is held. Releasing a live slot kills it first.
+5. ``keep`` {names} with as many descriptors: keep these for the next supervisor, and no others that came this way.
+6. ``shutdown``: kill what lives, reap, exit. Without a supervisor, a shim that holds nothing exits by itself.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any
 
 from wherry.kernel import unix_sockets
 
-VERSION = 1
+VERSION = 2
 MAXIMUM_PACKET = 64 << 10
 MAXIMUM_DESCRIPTORS = 16
 

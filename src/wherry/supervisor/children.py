@@ -12,6 +12,7 @@ import os
 import secrets
 import signal
 import socket
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -255,7 +256,7 @@ class Children:
         with contextlib.suppress(ChildProcessError):
             information = os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOHANG)
             if information is not None:
-                status = ExitStatus(information.si_code, information.si_status)
+                status = ExitStatus(information.si_code, information.si_status, time.monotonic_ns())
         if not child.exited.done():
             child.exited.set_result(status)
 

@@ -9,9 +9,12 @@ import time
 from collections.abc import Callable
 
 from wherry.logs import Log
+from wherry.supervisor.cause import MemoryEvidence, decide
 from wherry.supervisor.children import Child
 from wherry.supervisor.model import Reason, Record, State
 from wherry.supervisor.shimlink import ExitStatus
+
+_NOTHING_SEEN = MemoryEvidence()
 
 
 class Container:
@@ -63,29 +66,34 @@ class Container:
         record = self.record
         record.reason, record.error = Reason.NONE, ""
         record.exit_code = record.signal = None
-        record.peak_memory_bytes = record.peak_pids = None
+        record.peak_memory_bytes = record.peak_pids = record.peak_rss_bytes = None
+        record.enforcer, record.oom_children, record.memory_death = "", 0, None
         record.finished_ns = 0
         record.stop_requested = False
         self.log_ended.clear()
 
-    def ended(self, status: ExitStatus | None) -> None:
+    def ended(self, status: ExitStatus | None, evidence: MemoryEvidence = _NOTHING_SEEN) -> None:
         """Book the end of the process; ``None`` is an end whose status nobody could collect."""
         record = self.record
         record.state = State.EXITED
         record.pid = 0
         record.slot = ""
         record.finished_ns = time.time_ns()
-        if status is None:
-            record.reason = Reason.LOST
-            record.error = record.error or "its parent, the shim, died; the exit status is not known"
-            return
-        record.exit_code, record.signal = status.exit_code, status.signal
-        if record.reason is Reason.START_FAILED:  # found out after a takeover
-            return
-        if record.stop_requested:
-            record.reason = Reason.STOPPED
+        record.reason, record.memory_death = decide(
+            status,
+            evidence,
+            start_failed=record.reason is Reason.START_FAILED,  # found out after a takeover
+            stop_requested=record.stop_requested,
+            with_init=record.request.init,
+        )
+        record.peak_rss_bytes = evidence.peak_bytes
+        if record.reason is Reason.HARD_LIMIT:
+            # What killed it is known. Its first process may have been quicker to end than to be killed.
+            record.exit_code, record.signal = 128 + signal.SIGKILL, int(signal.SIGKILL)
+        elif status is not None:
+            record.exit_code, record.signal = status.exit_code, status.signal
         else:
-            record.reason = Reason.EXITED if status.signal is None else Reason.SIGNALED
+            record.error = record.error or "its parent, the shim, died; the exit status is not known"
 
     def send_signal(self, number: int) -> None:
         """To the first process; no error when it has just ended."""

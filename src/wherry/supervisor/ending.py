@@ -12,7 +12,8 @@ from wherry.supervisor import limits
 from wherry.supervisor.children import Child, Children
 from wherry.supervisor.container import Container
 from wherry.supervisor.events import Action, Events
-from wherry.supervisor.model import Record
+from wherry.supervisor.memory import Memory
+from wherry.supervisor.model import MEMORY_REASONS, Reason, Record
 from wherry.supervisor.records import Records
 from wherry.supervisor.request import signal_number
 from wherry.supervisor.starting import Starter
@@ -23,22 +24,32 @@ _OUTPUT_SECONDS = 1.0
 
 class Ender:
     def __init__(
-        self, children: Children, records: Records, capture: Capture, starter: Starter, events: Events
+        self,
+        children: Children,
+        records: Records,
+        capture: Capture,
+        starter: Starter,
+        events: Events,
+        memory: Memory,
     ) -> None:
         self._children = children
         self._records = records
         self._capture = capture
         self._starter = starter
         self._events = events
+        self._memory = memory
 
     async def book(self, container: Container, child: Child) -> None:
         """Until the container has ended, and its end is booked and told to who waits for it."""
         status = await child.exited
+        evidence = self._memory.disarm(container)
         await self._wait_for_output(container)
         record = container.record
         record.peak_memory_bytes = limits.peak_memory(child.group)
         record.peak_pids = limits.peak_pids(child.group)
-        container.ended(status)
+        container.ended(status, evidence)
+        if record.reason not in MEMORY_REASONS:
+            self._memory.explain_kills(container, evidence.unexplained_kills)
         # The record before the shim's: killed in between, the next supervisor finds an exit that it books once more,
         # not none.
         self._records.keep(record)
@@ -49,6 +60,10 @@ class Ender:
         _log.info("%s: ended: %s, exit code %s", record.name, record.reason, record.exit_code)
 
     def _tell(self, record: Record) -> None:
+        if record.reason is Reason.OOM and record.memory_death is not None:
+            death = record.memory_death
+            victim = {"pid": str(death.pid), "comm": death.comm} if death.pid else {}
+            self._events.emit(Action.OOM, record, {"limit": str(death.limit_bytes), **victim})
         code = "" if record.exit_code is None else str(record.exit_code)
         self._events.emit(Action.DIE, record, {"exitCode": code, "reason": record.reason})
 

@@ -16,12 +16,14 @@ from wherry.errors import Conflict, InternalError, NameInUse, NotFound, StartFai
 from wherry.kernel import cgroups, process
 from wherry.kernel.libc import describe
 from wherry.logs import Capture, Log
+from wherry.memory import Host
 from wherry.rootfs import RootfsStore
 from wherry.supervisor import ending, recovery
 from wherry.supervisor.children import Child, Children, remove_group
 from wherry.supervisor.container import Container
 from wherry.supervisor.events import Action, Events
 from wherry.supervisor.layers import Layers
+from wherry.supervisor.memory import Memory
 from wherry.supervisor.model import EngineInfo, Reason, Record, State
 from wherry.supervisor.records import Records
 from wherry.supervisor.request import CreateRequest, generate_name
@@ -35,10 +37,11 @@ _log = logging.getLogger(__name__)
 class Engine:
     """Open it inside a running loop; all methods belong to that loop. Every method raises ``wherry.errors`` only."""
 
-    def __init__(self, state: StateDirectory, socket: str, spares: int) -> None:
+    def __init__(self, state: StateDirectory, socket: str, spares: int, enforcer: str = "auto") -> None:
         self._state = state
         self._socket = socket
         self._spare_count = spares
+        self._enforcer = enforcer
         self._containers: dict[str, Container] = {}
         self._names: dict[str, Container] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -72,6 +75,7 @@ class Engine:
         self._make_parent_group()
         self._shim = ShimLink(self._state.run, self._on_exit, self._on_shim_lost)
         self._children = Children(self._shim, self._layout, self._parent, self._spare_count)
+        self._memory = Memory(Host(self._layout, self._parent), self._events, self._records)
         self._starter = Starter(
             shim=self._shim,
             children=self._children,
@@ -79,11 +83,27 @@ class Engine:
             capture=self._capture,
             store=self._store,
             layer_store=self._layers,
+            memory=self._memory,
             stage=str(self._state.stage),
         )
+        self._ender = ending.Ender(
+            self._children, self._records, self._capture, self._starter, self._events, self._memory
+        )
+        held = await self._shim.connect()
+        records = self._records.load()
+        await self._open_memory({record.enforcer for record in records if record.slot and record.enforcer})
         self._keeper = asyncio.get_running_loop().create_task(self._keep_records())
-        self._ender = ending.Ender(self._children, self._records, self._capture, self._starter, self._events)
-        await self._recover(await self._shim.connect())
+        await self._recover(held, records)
+
+    async def _open_memory(self, in_use: set[str]) -> None:
+        """Raises InvalidRequest: what runs stays with the shim then."""
+        kept, self._shim.kept = self._shim.kept, {}
+        try:
+            await self._memory.open(self._enforcer, kept, in_use)
+        finally:
+            for descriptor in kept.values():
+                os.close(descriptor)
+        self._shim.keep(self._memory.descriptors())
 
     async def prepare(self, rootfs: str | None) -> None:
         """Prepare containers ahead, for the default kind; ``rootfs``, if given, is checked and unpacked now.
@@ -275,7 +295,9 @@ class Engine:
             kernel=os.uname().release,
             cpus=os.cpu_count() or 1,
             memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-            enforcer=f"cgroup v{self._layout.version} (hard limit); soft limits are recorded, not watched",
+            enforcer=self._memory.name,
+            enforcers_refused=self._memory.refused,
+            enforcer_dropped=self._memory.dropped,
             containers_running=states.count(State.RUNNING),
             containers_created=states.count(State.CREATED),
             containers_exited=states.count(State.EXITED),
@@ -299,6 +321,7 @@ class Engine:
     async def _keep_records(self) -> None:
         while True:
             await asyncio.sleep(1)
+            self._memory.tick()
             if self._records.has_unsaved:
                 self._records.retry()
 
@@ -371,6 +394,7 @@ class Engine:
             return
         if self._shim.is_new:
             self._children.shim_lost()
+        self._shim.keep(self._memory.descriptors())
         for slot in held:
             self._reconcile(slot)
 
@@ -386,12 +410,15 @@ class Engine:
     def _discard_unknown(self, slot: HeldSlot) -> None:
         child = recovery.adopt(slot, cgroups.Group(self._layout, f"{self._parent}/{slot.name}"))
         self._children.adopt(child)
+        for name, descriptor in slot.descriptors.items():
+            if name not in ("pidfd", "channel"):
+                os.close(descriptor)
         self._background(self._children.discard(child))
 
-    async def _recover(self, held: Sequence[HeldSlot]) -> None:
+    async def _recover(self, held: Sequence[HeldSlot], records: Sequence[Record]) -> None:
         by_name = {slot.name: slot for slot in held}
         adopting = []
-        for record in self._records.load():
+        for record in records:
             container = Container(record, Log(self._state.log_of(record.name), record.id))
             self._containers[record.id] = self._names[record.name] = container
             if record.slot and record.slot in by_name:
@@ -402,6 +429,7 @@ class Engine:
                 container.log.finish()
                 container.log_ended.set()
         await asyncio.gather(*adopting)
+        self._memory.taken_over()
         for slot in by_name.values():  # prepared, or of a container whose record is gone
             self._discard_unknown(slot)
         known = {container.record.slot for container in self._containers.values()} | set(by_name)
@@ -415,12 +443,21 @@ class Engine:
     async def _adopt(self, container: Container, held: HeldSlot) -> None:
         child = recovery.adopt(held, cgroups.Group(self._layout, container.record.cgroup))
         self._children.adopt(child)
+        self._adopt_memory(container, child, held)
         self._capture_again(container, held)
         await recovery.finish_start(container, child)
         self._starter.reserve_adopted(container)
         self._records.keep(container.record)
         _log.info("%s: taken over, pid %d", container.record.name, container.record.pid)
         self._background(self._watch(container, child))
+
+    def _adopt_memory(self, container: Container, child: Child, held: HeldSlot) -> None:
+        kept = {name: each for name, each in held.descriptors.items() if name.startswith("memory-")}
+        try:
+            self._memory.adopt(container, child, kept)
+        finally:
+            for descriptor in kept.values():
+                os.close(descriptor)
 
     def _capture_again(self, container: Container, held: HeldSlot) -> None:
         try:
@@ -461,6 +498,7 @@ class Engine:
         self._keeper.cancel()
         await self._starter.close()
         await self._children.close()
+        self._memory.close()
         await asyncio.to_thread(self._capture.close)
         self._records.close()
         self._state.unlock()
@@ -473,6 +511,7 @@ class Engine:
             await asyncio.wait(self._tasks, timeout=30)
         await self._starter.close()
         await self._children.close()
+        self._memory.close()
         await self._shim.shutdown()
         await asyncio.to_thread(self._capture.close)
         await recovery.sweep(self._layout, self._parent, set())

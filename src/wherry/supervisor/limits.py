@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 
 from wherry.kernel.cgroups import Group, weight_of_shares
-from wherry.runtime.spec import Resources
+from wherry.memory import controller
+from wherry.runtime.spec import Memory, Resources
 
 
 def apply(group: Group, resources: Resources) -> None:
@@ -23,11 +24,9 @@ def apply(group: Group, resources: Resources) -> None:
 def _apply_version1(group: Group, resources: Resources) -> None:
     memory, cpu = resources.memory, resources.cpu
     if memory.limit is not None:
-        group.write("memory", "memory.limit_in_bytes", memory.limit)
-        # Memory and swap together: a hard limit that swap could stretch would not be one. Absent without swap
-        # accounting.
-        if group.read("memory", "memory.memsw.limit_in_bytes") is not None:
-            group.write("memory", "memory.memsw.limit_in_bytes", memory.limit)
+        controller.set_limit(group, memory.limit, _swap(memory))
+    if memory.reservation is not None:
+        group.write("memory", "memory.soft_limit_in_bytes", memory.reservation)
     if cpu.shares is not None and cpu.shares != 1024:
         group.write("cpu", "cpu.shares", cpu.shares)
     if cpu.quota is not None:
@@ -38,19 +37,25 @@ def _apply_version1(group: Group, resources: Resources) -> None:
 def _apply_version2(group: Group, resources: Resources) -> None:
     memory, cpu = resources.memory, resources.cpu
     if memory.limit is not None:
-        group.write("memory", "memory.max", memory.limit)
-        if group.read("memory", "memory.swap.max") is not None:
-            group.write("memory", "memory.swap.max", 0)
+        controller.set_limit(group, memory.limit, _swap(memory))
+    if memory.reservation is not None:
+        group.write("memory", "memory.low", memory.reservation)  # as runc: what reclaim leaves alone
     if cpu.shares is not None and cpu.shares != 1024:
         group.write("cpu", "cpu.weight", weight_of_shares(cpu.shares))
     if cpu.quota is not None:
         group.write("cpu", "cpu.max", f"{cpu.quota} {cpu.period or 100_000}")
 
 
+def _swap(memory: Memory) -> int | None:
+    """Swap alone, which is what version 2 limits; None for any amount."""
+    if memory.swap is None or memory.limit is None:
+        return 0
+    return None if memory.swap < 0 else max(memory.swap - memory.limit, 0)
+
+
 def peak_memory(group: Group) -> int | None:
     """Bytes; None when this kernel does not keep it (version 2 before 5.19)."""
-    file = "memory.max_usage_in_bytes" if group.layout.version == 1 else "memory.peak"
-    return _number(group.read("memory", file))
+    return controller.peak(group)
 
 
 def peak_pids(group: Group) -> int | None:

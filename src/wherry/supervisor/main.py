@@ -21,17 +21,20 @@ from wherry.supervisor.state_directory import StateDirectory
 _log = logging.getLogger("wherry.supervisor")
 
 
-def run_supervisor(rootfs: str | None, socket_path: str, state_dir: str, debug: bool, prepared: int) -> int:
+def run_supervisor(
+    rootfs: str | None, socket_path: str, state_dir: str, *, debug: bool, prepared: int, enforcer: str
+) -> int:
     """Run in the foreground until SIGINT or SIGTERM; returns the exit code.
 
     ``rootfs`` is checked at once and containers are prepared ahead for it; ``prepared`` is how many.
+    ``enforcer`` is who holds memory limits, "auto" for the best that works.
     """
     _configure_logging(debug)
     try:
         if os.geteuid() != 0:
             raise InvalidRequest("the supervisor needs root: namespaces, mounts and control groups are made by it")
         state = StateDirectory(state_dir)
-        asyncio.run(_serve(rootfs, socket_path, state, prepared))
+        asyncio.run(_serve(rootfs, socket_path, state, prepared, enforcer))
     except (WherryError, OSError, sqlite3.Error) as error:
         print(f"engine supervisor: {error}", file=sys.stderr)
         return 1
@@ -48,7 +51,7 @@ def _configure_logging(debug: bool) -> None:
     root.setLevel(logging.DEBUG if debug else logging.INFO)
 
 
-async def _serve(rootfs: str | None, socket_path: str, state: StateDirectory, prepared: int) -> None:
+async def _serve(rootfs: str | None, socket_path: str, state: StateDirectory, prepared: int, enforcer: str) -> None:
     os.umask(0o022)
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -58,7 +61,7 @@ async def _serve(rootfs: str | None, socket_path: str, state: StateDirectory, pr
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
-    engine = Engine(state, socket_path, prepared)
+    engine = Engine(state, socket_path, prepared, enforcer)
     await engine.open()
     try:
         await engine.prepare(rootfs)

@@ -24,8 +24,32 @@ class Reason(StrEnum):
     EXITED = "exited"
     STOPPED = "stopped"
     SIGNALED = "signaled"
+    HARD_LIMIT = "hard_limit"
+    OOM = "oom"
     START_FAILED = "start_failed"
     LOST = "lost"
+
+
+MEMORY_REASONS = frozenset({Reason.HARD_LIMIT, Reason.OOM})
+
+
+class MemoryDeath(msgspec.Struct, kw_only=True):
+    """The evidence of a container that ended by its memory.
+
+    ``enforcer`` is who ended it, "oom" for the kernel's OOM killer; ``pid`` and ``comm`` are the process that crossed
+    the limit, or that was chosen, 0 and "" when nobody saw it; ``rss_bytes`` is the container's memory at that instant,
+    ``peak_bytes`` its highest; ``crossed_ns`` is the crossing in nanoseconds since the epoch and ``death_ns`` how long
+    after it the first process had ended, None when that is not known.
+    """
+
+    enforcer: str
+    pid: int = 0
+    comm: str = ""
+    rss_bytes: int = 0
+    limit_bytes: int = 0
+    peak_bytes: int = 0
+    crossed_ns: int = 0
+    death_ns: int | None = None
 
 
 class Record(msgspec.Struct, kw_only=True):
@@ -34,7 +58,9 @@ class Record(msgspec.Struct, kw_only=True):
     ``id`` is 64 hex digits; ``pid`` is the host's pid, 0 when not running; times are wall clock nanoseconds since the
     epoch, 0 for "never"; ``cgroup`` is relative to the hierarchies' mount points; ``slot`` is the shim's name for the
     process of the current start, "" while there is none; ``layer`` names the writable layer, "" before the first start;
-    ``peak_*`` are high-water marks, None when nobody measured them.
+    ``peak_*`` are high-water marks, None when nobody measured them (``peak_memory_bytes`` is what was charged to the
+    group, ``peak_rss_bytes`` what the enforcer counted); ``enforcer`` holds the limits of the current or last run, ""
+    for none; ``oom_children`` counts the OOM killer's victims that were not the first process.
     """
 
     id: str
@@ -56,10 +82,18 @@ class Record(msgspec.Struct, kw_only=True):
     layer: str = ""
     peak_memory_bytes: int | None = None
     peak_pids: int | None = None
+    peak_rss_bytes: int | None = None
+    enforcer: str = ""
+    oom_children: int = 0
+    memory_death: MemoryDeath | None = None
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``engine info`` shows of a running supervisor; sizes in bytes."""
+    """What ``engine info`` shows of a running supervisor; sizes in bytes.
+
+    ``enforcer`` holds memory limits, "" when nothing can; ``enforcers_refused`` says of those before it why they were
+    not taken; ``enforcer_dropped`` counts events and processes that it had no room for.
+    """
 
     version: str
     state_dir: str
@@ -72,6 +106,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     cpus: int
     memory_bytes: int
     enforcer: str
+    enforcers_refused: dict[str, str]
+    enforcer_dropped: int
     containers_running: int
     containers_created: int
     containers_exited: int

@@ -24,6 +24,7 @@ _NAME_MAX = 128
 _HOST_NAME = re.compile(r"[a-zA-Z0-9_.-]+")
 _HOST_NAME_MAX = 64  # __NEW_UTS_LEN: sethostname(2) and setdomainname(2) refuse more
 _COUNTER_MAX = 2**63 - 1  # memory cgroups and SQLite count in signed 64 bits
+_LEAST_MEMORY = 6 << 20  # docker's
 _PIDS_MAX = 4194304  # PID_MAX_LIMIT; pids.max refuses more (kernel/cgroup/pids.c)
 _KERNEL_MOUNTS = frozenset({"/proc", "/dev", "/sys"})
 _VOLUMES_MAX = 200  # one message carries 253 descriptors (SCM_MAX_FD, unix(7))
@@ -51,7 +52,9 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     ``rootfs`` is an absolute path (directory or tar archive); ``env`` holds "K=V" strings without the variables the
     supervisor adds (PATH, HOSTNAME, HOME); ``tmpfs`` maps a destination to mount options as docker's
-    ("size=1m,mode=1777"); ``cpus`` counts CPUs (0.5 is half of one); limits are in bytes and None where there is none;
+    ("size=1m,mode=1777"); ``cpus`` counts CPUs (0.5 is half of one); limits are in bytes and None where there is none.
+    ``soft_bytes`` and ``hard_bytes`` are the memory enforcer's; ``memory_*`` are docker's and set the control group:
+    ``memory_swap_bytes`` is memory and swap together, -1 for any amount, None for twice the memory;
     a negative ``stop_seconds`` means that stop waits for ever (docker's -1).
     """
 
@@ -73,6 +76,9 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     cpus: float | None = None
     soft_bytes: int | None = None
     hard_bytes: int | None = None
+    memory_bytes: int | None = None
+    memory_reservation_bytes: int | None = None
+    memory_swap_bytes: int | None = None
     nice: int = 0
     stop_signal: str = "SIGTERM"
     stop_seconds: float = defaults.STOP_SECONDS
@@ -277,12 +283,31 @@ def _check_limits(request: CreateRequest) -> None:
             f"invalid memory limits: the soft limit ({request.soft_bytes} bytes) is above the hard limit "
             f"({request.hard_bytes} bytes)"
         )
+    _check_group_memory(request)
     if request.pids_limit is not None and not 0 < request.pids_limit <= _PIDS_MAX:
         raise InvalidRequest(f"invalid pids limit: {request.pids_limit} is not between 1 and {_PIDS_MAX}")
     if request.cpus is not None:
         _check_cpus(request.cpus)
     if not -20 <= request.nice <= 19:
         raise InvalidRequest(f"invalid nice value: {request.nice} is not between -20 and 19")
+
+
+def _check_group_memory(request: CreateRequest) -> None:
+    """Docker's rules (daemon/daemon_unix.go, verifyPlatformContainerResources), in its words."""
+    memory, reservation, swap = request.memory_bytes, request.memory_reservation_bytes, request.memory_swap_bytes
+    for what, size in (("memory limit", memory), ("memory reservation", reservation)):
+        if size is not None and not _LEAST_MEMORY <= size <= _COUNTER_MAX:
+            raise InvalidRequest(f"invalid {what}: {size} bytes: the minimum is 6MB ({_LEAST_MEMORY} bytes)")
+    if memory is not None and reservation is not None and memory < reservation:
+        raise InvalidRequest(
+            f"minimum memory limit can not be less than memory reservation limit ({memory} and {reservation} bytes)"
+        )
+    if swap is None:
+        return
+    if memory is None:
+        raise InvalidRequest("you should always set the memory limit when using the memoryswap limit")
+    if swap != -1 and not memory <= swap <= _COUNTER_MAX:
+        raise InvalidRequest(f"minimum memoryswap limit should be larger than memory limit ({swap} and {memory} bytes)")
 
 
 def _check_cpus(cpus: float) -> None:

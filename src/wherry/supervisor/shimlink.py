@@ -23,10 +23,11 @@ _CODE = "import sys; sys.path.append({path!r}); from wherry.shim.main import mai
 
 
 class ExitStatus(NamedTuple):
-    """``code`` and ``status`` are si_code and si_status of waitid(2)."""
+    """``code`` and ``status`` are si_code and si_status of waitid(2); ``monotonic_ns`` is when, 0 when not known."""
 
     code: int
     status: int
+    monotonic_ns: int = 0
 
     @property
     def signal(self) -> int | None:
@@ -65,6 +66,10 @@ class ShimLink:
         self._queue: deque[tuple[protocol.Message, list[int]]] = deque()
         self._spawning: dict[str, asyncio.Future[tuple[int, int]]] = {}
         self.pid = 0
+        self.kept: dict[str, int] = {}
+        """What ``keep`` of an earlier supervisor left with the shim, after ``connect``; whoever takes one out closes
+        it.
+        """
         self.is_new = False
         """Whether ``connect`` had to start a shim, so that what an earlier one had is not in it."""
 
@@ -129,6 +134,8 @@ class ShimLink:
                 if message["version"] != protocol.VERSION:
                     text = f"the running shim speaks protocol {message['version']}, this supervisor {protocol.VERSION}"
                     raise InternalError(f"{text}: stop the containers with the version that started them")
+            elif message["type"] == "kept":
+                self.kept = dict(zip(message["names"], descriptors, strict=True))
             elif message["type"] == "slot":
                 held.append(_held_slot(message, descriptors))
             elif message["type"] == "synced":
@@ -150,7 +157,7 @@ class ShimLink:
     def _handle(self, message: protocol.Message, descriptors: list[int]) -> None:
         kind, slot = message["type"], message["slot"]
         if kind == "exit":
-            self._on_exit(slot, ExitStatus(message["code"], message["status"]))
+            self._on_exit(slot, _exit_status(message))
             return
         future = self._spawning.pop(slot, None)
         if future is None or future.done():
@@ -232,6 +239,10 @@ class ShimLink:
         """
         self._send({"type": "claim", "slot": slot, "names": list(descriptors)}, list(descriptors.values()))
 
+    def keep(self, descriptors: dict[str, int]) -> None:
+        """The shim keeps duplicates of these, and nothing else of the kind, for as long as it lives."""
+        self._send({"type": "keep", "names": list(descriptors)}, list(descriptors.values()))
+
     def release(self, slot: str) -> None:
         """Let the shim forget a slot; kills it when it lives. No error when the shim is gone: then it has forgotten."""
         if self._connection is not None:
@@ -298,9 +309,13 @@ async def _next_message(connection: socket.socket) -> tuple[protocol.Message, li
         return received
 
 
+def _exit_status(fields: protocol.Message) -> ExitStatus:
+    return ExitStatus(fields["code"], fields["status"], fields["time"])
+
+
 def _held_slot(message: protocol.Message, descriptors: list[int]) -> HeldSlot:
     ended = message["exit"]
-    status = ExitStatus(ended["code"], ended["status"]) if ended else None
+    status = _exit_status(ended) if ended else None
     by_name = dict(zip(message["held"], descriptors, strict=True))
     return HeldSlot(message["slot"], message["pid"], message["claimed"], status, by_name)
 

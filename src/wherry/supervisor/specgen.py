@@ -8,8 +8,10 @@ import resource
 from wherry.kernel import cgroups
 from wherry.runtime import defaults
 from wherry.runtime.spec import (
+    ANNOTATION_HARD_LIMIT,
     ANNOTATION_INIT,
     ANNOTATION_NICE,
+    ANNOTATION_SOFT_LIMIT,
     Cpu,
     Linux,
     Memory,
@@ -34,6 +36,7 @@ def make_spec(name: str, request: CreateRequest, rootfs: str, user: User) -> Spe
     """``rootfs`` is the directory the container's root is made of; ``user`` the request's user, looked up in it."""
     hostname = request.hostname or name[:63]
     annotations = {ANNOTATION_NICE: str(request.nice)} if request.nice else {}
+    annotations |= _limit_annotations(request)
     if request.init:
         annotations[ANNOTATION_INIT] = "true"
     return Spec(
@@ -117,10 +120,23 @@ def _taken(request: CreateRequest) -> set[str]:
     return {clean_path(path) for path in (*request.tmpfs, *(volume.destination for volume in request.volumes))}
 
 
+def _memory(request: CreateRequest) -> Memory:
+    """Docker's default for memory and swap together is twice the memory."""
+    limit, swap = request.memory_bytes, request.memory_swap_bytes
+    if limit is not None and swap is None:
+        swap = 2 * limit
+    return Memory(limit=limit, reservation=request.memory_reservation_bytes, swap=swap)
+
+
+def _limit_annotations(request: CreateRequest) -> dict[str, str]:
+    limits = {ANNOTATION_SOFT_LIMIT: request.soft_bytes, ANNOTATION_HARD_LIMIT: request.hard_bytes}
+    return {name: str(size) for name, size in limits.items() if size is not None}
+
+
 def _resources(request: CreateRequest) -> Resources:
     quota = None if request.cpus is None else round(request.cpus * _CPU_PERIOD)
     return Resources(
-        memory=Memory(limit=request.hard_bytes, reservation=request.soft_bytes),
+        memory=_memory(request),
         cpu=Cpu(shares=cgroups.shares_of_nice(request.nice), quota=quota, period=_CPU_PERIOD if quota else None),
         pids=Pids(limit=request.pids_limit) if request.pids_limit and request.pids_limit > 0 else None,
     )

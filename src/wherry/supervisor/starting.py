@@ -17,6 +17,7 @@ from wherry.runtime.plan import Plan, make_plan, wants_init
 from wherry.supervisor import layers, limits, users
 from wherry.supervisor.children import Child, Children
 from wherry.supervisor.container import Container
+from wherry.supervisor.memory import Memory
 from wherry.supervisor.model import Record
 from wherry.supervisor.records import Records
 from wherry.supervisor.request import CreateRequest
@@ -40,6 +41,7 @@ class Starter:
         capture: Capture,
         store: RootfsStore,
         layer_store: layers.Layers,
+        memory: Memory,
         stage: str,
     ) -> None:
         self._shim = shim
@@ -48,6 +50,7 @@ class Starter:
         self._capture = capture
         self._store = store
         self._layers = layer_store
+        self._memory = memory
         self._stage = stage
         self._template = ""
         self._refill_timer: asyncio.TimerHandle | None = None
@@ -77,6 +80,10 @@ class Starter:
                 unowned.pop_all()
                 child.root = root
                 self._limit(child, plan)
+                kept = self._memory.arm(container, child)
+                undo.callback(self._memory.disarm, container)
+                for descriptor in kept.values():
+                    used.callback(os.close, descriptor)
                 outputs = self._connect_output(container, used)
                 unread = undo.enter_context(contextlib.ExitStack())
                 for name in ("read1", "read2"):
@@ -84,7 +91,7 @@ class Starter:
                 record.slot, record.cgroup = child.slot, child.group.path
                 undo.callback(self._forget_slot, container)
                 self._records.save(record)
-                self._hand_over(child, outputs)
+                self._hand_over(child, outputs, kept)
                 message = launch.finish_message(
                     ["root", "stdout", "stderr", *names],
                     plan.finish(directories),
@@ -237,9 +244,9 @@ class Starter:
             used.callback(os.close, outputs[f"write{stream}"])
         return outputs
 
-    def _hand_over(self, child: Child, outputs: dict[str, int]) -> None:
+    def _hand_over(self, child: Child, outputs: dict[str, int], kept: dict[str, int]) -> None:
         """From here on the next supervisor would find this container in the shim."""
-        held = {"stdout": outputs["read1"], "stderr": outputs["read2"]}
+        held = {"stdout": outputs["read1"], "stderr": outputs["read2"], **kept}
         if child.channel is not None:
             held["channel"] = child.channel.fileno()
         self._shim.claim(child.slot, held)

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
         soft_mib: int | None
         hard_mib: int | None
+        memory: int | None
+        memory_reservation: int | None
+        memory_swap: int | None
         nice: int
         env: Mapping[str, str] | Sequence[str]
         working_dir: str
@@ -47,6 +50,9 @@ def container_config(  # noqa: PLR0913 (docker's create has as many)
     *,
     soft_mib: int | None = None,
     hard_mib: int | None = None,
+    memory: int | None = None,
+    memory_reservation: int | None = None,
+    memory_swap: int | None = None,
     nice: int = 0,
     env: Mapping[str, str] | Sequence[str] = (),
     working_dir: str = "",
@@ -69,7 +75,8 @@ def container_config(  # noqa: PLR0913 (docker's create has as many)
     """The body of ``POST /wherry/run``: Docker's container configuration with our ``Wherry`` object.
 
     ``rootfs`` is a directory or tar archive and ``volumes`` are "HOST:CONTAINER[:ro]"; relative host paths count from
-    the caller's working directory. ``soft_mib`` and ``hard_mib`` are memory limits in MiB; ``nice`` is -20..19;
+    the caller's working directory. ``soft_mib`` and ``hard_mib`` are memory limits in MiB; ``memory``,
+    ``memory_reservation`` and ``memory_swap`` are docker's, in bytes, and set the control group; ``nice`` is -20..19;
     ``env`` is a mapping or "K=V" strings; ``tmpfs`` maps paths to mount options ("size=1m"); ``cpus`` counts CPUs
     (0.5 is half of one); ``rm`` removes the container when it ends; ``rw_rootfs`` runs on the directory itself,
     without a layer of its own; ``init`` puts a small init before the command. Raises InvalidRequest for what could
@@ -83,6 +90,9 @@ def container_config(  # noqa: PLR0913 (docker's create has as many)
         "Binds": [_bind(volume) for volume in _words("volumes", volumes)],
         "Tmpfs": dict(tmpfs or {}),
         "NetworkMode": network,
+        "Memory": memory,
+        "MemoryReservation": memory_reservation,
+        "MemorySwap": memory_swap,
         "PidsLimit": pids_limit,
         "NanoCpus": None if cpus is None else _nano_cpus(cpus),
     }

@@ -267,6 +267,8 @@ class FakeEngine:
             cpus=2,
             memory_bytes=1 << 30,
             enforcer="cgroup",
+            enforcers_refused={"bpf": "no BTF"},
+            enforcer_dropped=0,
             containers_running=states.count(State.RUNNING),
             containers_created=states.count(State.CREATED),
             containers_exited=states.count(State.EXITED),

@@ -267,6 +267,10 @@ def test_an_entry_of_the_list(api: Api) -> None:
         "LogPath": "",
         "PeakMemory": None,
         "PeakPids": None,
+        "PeakRss": None,
+        "Enforcer": "",
+        "OomChildren": 0,
+        "MemoryDeath": None,
     }
     created = api.request("GET", f"/containers/{api.create('beta')}/json").json()
     assert (created["Wherry"]["Started"], created["Wherry"]["SoftLimit"]) == ("", None)
@@ -279,7 +283,9 @@ def test_inspect_gives_back_what_was_asked_for(api: Api) -> None:
         "Tmpfs": {"/run": "size=1m"},
         "NanoCpus": 1_500_000_000,
         "PidsLimit": 7,
-        "Memory": 6 << 20,
+        "Memory": 8 << 20,
+        "MemoryReservation": 7 << 20,
+        "MemorySwap": 9 << 20,
         "NetworkMode": "host",
         "Init": True,
         "ReadonlyRootfs": True,

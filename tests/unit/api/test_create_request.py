@@ -118,7 +118,9 @@ def test_everything_that_is_understood() -> None:
         "PidsLimit": 5,
         "NanoCpus": 500_000_000,
         "Init": True,
-        "Memory": 6 << 20,
+        "Memory": 8 << 20,
+        "MemoryReservation": 7 << 20,
+        "MemorySwap": 9 << 20,
     }
     ours = {"RwRootfs": True, "SoftLimit": 3 << 20, "HardLimit": 6 << 20, "Nice": -5}
     request = translate(
@@ -157,6 +159,9 @@ def test_everything_that_is_understood() -> None:
         cpus=0.5,
         soft_bytes=3 << 20,
         hard_bytes=6 << 20,
+        memory_bytes=8 << 20,
+        memory_reservation_bytes=7 << 20,
+        memory_swap_bytes=9 << 20,
         nice=-5,
         stop_signal="SIGINT",
         stop_seconds=0,
@@ -164,10 +169,25 @@ def test_everything_that_is_understood() -> None:
     )
 
 
-def test_docker_memory_is_the_hard_limit() -> None:
-    assert translate({"Memory": 6 << 20}).hard_bytes == 6 << 20
-    with pytest.raises(InvalidRequest, match=r"HostConfig.Memory \(1\) and Wherry.HardLimit \(2\)"):
-        translate({"Memory": 1}, {"HardLimit": 2})
+def test_dockers_memory_is_the_groups_and_not_the_hard_limit() -> None:
+    request = translate({"Memory": 8 << 20, "MemorySwap": -1}, {"HardLimit": 4 << 20})
+    assert (request.memory_bytes, request.memory_swap_bytes, request.hard_bytes) == (8 << 20, -1, 4 << 20)
+
+
+BAD_MEMORY: dict[str, dict[str, Any]] = {
+    "the minimum is 6MB": {"Memory": 1},
+    "invalid memory limit: -5": {"Memory": -5},
+    "invalid memory reservation": {"MemoryReservation": 1},
+    "can not be less than memory reservation": {"Memory": 8 << 20, "MemoryReservation": 9 << 20},
+    "should always set the memory limit": {"MemorySwap": -1},
+    "should be larger than memory limit": {"Memory": 8 << 20, "MemorySwap": 7 << 20},
+}
+
+
+@pytest.mark.parametrize(("message", "host"), BAD_MEMORY.items(), ids=BAD_MEMORY.keys())
+def test_memory_that_contradicts_itself_is_refused(message: str, host: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        translate(host)
 
 
 def test_unlimited_pids_and_stop_for_ever() -> None:
@@ -195,7 +215,6 @@ def test_there_are_no_images() -> None:
         ({"RestartPolicy": {"Name": "no", "MaximumRetryCount": 3}}, {}, "HostConfig.RestartPolicy"),
         ({"LogConfig": {"Type": "syslog"}}, {}, "HostConfig.LogConfig"),
         ({"LogConfig": {"Type": "json-file", "Config": {"max-size": "1m"}}}, {}, "HostConfig.LogConfig"),
-        ({"MemorySwap": -1}, {}, "HostConfig.MemorySwap"),
         ({"MemorySwappiness": 10}, {}, "HostConfig.MemorySwappiness"),
         ({"IpcMode": "host"}, {}, "HostConfig.IpcMode"),
         ({"ShmSize": 1}, {}, "HostConfig.ShmSize"),
@@ -260,7 +279,6 @@ def test_what_happens_anyway_may_be_asked_for(host: dict[str, Any], fields: dict
         ({}, {"SoftLimit": -1}, {}, "invalid soft memory limit: -1"),
         ({}, {"HardLimit": 0}, {}, "invalid hard memory limit: 0"),
         ({}, {"HardLimit": 1 << 63}, {}, "invalid hard memory limit"),
-        ({"Memory": -5}, {}, {}, "invalid hard memory limit: -5"),
         ({}, {"SoftLimit": 2, "HardLimit": 1}, {}, r"soft limit \(2 bytes\) is above the hard limit \(1 bytes\)"),
         ({}, {"Nice": 20}, {}, "invalid nice value: 20"),
         ({}, {"Nice": "5"}, {}, r"at `\$.Wherry.Nice`"),

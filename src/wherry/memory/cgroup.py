@@ -1,0 +1,317 @@
+"""The enforcer ``cgroup``: the memory controller's own limits. Needs nothing but the controller.
+
+It counts what is charged to the container's group: page cache and kernel memory as well as anonymous memory, and what
+several processes share once. That is another meaning than that of kmod and bpf, which sum VmRSS.
+
+- The hard limit is the group's limit, without swap. When the kernel finds nothing to reclaim, its OOM killer kills a
+  process; the reader of the event kills the container. Version 2 kills the whole group by itself (memory.oom.group).
+- Version 1 tells of a soft crossing by threshold eventfds (to 128 pages a CPU), version 2 by memory.high. That one
+  also slows down whoever is above it, which a soft limit is not to do: it is taken away at the crossing, and put back
+  when usage has fallen below ``Limits.clear_bytes``, which ``read`` looks at.
+- Neither says which process crossed, nor when: events have pid 0 and the time at which they were read.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from typing import Protocol
+
+from wherry.kernel.cgroups import Group
+from wherry.memory import controller
+from wherry.memory.limiter import Event, Host, Kind, Limits, Target, Unusable, Usage, Verdict
+
+_SOFT_INTERVAL_NS = 50_000_000
+
+
+def open_limiter(host: Host, _kept: dict[str, int]) -> CgroupLimiter:
+    """Raises Unusable when no memory controller can be had."""
+    group = Group(host.layout, host.parent)
+    if host.layout.version == 1:
+        if "memory" not in host.layout.mounts:
+            raise Unusable("there is no memory controller: no cgroup hierarchy of version 1 has it")
+    elif "memory" not in (group.read("", "cgroup.controllers") or "").split():
+        raise Unusable(f"there is no memory controller in /{host.parent} (cgroup.controllers)")
+    return CgroupLimiter()
+
+
+class _Watch(Protocol):
+    """One container's limits."""
+
+    group: Group
+    limits: Limits
+
+    def descriptors(self) -> dict[int, int]:
+        """Descriptor -> epoll mask, closed by ``close``."""
+
+    def kept(self) -> dict[str, int]: ...
+
+    def limit(self, limits: Limits) -> None: ...
+
+    def crossings(self) -> list[Kind]: ...
+
+    def close(self) -> None: ...
+
+
+class CgroupLimiter:
+    """See ``limiter.MemoryLimiter``."""
+
+    name = "cgroup"
+
+    def __init__(self) -> None:
+        self._poll = select.epoll()
+        self._watches: dict[str, _Watch] = {}
+        self._hard: dict[str, Event] = {}
+
+    def fileno(self) -> int:
+        return self._poll.fileno()
+
+    def descriptors(self) -> dict[str, int]:
+        return {}
+
+    def arm(self, target: Target, limits: Limits) -> dict[str, int]:
+        watch = _Version1(target.group) if target.group.layout.version == 1 else _Version2(target.group)
+        try:
+            watch.limit(limits)
+        except OSError:
+            watch.close()
+            raise
+        self._add(target.container_id, watch)
+        return {name: os.dup(descriptor) for name, descriptor in watch.kept().items()}
+
+    def adopt(self, target: Target, limits: Limits, kept: dict[str, int]) -> None:
+        if target.group.layout.version == 1:
+            self._add(target.container_id, _Version1.adopt(target.group, limits, kept))
+        else:
+            self._add(target.container_id, _Version2.adopt(target.group, limits))
+
+    def sweep(self) -> None:
+        """There is nothing but the groups, and the supervisor sweeps those."""
+
+    def update(self, container_id: str, limits: Limits) -> None:
+        watch = self._watches[container_id]
+        before = set(watch.descriptors())
+        watch.limit(limits)
+        self._register(watch, set(watch.descriptors()) - before)
+
+    def stat(self, container_id: str) -> Usage:
+        group = self._watches[container_id].group
+        usage = controller.usage(group) or 0
+        return Usage(usage, max(controller.peak(group) or 0, usage), None)
+
+    def disarm(self, container_id: str) -> Verdict:
+        watch = self._watches[container_id]
+        self._look(container_id, watch)
+        del self._watches[container_id]
+        for descriptor in watch.descriptors():
+            self._poll.unregister(descriptor)
+        watch.close()
+        return Verdict(controller.peak(watch.group), self._hard.pop(container_id, None))
+
+    def read(self) -> list[Event]:
+        return [event for container_id, watch in self._watches.items() for event in self._look(container_id, watch)]
+
+    def dropped(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        for watch in self._watches.values():
+            watch.close()
+        self._watches.clear()
+        self._poll.close()
+
+    def _add(self, container_id: str, watch: _Watch) -> None:
+        self._watches[container_id] = watch
+        self._register(watch, set(watch.descriptors()))
+
+    def _register(self, watch: _Watch, descriptors: set[int]) -> None:
+        for descriptor in descriptors:
+            self._poll.register(descriptor, watch.descriptors()[descriptor])
+
+    def _look(self, container_id: str, watch: _Watch) -> list[Event]:
+        events = []
+        for kind in watch.crossings():
+            if container_id in self._hard:
+                continue  # it has crossed the hard limit: what follows is its end
+            events.append(_event(kind, container_id, watch))
+            if kind is Kind.HARD:
+                self._hard[container_id] = events[-1]
+        return events
+
+
+def _event(kind: Kind, container_id: str, watch: _Watch) -> Event:
+    usage = controller.usage(watch.group) or 0
+    limits = watch.limits
+    limit = (limits.hard_bytes if kind is Kind.HARD else limits.soft_bytes) or 0
+    if kind is not Kind.SOFT_CLEARED:
+        usage = max(usage, limit)  # the crossing was then; this is now
+    peak = max(controller.peak(watch.group) or 0, usage)
+    return Event(kind, container_id, 0, "", usage, limit, peak, time.monotonic_ns(), time.time_ns())
+
+
+def _holds_hard_limit(group: Group, limits: Limits) -> bool:
+    """Whether the group's limit is our hard limit, and not a lower one of its own (``--memory``)."""
+    current = controller.limit(group)
+    return limits.hard_bytes is not None and (current is None or current >= limits.hard_bytes)
+
+
+class _Pace:
+    """Soft crossings of one container, no more than one in 50 ms: one that goes up and down for the purpose must not
+    drown the events of the others.
+    """
+
+    def __init__(self) -> None:
+        self._last_ns = 0
+
+    def allows(self) -> bool:
+        now = time.monotonic_ns()
+        if now - self._last_ns < _SOFT_INTERVAL_NS:
+            return False
+        self._last_ns = now
+        return True
+
+
+class _Version1:
+    """``soft`` signals when usage crosses the soft limit and ``clear`` at the point below it; ``oom`` when it runs out
+    of memory.
+    """
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+        self.limits = Limits()
+        self._eventfds: dict[str, int] = {}
+        self._crossed = False
+        self._is_above = False
+        self._has_hard = False
+        self._pace = _Pace()
+
+    @classmethod
+    def adopt(cls, group: Group, limits: Limits, kept: dict[str, int]) -> _Version1:
+        """Raises KeyError when an eventfd is missing: its registration is its own, and a new one would know nothing of
+        the past.
+        """
+        watch = cls(group)
+        watch.limits = limits
+        watch._has_hard = _holds_hard_limit(group, limits)
+        names = (["soft", "clear"] if limits.soft_bytes is not None else []) + (["oom"] if watch._has_hard else [])
+        watch._eventfds = {name: os.dup(kept[f"memory-{name}"]) for name in names}
+        soft = watch._eventfds.get("soft")
+        if soft is not None and not select.select([soft], [], [], 0)[0]:
+            # Nothing unread: if it is above now, the supervisor before us has told of it.
+            watch._is_above = (controller.usage(group) or 0) >= (limits.soft_bytes or 0)
+        return watch
+
+    def descriptors(self) -> dict[int, int]:
+        return dict.fromkeys(self._eventfds.values(), select.EPOLLIN)
+
+    def kept(self) -> dict[str, int]:
+        return {f"memory-{name}": descriptor for name, descriptor in self._eventfds.items()}
+
+    def limit(self, limits: Limits) -> None:
+        has_hard = _holds_hard_limit(self.group, limits) or (self._has_hard and limits.hard_bytes is not None)
+        if has_hard and limits.hard_bytes is not None:
+            controller.set_limit(self.group, limits.hard_bytes)
+            if "oom" not in self._eventfds:
+                self._eventfds["oom"] = controller.watch_version1(self.group, "memory.oom_control")
+        if limits.soft_bytes is not None and limits.soft_bytes != self.limits.soft_bytes:
+            for name, size in (("soft", limits.soft_bytes), ("clear", limits.clear_bytes)):
+                fresh = controller.watch_version1(self.group, "memory.usage_in_bytes", str(size))
+                if name in self._eventfds:  # the same number, so that who polls it need not know; the old one goes
+                    os.dup2(fresh, self._eventfds[name], inheritable=False)
+                    os.close(fresh)
+                else:
+                    self._eventfds[name] = fresh
+        self.limits, self._has_hard = limits, has_hard
+
+    def crossings(self) -> list[Kind]:
+        found = []
+        if "soft" in self._eventfds:
+            crossed = controller.signalled(self._eventfds["soft"])
+            controller.signalled(self._eventfds["clear"])
+            # Signals do not tell up from down; from below, the first one is up, however short it was.
+            self._crossed |= crossed and not self._is_above
+            if self._crossed and self._pace.allows():
+                self._crossed, self._is_above = False, True
+                found.append(Kind.SOFT)
+        if self._has_hard and controller.signalled(self._eventfds["oom"]):
+            return [*found, Kind.HARD]
+        if self._is_above and (controller.usage(self.group) or 0) < self.limits.clear_bytes:
+            self._is_above = False
+            found.append(Kind.SOFT_CLEARED)
+        return found
+
+    def close(self) -> None:
+        for descriptor in self._eventfds.values():
+            os.close(descriptor)
+        self._eventfds = {}
+
+
+class _Version2:
+    """All is in the group's files: what happened while nobody looked is counted in its events."""
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+        self.limits = Limits()
+        self._events = controller.open_events_version2(group)
+        self._crossed = False
+        self._is_above = False
+        self._has_hard = False
+        self._pace = _Pace()
+        self._seen: dict[str, int] = {}
+
+    @classmethod
+    def adopt(cls, group: Group, limits: Limits) -> _Version2:
+        watch = cls(group)
+        watch.limits = limits
+        watch._has_hard = _holds_hard_limit(group, limits)
+        # Whoever told of a crossing took memory.high away. One that was not told of is counted, and stands there.
+        watch._is_above = limits.soft_bytes is not None and group.read("memory", "memory.high") == "max"
+        if (controller.usage(group) or 0) < limits.clear_bytes:
+            # What is counted is old. A container that nobody has told of is held at memory.high, not below it.
+            watch._seen = {"high": controller.read_events(watch._events).get("high", 0)}
+        return watch
+
+    def descriptors(self) -> dict[int, int]:
+        return {self._events: select.EPOLLPRI}
+
+    def kept(self) -> dict[str, int]:
+        return {}
+
+    def limit(self, limits: Limits) -> None:
+        has_hard = _holds_hard_limit(self.group, limits) or (self._has_hard and limits.hard_bytes is not None)
+        if has_hard and limits.hard_bytes is not None:
+            controller.set_limit(self.group, limits.hard_bytes)
+            self.group.write("memory", "memory.oom.group", 1)
+        if self.limits == Limits():
+            self._seen = controller.read_events(self._events)  # of a group that nobody has run in
+        if limits.soft_bytes is not None and not self._is_above:
+            self.group.write("memory", "memory.high", limits.soft_bytes)
+        self.limits, self._has_hard = limits, has_hard
+
+    def crossings(self) -> list[Kind]:
+        now = controller.read_events(self._events)
+        before, self._seen = self._seen, now
+        found = []
+        if self.limits.soft_bytes is not None and now.get("high", 0) > before.get("high", 0):
+            self._crossed = not self._is_above
+        if self._crossed and self._pace.allows():
+            self._crossed = False
+            found.append(Kind.SOFT)
+            self._set_above(True)
+        if self._has_hard and now.get("oom_kill", 0) > before.get("oom_kill", 0):
+            return [*found, Kind.HARD]
+        if self._is_above and (controller.usage(self.group) or 0) < self.limits.clear_bytes:
+            found.append(Kind.SOFT_CLEARED)
+            self._set_above(False)
+        return found
+
+    def _set_above(self, above: bool) -> None:
+        self._is_above = above
+        try:
+            self.group.write("memory", "memory.high", "max" if above else self.limits.soft_bytes or 0)
+        except OSError:
+            pass  # the group is gone with its container
+
+    def close(self) -> None:
+        os.close(self._events)

@@ -1,0 +1,128 @@
+"""The memory controller's files, version 1 and 2, as far as limits and their events need them.
+
+Sources: Documentation/admin-guide/cgroup-v1/memory.rst and cgroup-v2.rst ("Memory Interface Files").
+"""
+
+from __future__ import annotations
+
+import os
+
+from wherry.kernel.cgroups import Group
+
+_MEMORY = "memory"
+_UNLIMITED_V1 = 1 << 62
+"""A version 1 group without a limit shows PAGE_COUNTER_MAX, the largest multiple of a page below 2 to the 63."""
+
+
+def is_there(group: Group) -> bool:
+    """Whether the group has a memory controller at all."""
+    if group.layout.version == 1:
+        return _MEMORY in group.directories
+    return os.path.exists(f"{group.directories['']}/memory.max")
+
+
+def usage(group: Group) -> int | None:
+    """What is charged to the group now, page cache and kernel memory included, in bytes."""
+    return _number(group, "memory.usage_in_bytes", "memory.current")
+
+
+def peak(group: Group) -> int | None:
+    """The highest usage; None where the kernel does not keep it (version 2 before 5.19)."""
+    return _number(group, "memory.max_usage_in_bytes", "memory.peak")
+
+
+def limit(group: Group) -> int | None:
+    """None when there is none."""
+    found = _number(group, "memory.limit_in_bytes", "memory.max")
+    return None if found is None or found >= _UNLIMITED_V1 else found
+
+
+def set_limit(group: Group, size: int, swap: int | None = 0) -> None:
+    """Memory up to ``size`` bytes, and ``swap`` bytes of swap besides (None: any amount), where swap is accounted.
+
+    Raises OSError naming the file.
+    """
+    if group.layout.version == 2:
+        group.write(_MEMORY, "memory.max", size)
+        if group.read(_MEMORY, "memory.swap.max") is not None:
+            group.write(_MEMORY, "memory.swap.max", "max" if swap is None else swap)
+        return
+    # Memory and swap together (memsw) may not be below memory: which of the two goes first depends on the direction.
+    together = -1 if swap is None else size + swap
+    writes = [("memory.limit_in_bytes", size)]
+    if group.read(_MEMORY, "memory.memsw.limit_in_bytes") is not None:
+        current = limit(group)
+        writes.append(("memory.memsw.limit_in_bytes", together))
+        if current is not None and size > current:
+            writes.reverse()
+    for file, value in writes:
+        group.write(_MEMORY, file, value)
+
+
+def oom_kills(group: Group) -> int:
+    """How many of the group's processes the kernel's OOM killer has killed, for whatever shortage; 0 when unknown.
+
+    Version 1 counts since 4.13. ``memory.events.local`` leaves out what happened in groups below.
+    """
+    if group.layout.version == 1:
+        return flat(group.read(_MEMORY, "memory.oom_control")).get("oom_kill", 0)
+    text = group.read(_MEMORY, "memory.events.local")
+    return flat(group.read(_MEMORY, "memory.events") if text is None else text).get("oom_kill", 0)
+
+
+def flat(text: str | None) -> dict[str, int]:
+    """A "flat keyed" file: NAME NUMBER, one a line."""
+    lines = (line.split() for line in (text or "").splitlines())
+    return {words[0]: int(words[1]) for words in lines if len(words) == 2 and words[1].lstrip("-").isdecimal()}
+
+
+def _number(group: Group, version1: str, version2: str) -> int | None:
+    text = group.read(_MEMORY, version1 if group.layout.version == 1 else version2)
+    return int(text) if text is not None and text.isdecimal() else None
+
+
+def watch_version1(group: Group, file: str, argument: str = "") -> int:
+    """An eventfd that the kernel signals: with ``memory.oom_control`` when the group runs out of memory, with
+    ``memory.usage_in_bytes`` and a size when usage crosses it, upwards or downwards.
+
+    Held by whoever holds the descriptor; the registration goes with the group. Raises OSError.
+    """
+    directory = group.directories[_MEMORY]
+    descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    try:
+        control = os.open(f"{directory}/{file}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            group.write(_MEMORY, "cgroup.event_control", f"{descriptor} {control} {argument}".strip())
+        finally:
+            os.close(control)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def open_events_version2(group: Group) -> int:
+    """``memory.events.local``, or ``memory.events`` before 5.2: it polls EPOLLPRI after a change, until it is read."""
+    directory = group.directories[""]
+    for name in ("memory.events.local", "memory.events"):
+        try:
+            return os.open(f"{directory}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+    return os.open(f"{directory}/memory.events", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def read_events(descriptor: int) -> dict[str, int]:
+    """What such a descriptor says now; empty when the group is gone (ENODEV)."""
+    try:
+        return flat(os.pread(descriptor, 4096, 0).decode())
+    except OSError:
+        return {}
+
+
+def signalled(descriptor: int) -> bool:
+    """Whether an eventfd has been signalled since the last call."""
+    try:
+        return os.eventfd_read(descriptor) > 0
+    except BlockingIOError:
+        return False

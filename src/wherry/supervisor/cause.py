@@ -1,0 +1,87 @@
+"""Why a container ended: the one place that decides, and by evidence only.
+
+In this order, the first that there is:
+
+1. the start never came to its command,
+2. the enforcer's own record of a crossing of the hard limit,
+3. the kernel's OOM killer chose the first process: the victim it named (oom:mark_victim), or a kill that the group has
+   counted (memory.events.local, memory.oom_control) and that was none of the container's other processes,
+4. somebody asked for the end (stop),
+5. the exit status.
+
+A SIGKILL alone is no evidence of anything but a signal.
+"""
+
+from __future__ import annotations
+
+import signal
+from typing import NamedTuple
+
+from wherry.memory import Event
+from wherry.supervisor.model import MemoryDeath, Reason
+from wherry.supervisor.shimlink import ExitStatus
+
+
+class MemoryEvidence(NamedTuple):
+    """What was seen of a container's memory. ``victim`` is the OOM killer's choice of its first process;
+    ``unexplained_kills`` counts OOM kills in its group whose victims are not known; ``limit_bytes`` is the group's own
+    limit, None without one.
+    """
+
+    enforcer: str = ""
+    peak_bytes: int | None = None
+    hard: Event | None = None
+    victim: Event | None = None
+    unexplained_kills: int = 0
+    limit_bytes: int | None = None
+
+
+class Cause(NamedTuple):
+    reason: Reason
+    memory: MemoryDeath | None = None
+
+
+def decide(
+    status: ExitStatus | None, evidence: MemoryEvidence, *, start_failed: bool, stop_requested: bool, with_init: bool
+) -> Cause:
+    """``status`` None is an end whose status nobody could collect."""
+    if start_failed:
+        return Cause(Reason.START_FAILED)
+    if evidence.hard is not None:
+        return Cause(Reason.HARD_LIMIT, _memory_death(evidence.enforcer, evidence.hard, status))
+    if status is None:
+        return Cause(Reason.LOST)
+    if _was_killed(status, with_init) and (evidence.victim is not None or evidence.unexplained_kills):
+        return Cause(Reason.OOM, _oom_death(evidence, status))
+    if stop_requested:
+        return Cause(Reason.STOPPED)
+    return Cause(Reason.EXITED if status.signal is None else Reason.SIGNALED)
+
+
+def _was_killed(status: ExitStatus, with_init: bool) -> bool:
+    # Our init passes the command's end on as an exit code.
+    return status.signal == signal.SIGKILL or (with_init and status.exit_code == 128 + signal.SIGKILL)
+
+
+def _memory_death(enforcer: str, event: Event, status: ExitStatus | None) -> MemoryDeath:
+    died_ns = 0 if status is None else status.monotonic_ns
+    return MemoryDeath(
+        enforcer=enforcer,
+        pid=event.pid,
+        comm=event.comm,
+        rss_bytes=event.rss_bytes,
+        limit_bytes=event.limit_bytes,
+        peak_bytes=event.peak_bytes,
+        crossed_ns=event.wall_ns,
+        death_ns=max(died_ns - event.monotonic_ns, 0) if died_ns else None,
+    )
+
+
+def _oom_death(evidence: MemoryEvidence, status: ExitStatus) -> MemoryDeath:
+    if evidence.victim is not None:
+        found = _memory_death("oom", evidence.victim, status)
+    else:
+        found = MemoryDeath(enforcer="oom")
+    found.limit_bytes = evidence.limit_bytes or 0
+    found.peak_bytes = evidence.peak_bytes or found.peak_bytes
+    return found

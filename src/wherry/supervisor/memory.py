@@ -1,0 +1,312 @@
+"""The memory limits of a supervisor's containers: arm them, hand on what enforcers say, collect evidence at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Mapping
+
+from wherry.errors import InvalidRequest, StartFailed
+from wherry.kernel.libc import describe
+from wherry.memory import Event, Host, Kind, Limits, MemoryLimiter, Target, Unusable, choice, controller
+from wherry.memory.oom import OomWatch
+from wherry.supervisor.cause import MemoryEvidence
+from wherry.supervisor.children import Child
+from wherry.supervisor.container import Container
+from wherry.supervisor.events import Action, Events, Instant
+from wherry.supervisor.model import Record
+from wherry.supervisor.records import Records
+
+_log = logging.getLogger(__name__)
+
+_ACTIONS = {
+    Kind.SOFT: Action.SOFT_LIMIT,
+    Kind.SOFT_CLEARED: Action.SOFT_LIMIT_CLEARED,
+    Kind.HARD: Action.HARD_LIMIT,
+}
+_CHILD_SECONDS = 0.25
+"""When the first process has not ended that long after an OOM kill, another process was the victim."""
+_COUNT_SECONDS = (0.001, 0.01, 0.1, 0.5)
+"""When to look at the count of OOM kills after the signal, which may come before the kill."""
+
+
+def backstop(hard_bytes: int) -> int:
+    """The group's limit beside a hard limit that another enforcer holds: closes what that one cannot stop in time (one
+    huge read from tmpfs), and is high enough not to be met first by the page tables of an ordinary program.
+    """
+    return hard_bytes + (2 << 20) + hard_bytes // 64
+
+
+class _Watched:
+    """One armed container."""
+
+    def __init__(self, container: Container, child: Child, limiter: MemoryLimiter | None) -> None:
+        self.container = container
+        self.child = child
+        self.limiter = limiter
+        self.victim: Event | None = None
+
+
+class Memory:
+    """Belongs to the loop. ``open`` first, ``close`` last."""
+
+    def __init__(self, host: Host, events: Events, records: Records) -> None:
+        self._host = host
+        self._events = events
+        self._records = records
+        self._limiters: dict[str, MemoryLimiter] = {}
+        self._chosen: MemoryLimiter | None = None
+        self.refused: dict[str, str] = {}
+        """Enforcer -> why it was not taken."""
+        self._watched: dict[str, _Watched] = {}
+        self._oom = OomWatch()
+        self._timers: set[asyncio.TimerHandle] = set()
+        self._dropped = 0
+
+    async def open(self, wanted: str, kept: Mapping[str, int], in_use: set[str]) -> None:
+        """Go on with the enforcers that an earlier supervisor used (``in_use``, whose descriptors are ``kept``), and
+        choose the one for new containers. Raises InvalidRequest when the wanted one does not work here.
+        """
+        for name in in_use:
+            try:
+                self._limiters[name] = choice.open_limiter(name, self._host, dict(kept))
+            except Unusable as reason:
+                _log.error("containers with limits by %s cannot be taken over: %s", name, reason)
+        try:
+            chosen = await asyncio.to_thread(choice.choose, wanted, self._host, dict(self._limiters))
+        except Unusable as reason:
+            self.close()
+            raise InvalidRequest(str(reason)) from None
+        self._chosen, self.refused = chosen
+        if self._chosen is not None:
+            self._limiters[self._chosen.name] = self._chosen
+        _log.info("memory limits by %s", self.name or "nobody")
+        for name, reason_text in self.refused.items():
+            _log.info("memory enforcer %s is not taken: %s", name, reason_text)
+        loop = asyncio.get_running_loop()
+        for limiter in self._limiters.values():
+            loop.add_reader(limiter.fileno(), self._drain, limiter)
+        loop.add_reader(self._oom.fileno(), self._look_for_kills)
+
+    @property
+    def name(self) -> str:
+        """Of the enforcer for new containers, "" when there is none."""
+        return "" if self._chosen is None else self._chosen.name
+
+    @property
+    def dropped(self) -> int:
+        """Events and processes that enforcers had no room for."""
+        return sum(limiter.dropped() for limiter in self._limiters.values())
+
+    def descriptors(self) -> dict[str, int]:
+        """What the shim is to keep for the next supervisor."""
+        return {name: each for limiter in self._limiters.values() for name, each in limiter.descriptors().items()}
+
+    def arm(self, container: Container, child: Child) -> dict[str, int]:
+        """Before the container's command is executed. Returns descriptors that the shim is to keep with it, and the
+        caller to close.
+
+        Raises StartFailed: a limit that cannot be enforced is not ignored.
+        """
+        request = container.record.request
+        limits = Limits(request.soft_bytes, request.hard_bytes)
+        container.record.enforcer = ""
+        watched = _Watched(container, child, None)
+        kept: dict[str, int] = {}
+        try:
+            if limits != Limits():
+                watched.limiter = self._needed()
+                kept = self._arm(watched, limits)
+            if request.memory_bytes is not None or (
+                request.hard_bytes is not None and controller.is_there(child.group)
+            ):
+                self._oom.add(container.record.id, child.group)
+        except OSError as error:
+            self._close_all(kept)
+            if watched.limiter is not None and container.record.enforcer:
+                watched.limiter.disarm(container.record.id)
+            raise StartFailed(f"set memory limit: {describe(error)}") from error
+        self._watched[container.record.id] = watched
+        return kept
+
+    def _needed(self) -> MemoryLimiter:
+        if self._chosen is None:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in self.refused.items())
+            raise StartFailed(f"set memory limit: nothing on this host can enforce it ({reasons})")
+        return self._chosen
+
+    def _arm(self, watched: _Watched, limits: Limits) -> dict[str, int]:
+        record, child, limiter = watched.container.record, watched.child, self._needed()
+        namespace = os.open(f"/proc/{child.pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            kept = limiter.arm(Target(record.id, child.pid, child.pidfd, namespace, child.group), limits)
+        finally:
+            os.close(namespace)
+        record.enforcer = limiter.name
+        if limits.hard_bytes is not None and limiter.name != "cgroup" and controller.is_there(child.group):
+            size, own = backstop(limits.hard_bytes), watched.container.record.request.memory_bytes
+            if own is None or own > size:
+                controller.set_limit(child.group, size)
+        return kept
+
+    def adopt(self, container: Container, child: Child, kept: Mapping[str, int]) -> None:
+        """For a container that an earlier supervisor armed; it may have ended."""
+        record = container.record
+        watched = _Watched(container, child, None)
+        limits = Limits(record.request.soft_bytes, record.request.hard_bytes)
+        if record.enforcer:
+            try:
+                limiter = self._limiters[record.enforcer]
+                namespace = kept.get("memory-namespace", -1)
+                limiter.adopt(Target(record.id, child.pid, child.pidfd, namespace, child.group), limits, dict(kept))
+                watched.limiter = limiter
+            except (KeyError, OSError) as error:
+                _log.error("%s: its memory limits by %s are lost: %s", record.name, record.enforcer, error)
+        with contextlib.suppress(OSError):
+            if controller.limit(child.group) is not None:
+                self._oom.add(record.id, child.group)
+        self._watched[record.id] = watched
+
+    def taken_over(self) -> None:
+        """All that there was has been adopted: forget the rest, and hear what has happened meanwhile."""
+        for limiter in self._limiters.values():
+            limiter.sweep()
+            self._drain(limiter)
+
+    def disarm(self, container: Container) -> MemoryEvidence:
+        """The container has ended, or was not started in the end. Empty evidence when it was not armed."""
+        watched = self._watched.get(container.record.id)
+        if watched is None:
+            return MemoryEvidence()
+        limiter = watched.limiter
+        if limiter is not None:
+            self._drain(limiter)  # what it still has to say of this one
+        del self._watched[container.record.id]
+        self._oom.remove(container.record.id)
+        group, record = watched.child.group, container.record
+        verdict = None if limiter is None else limiter.disarm(record.id)
+        kills = controller.oom_kills(group)
+        return MemoryEvidence(
+            enforcer=record.enforcer,
+            peak_bytes=verdict.peak_bytes if verdict is not None else None,
+            hard=verdict.hard if verdict is not None else None,
+            victim=watched.victim,
+            unexplained_kills=max(kills - record.oom_children, 0),
+            limit_bytes=controller.limit(group) if kills else None,
+        )
+
+    def explain_kills(self, container: Container, kills: int) -> None:
+        """Of a container that has ended, and not by the OOM killer: whoever was killed was another process of it."""
+        for _ in range(kills):
+            self._oom_child(container.record, {})
+
+    def tick(self) -> None:
+        """Once a second: what no descriptor tells."""
+        for limiter in self._limiters.values():
+            self._drain(limiter)
+        if self.dropped > self._dropped:
+            self._dropped = self.dropped
+            _log.error("the memory enforcer had no room for %d events or processes so far", self._dropped)
+
+    def _drain(self, limiter: MemoryLimiter) -> None:
+        events = limiter.read()
+        for event in events:  # first of all, whatever else there is to say
+            watched = self._watched.get(event.container_id)
+            if watched is not None and event.kind is Kind.HARD:
+                _kill(watched.child)
+        for event in events:
+            watched = self._watched.get(event.container_id)
+            if watched is None:
+                continue
+            if event.kind is Kind.OOM_KILL:
+                self._oom_kill(watched, event)
+            else:
+                self._tell(watched, limiter.name, event)
+
+    def _tell(self, watched: _Watched, enforcer: str, event: Event) -> None:
+        record = watched.container.record
+        attributes = {
+            "enforcer": enforcer,
+            "rss": str(event.rss_bytes),
+            "limit": str(event.limit_bytes),
+            "peak": str(event.peak_bytes),
+        }
+        if event.pid:
+            attributes |= {"pid": str(event.pid), "comm": event.comm}
+        instant = Instant(event.wall_ns, event.monotonic_ns)
+        self._events.emit(_ACTIONS[event.kind], record, attributes, instant)
+        level = logging.INFO if event.kind is Kind.SOFT_CLEARED else logging.WARNING
+        text = "%s: %s: pid %d (%r), %d bytes, limit %d"
+        _log.log(level, text, record.name, event.kind, event.pid, event.comm, event.rss_bytes, event.limit_bytes)
+
+    # The kernel's OOM killer.
+
+    def _oom_kill(self, watched: _Watched, event: Event) -> None:
+        """The victim is known. Of a container with our init, any process may be the command."""
+        if event.pid == watched.child.pid:
+            watched.victim = event
+        elif watched.container.record.request.init:
+            self._later(_CHILD_SECONDS, watched, event)
+        else:
+            self._oom_child(watched.container.record, self._described(event, watched.child))
+
+    def _look_for_kills(self) -> None:
+        for container_id in self._oom.changed():
+            watched = self._watched.get(container_id)
+            if watched is not None:
+                for delay in _COUNT_SECONDS:
+                    self._later(delay + _CHILD_SECONDS, watched, None)
+
+    def _later(self, seconds: float, watched: _Watched, event: Event | None) -> None:
+        def due() -> None:
+            self._timers.discard(timer)
+            if self._watched.get(watched.container.record.id) is watched and not watched.child.exited.done():
+                self._explain(watched, event)
+
+        timer = asyncio.get_running_loop().call_later(seconds, due)
+        self._timers.add(timer)
+
+    def _explain(self, watched: _Watched, event: Event | None) -> None:
+        """The container lives on: whoever was killed was not its first process."""
+        unexplained = controller.oom_kills(watched.child.group) - watched.container.record.oom_children
+        if watched.victim is None and unexplained > 0:
+            for _ in range(unexplained if event is None else 1):
+                self._oom_child(watched.container.record, self._described(event, watched.child))
+
+    @staticmethod
+    def _described(victim: Event | None, child: Child) -> dict[str, str]:
+        limit = controller.limit(child.group)
+        found = {} if limit is None else {"limit": str(limit)}
+        return found if victim is None else {**found, "pid": str(victim.pid), "comm": victim.comm}
+
+    def _oom_child(self, record: Record, attributes: dict[str, str]) -> None:
+        record.oom_children += 1
+        self._records.keep(record)
+        self._events.emit(Action.OOM_CHILD, record, attributes)
+        _log.warning("%s: the kernel's OOM killer killed a process of it: %s", record.name, attributes)
+
+    def close(self) -> None:
+        """Limits go on where the shim keeps them."""
+        loop = asyncio.get_running_loop()
+        for timer in self._timers:
+            timer.cancel()
+        loop.remove_reader(self._oom.fileno())
+        self._oom.close()
+        for limiter in self._limiters.values():
+            loop.remove_reader(limiter.fileno())
+            limiter.close()
+        self._limiters.clear()
+
+    @staticmethod
+    def _close_all(descriptors: Mapping[str, int]) -> None:
+        for descriptor in descriptors.values():
+            os.close(descriptor)
+
+
+def _kill(child: Child) -> None:
+    if child.pidfd >= 0:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)

@@ -1,0 +1,73 @@
+"""Many containers with limits, one after another, and the death of the process that keeps their limits."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from harness import REPOSITORY, Supervisor, wait_until
+
+pytestmark = [pytest.mark.root, pytest.mark.slow_start, pytest.mark.timeout(180)]
+
+GROW = f"{REPOSITORY}/build/workloads/memory_grow:/memory_grow:ro"
+
+
+def descriptors(pid: int) -> list[str]:
+    """What they are, without their numbers; sockets of clients come and go."""
+    directory = f"/proc/{pid}/fd"
+    found = []
+    for name in os.listdir(directory):
+        try:
+            found.append(os.readlink(f"{directory}/{name}").split(":[")[0])
+        except FileNotFoundError:
+            continue
+    return sorted(each for each in found if each != "socket")
+
+
+def test_a_thousand_cycles_leak_nothing(supervisor: Supervisor, rootfs: Path) -> None:
+    client = supervisor.client
+    script = "[ $0 = 0 ] && exec /memory_hog 1 0 100; exit 3"
+
+    def cycle(number: int) -> str:
+        ends = str(number % 50)
+        command = ["/bin/sh", "-c", script, ends]
+        return client.run(None, str(rootfs), command, soft_mib=16, hard_mib=24, rm=True).reason
+
+    info = supervisor.info()
+    for number in range(20):
+        cycle(number)
+
+    def settled() -> list[list[str]]:
+        own = int(info["pid"])
+        # Two children and two overlays, prepared ahead, and no more waiting to be deleted.
+        wait_until(lambda: supervisor.info()["spares"] == 2 and descriptors(own).count("/") == 2)
+        return [descriptors(own), descriptors(int(info["shim_pid"]))]
+
+    before = settled()
+    reasons = [cycle(number) for number in range(1000)]
+    assert (reasons.count("hard_limit"), reasons.count("exited")) == (20, 980)
+    wait_until(lambda: settled() == before)
+    assert supervisor.info()["enforcer_dropped"] == 0
+
+
+def test_limits_hold_when_the_shim_has_died_and_a_new_one_keeps_them(supervisor: Supervisor, rootfs: Path) -> None:
+    client = supervisor.client
+    (supervisor.directory / "go").mkdir()
+    script = "while [ ! -e /go/go ]; do sleep 0.01; done; exec /memory_grow pages 500 1"
+    volumes = [GROW, f"{supervisor.directory}/go:/go:ro"]
+    for name in ("now", "later"):
+        client.start(name, str(rootfs), ["/bin/sh", "-c", script], volumes=volumes, hard_mib=32)
+    shim = int(supervisor.info()["shim_pid"])
+    os.kill(shim, signal.SIGKILL)
+    wait_until(lambda: int(supervisor.info()["shim_pid"]) != shim)
+    client.start("new", str(rootfs), ["/bin/sh", "-c", script], volumes=volumes, hard_mib=32)
+    (supervisor.directory / "go/go").touch()
+    for name in ("now", "later", "new"):
+        client.wait(name)
+    assert {entry.name: entry.reason for entry in client.ps()} == dict.fromkeys(("now", "later", "new"), "hard_limit")
+    # What the new shim keeps is whole: the next supervisor goes on with it.
+    supervisor.kill()
+    supervisor.restart()
+    assert client.run("last", str(rootfs), ["/memory_hog", "1", "0", "500"], hard_mib=32).reason == "hard_limit"
