@@ -496,8 +496,11 @@ int sched_process_exec(struct bpf_raw_tracepoint_args *ctx)
 	if (!pid || pid->level <= base_level)
 		return 0;
 	container = container_of_pid(pid, &slot);
-	if (container)
-		container->watching = 1;
+	if (!container)
+		return 0;
+	container->watching = 1;
+	if (container->hard_fired) /* while no supervisor lives, nothing new begins in it */
+		bpf_send_signal(SIGKILL);
 	return 0;
 }
 

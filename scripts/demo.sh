@@ -53,8 +53,9 @@ say "A writable layer for each; the root file system itself is never changed"
 show engine run --rm writer build/rootfs /bin/sh -c 'echo mine > /file; cat /file'
 show engine run --rm reader build/rootfs /bin/cat /file
 
-say "A hard memory limit holds"
+say "A hard memory limit holds, and the soft one speaks before"
 show engine run hog build/rootfs /memory_hog 16 20 256 --soft-mib 32 --hard-mib 64
+show engine events --since 1m --until 0s --filter container=hog --format '{{.Time}} {{.Action}} {{.Reason}}'
 
 say "Workloads side by side, with nice values of the whole container"
 show engine start busy build/rootfs /cpu_hog 60

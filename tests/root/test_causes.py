@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -164,6 +165,11 @@ def check_evidence(supervisor: Supervisor, begin: int) -> None:
         assert (ours["OomChildren"] > 0) is ("oom-child" in kinds), name
         if reason == "hard_limit":
             check_death(ours, enforcer)
+        if end == "oom" and enforcer == "bpf":  # which sees whom the OOM killer chooses
+            found = [
+                event.attributes["comm"] for event in events if event.name == name and event.kind.startswith("oom")
+            ]
+            assert found == ["memory_grow"], name
 
 
 def check_death(ours: dict[str, Any], enforcer: str) -> None:
@@ -273,6 +279,29 @@ def test_a_soft_limit_reaches_a_python_program_before_the_kill(limited: Supervis
     assert (result.reason, result.exit_code) == ("hard_limit", 137)
     assert [kind for kind, _ in events] == ["soft-limit"]
     assert 4 * MIB <= events[0][1] < 10 * MIB
+
+
+def test_a_container_that_is_started_again_has_its_limits_again(limited: Supervisor, rootfs: Path) -> None:
+    client = limited.client
+    script = "[ -e /twice ] && exec /memory_grow pages 500 1; touch /twice; exec /memory_grow pages 8 1"
+    config = container_config(str(rootfs), ["/bin/sh", "-c", script], volumes=[GROW], soft_mib=16, hard_mib=32)
+    client._fetch("POST", "/containers/create", {"name": "again"}, config)
+    reasons = []
+    for _ in range(3):
+        client._done("POST", "/containers/again/start", {})
+        client.wait("again")
+        reasons.append((client.ps()[0].reason, client.inspect("again")["Wherry"]["MemoryDeath"] is not None))
+    assert reasons == [("exited", False), ("hard_limit", True), ("hard_limit", True)]
+
+
+def test_one_huge_read_from_tmpfs_is_stopped(limited: Supervisor, rootfs: Path) -> None:
+    """It does not look at signals before it returns: what stops it is the limit of the group."""
+    with tempfile.NamedTemporaryFile(dir="/dev/shm", prefix="wherry-test-") as file:
+        file.truncate(1024 * MIB)
+        options = {"volumes": [GROW, f"{file.name}:/big:ro"], "hard_mib": 32}
+        result = limited.client.run("reader", str(rootfs), ["/memory_grow", "read", "1024", "/big"], **options)  # type: ignore[arg-type]
+    assert (result.reason, result.stdout) == ("hard_limit", b"")
+    assert limited.client.inspect("reader")["Wherry"]["PeakRss"] <= 36 * MIB
 
 
 def test_what_no_host_enforces_is_refused(limited: Supervisor) -> None:

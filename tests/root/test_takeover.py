@@ -73,7 +73,8 @@ def test_killed_in_the_middle_of_starts(supervisor: Supervisor, rootfs: Path) ->
     chance = random.Random(11)
     for attempt in range(8):
         clients = [
-            supervisor.popen("start", f"s{attempt}x{number}", rootfs, "/bin/sleep", "1000") for number in range(4)
+            supervisor.popen("start", "--hard-mib", "64", f"s{attempt}x{number}", rootfs, "/bin/sleep", "1000")
+            for number in range(4)
         ]
         delay = chance.uniform(0.03, 0.12)
         signal.sigtimedwait([], delay)
@@ -89,8 +90,11 @@ def test_killed_in_the_middle_of_starts(supervisor: Supervisor, rootfs: Path) ->
         if names:
             supervisor.engine("rm", "-f", *names, timeout=60)
     assert supervisor.ps() == []
-    result = supervisor.client.run("after", str(rootfs), ["/bin/echo", "fine"])
+    result = supervisor.client.run("after", str(rootfs), ["/bin/echo", "fine"], hard_mib=64)
     assert result.stdout == b"fine\n"
+    assert (
+        supervisor.client.run("hog", str(rootfs), ["/memory_hog", "1", "0", "99"], hard_mib=64).reason == "hard_limit"
+    )
 
 
 def test_the_death_of_the_shim_costs_no_exit_code(supervisor: Supervisor, rootfs: Path) -> None:

@@ -112,6 +112,7 @@ def test_soft_on_version_2_is_told_once_and_slows_nobody_down(version2: Files, m
         version2["memory.events.local"] = "high 7\noom_kill 3"
         assert watch.crossings() == [Kind.SOFT]
         assert version2["memory.high"] == "max"
+        monkeypatch.setattr(cgroup, "_SOFT_INTERVAL_NS", 10**18)
         version2["memory.events.local"] = "high 9\noom_kill 3"
         version2["memory.current"] = str(31 * MIB)  # above the point where it is over
         assert watch.crossings() == []
@@ -120,6 +121,11 @@ def test_soft_on_version_2_is_told_once_and_slows_nobody_down(version2: Files, m
         assert version2["memory.high"] == str(32 * MIB)
         version2["memory.events.local"] = "high 10\noom_kill 3"
         assert watch.crossings() == []  # so soon after the last one
+        assert watch.is_unsettled()
+        assert watch.crossings() == []
+        assert not watch.is_unsettled()  # it did not last
+        version2["memory.events.local"], version2["memory.current"] = "high 11\noom_kill 3", str(33 * MIB)
+        assert watch.crossings() == []
         monkeypatch.setattr(cgroup, "_SOFT_INTERVAL_NS", 0)
         assert watch.crossings() == [Kind.SOFT]
         version2["memory.events.local"] = "high 10\noom_kill 4"

@@ -94,7 +94,7 @@ def _abilities(about: EngineInfo) -> dict[str, Any]:
         "CpuCfsQuota": True,
         "CPUShares": True,
         "PidsLimit": True,
-        "SwapLimit": about.cgroup_version == 2,
+        "SwapLimit": False,
         "KernelMemory": False,
         "CPUSet": False,
         "OomKillDisable": False,

@@ -42,6 +42,10 @@ COMMAND cannot be executed; 127 COMMAND was not found; 1 no supervisor is runnin
 """
 
 
+_MEMORY_ENDS = {"hard_limit": "ended at its hard memory limit", "oom": "ended by the kernel's OOM killer"}
+"""What an exit code of 137 does not say."""
+
+
 def add_start(parser: Parser) -> None:
     _add(parser, START)
     parser.run = start
@@ -187,8 +191,8 @@ def run(args: Namespace) -> int:
     except OSError as error:
         terminal.complain(f"cannot write the output: {error.strerror}; {args.name} goes on without it")
         return 125
-    if result.error:
-        terminal.complain(f"{args.name}: {result.error}")
+    if result.error or result.reason in _MEMORY_ENDS:
+        terminal.complain(f"{args.name}: {result.error or _MEMORY_ENDS[result.reason]}")
     return result.exit_code
 
 

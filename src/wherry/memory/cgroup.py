@@ -51,6 +51,9 @@ class _Watch(Protocol):
 
     def crossings(self) -> list[Kind]: ...
 
+    def is_unsettled(self) -> bool:
+        """Whether there may be something to tell that no descriptor is signalled for."""
+
     def close(self) -> None: ...
 
 
@@ -62,6 +65,8 @@ class CgroupLimiter:
     def __init__(self) -> None:
         self._poll = select.epoll()
         self._watches: dict[str, _Watch] = {}
+        self._by_descriptor: dict[int, str] = {}
+        self._past: list[str] = []
         self._hard: dict[str, Event] = {}
 
     def fileno(self) -> int:
@@ -84,7 +89,9 @@ class CgroupLimiter:
         if target.group.layout.version == 1:
             self._add(target.container_id, _Version1.adopt(target.group, limits, kept))
         else:
-            self._add(target.container_id, _Version2.adopt(target.group, limits))
+            watch = _Version2.adopt(target.group, limits)
+            self._add(target.container_id, watch)
+            self._past.append(target.container_id)  # it stands in the counts, and its descriptor is new
 
     def sweep(self) -> None:
         """There is nothing but the groups, and the supervisor sweeps those."""
@@ -93,7 +100,7 @@ class CgroupLimiter:
         watch = self._watches[container_id]
         before = set(watch.descriptors())
         watch.limit(limits)
-        self._register(watch, set(watch.descriptors()) - before)
+        self._register(container_id, watch, set(watch.descriptors()) - before)
 
     def stat(self, container_id: str) -> Usage:
         group = self._watches[container_id].group
@@ -106,11 +113,17 @@ class CgroupLimiter:
         del self._watches[container_id]
         for descriptor in watch.descriptors():
             self._poll.unregister(descriptor)
+            del self._by_descriptor[descriptor]
         watch.close()
         return Verdict(controller.peak(watch.group), self._hard.pop(container_id, None))
 
     def read(self) -> list[Event]:
-        return [event for container_id, watch in self._watches.items() for event in self._look(container_id, watch)]
+        ready = set(self._past)
+        self._past.clear()
+        ready |= {self._by_descriptor[descriptor] for descriptor, _mask in self._poll.poll(0)}
+        # Falling below the soft limit is told by no descriptor.
+        chosen = [name for name, watch in self._watches.items() if name in ready or watch.is_unsettled()]
+        return [event for container_id in chosen for event in self._look(container_id, self._watches[container_id])]
 
     def dropped(self) -> int:
         return 0
@@ -123,11 +136,12 @@ class CgroupLimiter:
 
     def _add(self, container_id: str, watch: _Watch) -> None:
         self._watches[container_id] = watch
-        self._register(watch, set(watch.descriptors()))
+        self._register(container_id, watch, set(watch.descriptors()))
 
-    def _register(self, watch: _Watch, descriptors: set[int]) -> None:
+    def _register(self, container_id: str, watch: _Watch, descriptors: set[int]) -> None:
         for descriptor in descriptors:
             self._poll.register(descriptor, watch.descriptors()[descriptor])
+            self._by_descriptor[descriptor] = container_id
 
     def _look(self, container_id: str, watch: _Watch) -> list[Event]:
         events = []
@@ -156,20 +170,32 @@ def _holds_hard_limit(group: Group, limits: Limits) -> bool:
     return limits.hard_bytes is not None and (current is None or current >= limits.hard_bytes)
 
 
-class _Pace:
-    """Soft crossings of one container, no more than one in 50 ms: one that goes up and down for the purpose must not
-    drown the events of the others.
+class _Soft:
+    """Where one container is with its soft limit. It is told of no more than once in 50 ms: a container that goes up
+    and down for the purpose must not drown the events of the others.
     """
 
     def __init__(self) -> None:
-        self._last_ns = 0
+        self.is_above = False
+        self.is_waiting = False
+        """It has crossed too soon after the last time."""
+        self._told_ns = 0
 
-    def allows(self) -> bool:
+    def rises(self, crossed: bool, usage: int, limits: Limits) -> bool:
+        """Whether a crossing is to be told now; ``crossed`` is that the kernel has just signalled one."""
+        due = (crossed and not self.is_above) or (self.is_waiting and usage >= limits.clear_bytes)
         now = time.monotonic_ns()
-        if now - self._last_ns < _SOFT_INTERVAL_NS:
+        self.is_waiting = due and now - self._told_ns < _SOFT_INTERVAL_NS
+        if not due or self.is_waiting:
             return False
-        self._last_ns = now
+        self.is_above, self._told_ns = True, now
         return True
+
+    def falls(self, usage: int, limits: Limits) -> bool:
+        """Whether the end of a crossing is to be told now."""
+        ends = self.is_above and usage < limits.clear_bytes
+        self.is_above &= not ends
+        return ends
 
 
 class _Version1:
@@ -181,10 +207,8 @@ class _Version1:
         self.group = group
         self.limits = Limits()
         self._eventfds: dict[str, int] = {}
-        self._crossed = False
-        self._is_above = False
+        self._soft = _Soft()
         self._has_hard = False
-        self._pace = _Pace()
 
     @classmethod
     def adopt(cls, group: Group, limits: Limits, kept: dict[str, int]) -> _Version1:
@@ -199,7 +223,7 @@ class _Version1:
         soft = watch._eventfds.get("soft")
         if soft is not None and not select.select([soft], [], [], 0)[0]:
             # Nothing unread: if it is above now, the supervisor before us has told of it.
-            watch._is_above = (controller.usage(group) or 0) >= (limits.soft_bytes or 0)
+            watch._soft.is_above = (controller.usage(group) or 0) >= (limits.soft_bytes or 0)
         return watch
 
     def descriptors(self) -> dict[int, int]:
@@ -226,20 +250,21 @@ class _Version1:
 
     def crossings(self) -> list[Kind]:
         found = []
+        usage = controller.usage(self.group) or 0
         if "soft" in self._eventfds:
             crossed = controller.signalled(self._eventfds["soft"])
             controller.signalled(self._eventfds["clear"])
             # Signals do not tell up from down; from below, the first one is up, however short it was.
-            self._crossed |= crossed and not self._is_above
-            if self._crossed and self._pace.allows():
-                self._crossed, self._is_above = False, True
+            if self._soft.rises(crossed, usage, self.limits):
                 found.append(Kind.SOFT)
         if self._has_hard and controller.signalled(self._eventfds["oom"]):
             return [*found, Kind.HARD]
-        if self._is_above and (controller.usage(self.group) or 0) < self.limits.clear_bytes:
-            self._is_above = False
+        if self._soft.falls(usage, self.limits):
             found.append(Kind.SOFT_CLEARED)
         return found
+
+    def is_unsettled(self) -> bool:
+        return self._soft.is_above or self._soft.is_waiting
 
     def close(self) -> None:
         for descriptor in self._eventfds.values():
@@ -254,10 +279,8 @@ class _Version2:
         self.group = group
         self.limits = Limits()
         self._events = controller.open_events_version2(group)
-        self._crossed = False
-        self._is_above = False
+        self._soft = _Soft()
         self._has_hard = False
-        self._pace = _Pace()
         self._seen: dict[str, int] = {}
 
     @classmethod
@@ -266,7 +289,7 @@ class _Version2:
         watch.limits = limits
         watch._has_hard = _holds_hard_limit(group, limits)
         # Whoever told of a crossing took memory.high away. One that was not told of is counted, and stands there.
-        watch._is_above = limits.soft_bytes is not None and group.read("memory", "memory.high") == "max"
+        watch._soft.is_above = limits.soft_bytes is not None and group.read("memory", "memory.high") == "max"
         if (controller.usage(group) or 0) < limits.clear_bytes:
             # What is counted is old. A container that nobody has told of is held at memory.high, not below it.
             watch._seen = {"high": controller.read_events(watch._events).get("high", 0)}
@@ -285,7 +308,7 @@ class _Version2:
             self.group.write("memory", "memory.oom.group", 1)
         if self.limits == Limits():
             self._seen = controller.read_events(self._events)  # of a group that nobody has run in
-        if limits.soft_bytes is not None and not self._is_above:
+        if limits.soft_bytes is not None and not self._soft.is_above:
             self.group.write("memory", "memory.high", limits.soft_bytes)
         self.limits, self._has_hard = limits, has_hard
 
@@ -293,25 +316,26 @@ class _Version2:
         now = controller.read_events(self._events)
         before, self._seen = self._seen, now
         found = []
-        if self.limits.soft_bytes is not None and now.get("high", 0) > before.get("high", 0):
-            self._crossed = not self._is_above
-        if self._crossed and self._pace.allows():
-            self._crossed = False
+        usage = controller.usage(self.group) or 0
+        crossed = self.limits.soft_bytes is not None and now.get("high", 0) > before.get("high", 0)
+        if self._soft.rises(crossed, usage, self.limits):
             found.append(Kind.SOFT)
-            self._set_above(True)
+            self._slow_down(False)
         if self._has_hard and now.get("oom_kill", 0) > before.get("oom_kill", 0):
             return [*found, Kind.HARD]
-        if self._is_above and (controller.usage(self.group) or 0) < self.limits.clear_bytes:
+        if self._soft.falls(usage, self.limits):
             found.append(Kind.SOFT_CLEARED)
-            self._set_above(False)
+            self._slow_down(True)
         return found
 
-    def _set_above(self, above: bool) -> None:
-        self._is_above = above
+    def _slow_down(self, wanted: bool) -> None:
         try:
-            self.group.write("memory", "memory.high", "max" if above else self.limits.soft_bytes or 0)
+            self.group.write("memory", "memory.high", (self.limits.soft_bytes or 0) if wanted else "max")
         except OSError:
             pass  # the group is gone with its container
+
+    def is_unsettled(self) -> bool:
+        return self._soft.is_above or self._soft.is_waiting
 
     def close(self) -> None:
         os.close(self._events)

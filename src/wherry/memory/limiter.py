@@ -48,7 +48,10 @@ class Kind(StrEnum):
 
 
 class Limits(NamedTuple):
-    """Bytes, None for no limit; at least one is set, and soft is not above hard."""
+    """Bytes, None for no limit; soft is not above hard.
+
+    Both are None only for an enforcer that tells of OOM_KILL: it then watches and does nothing else.
+    """
 
     soft_bytes: int | None = None
     hard_bytes: int | None = None

@@ -155,7 +155,7 @@ class Children:
         if plan.template == self._template:
             while self._spares:
                 spare = self._spares.popleft()
-                if not spare.exited.done():
+                if not spare.exited.done() and spare.channel is not None:  # closed when its shim died
                     return spare
                 await self.discard(spare)
         return await self._make(plan.template, at_once=True)

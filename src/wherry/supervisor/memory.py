@@ -27,6 +27,8 @@ _ACTIONS = {
     Kind.SOFT_CLEARED: Action.SOFT_LIMIT_CLEARED,
     Kind.HARD: Action.HARD_LIMIT,
 }
+_NAMES_VICTIMS = frozenset({"bpf"})
+"""Enforcers that tell of Kind.OOM_KILL, also for a container without limits of theirs."""
 _CHILD_SECONDS = 0.25
 """When the first process has not ended that long after an OOM kill, another process was the victim."""
 _COUNT_SECONDS = (0.001, 0.01, 0.1, 0.5)
@@ -120,6 +122,11 @@ class Memory:
             if limits != Limits():
                 watched.limiter = self._needed()
                 kept = self._arm(watched, limits)
+            elif request.memory_bytes is not None and self.name in _NAMES_VICTIMS:
+                # Only to learn whom the OOM killer chooses: nothing is to fail for that.
+                with contextlib.suppress(OSError):
+                    kept = self._arm(watched, limits)
+                    watched.limiter = self._chosen
             if request.memory_bytes is not None or (
                 request.hard_bytes is not None and controller.is_there(child.group)
             ):
@@ -212,7 +219,13 @@ class Memory:
             _log.error("the memory enforcer had no room for %d events or processes so far", self._dropped)
 
     def _drain(self, limiter: MemoryLimiter) -> None:
-        events = limiter.read()
+        try:
+            events = limiter.read()
+        except OSError as error:
+            # Its descriptor stays readable: from here on it is asked once a second.
+            asyncio.get_running_loop().remove_reader(limiter.fileno())
+            _log.error("the memory enforcer %s cannot be read: %s", limiter.name, describe(error))
+            return
         for event in events:  # first of all, whatever else there is to say
             watched = self._watched.get(event.container_id)
             if watched is not None and event.kind is Kind.HARD:

@@ -59,8 +59,8 @@ class Record(msgspec.Struct, kw_only=True):
     epoch, 0 for "never"; ``cgroup`` is relative to the hierarchies' mount points; ``slot`` is the shim's name for the
     process of the current start, "" while there is none; ``layer`` names the writable layer, "" before the first start;
     ``peak_*`` are high-water marks, None when nobody measured them (``peak_memory_bytes`` is what was charged to the
-    group, ``peak_rss_bytes`` what the enforcer counted); ``enforcer`` holds the limits of the current or last run, ""
-    for none; ``oom_children`` counts the OOM killer's victims that were not the first process.
+    group, ``peak_rss_bytes`` what the enforcer counted); ``enforcer`` watches the memory of the current or last run,
+    "" for nobody; ``oom_children`` counts the OOM killer's victims that were not the first process.
     """
 
     id: str

@@ -42,7 +42,8 @@ class StartedContainer(Value):
 class RunResult(Value):
     """How a container ended, and what it wrote (empty when ``on_output`` took it).
 
-    ``exit_code`` is 128+N after signal N, as in a shell; ``reason`` is "exited", "stopped", "signaled", "lost" ...
+    ``exit_code`` is 128+N after signal N, as in a shell; ``reason`` is "exited", "stopped", "signaled",
+    "hard_limit", "oom", "lost" ...
     """
 
     __slots__ = ("exit_code", "reason", "signal", "error", "stdout", "stderr")  # noqa: RUF023
