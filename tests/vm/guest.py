@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -88,8 +89,10 @@ class Guest:
         return done.output
 
     def python(self, arguments: str, seconds: float = 60) -> Result:
-        """``python3 ARGUMENTS``, with package and tests on its path."""
-        return self.sh(f"PYTHONPATH={image.python_path()} PYTHONDONTWRITEBYTECODE=1 python3 {arguments}", seconds)
+        """``python ARGUMENTS``, with package and tests on its path."""
+        return self.sh(
+            f"PYTHONPATH={image.python_path()} PYTHONDONTWRITEBYTECODE=1 {sys.executable} {arguments}", seconds
+        )
 
     def pytest(self, arguments: str, seconds: float) -> None:
         """Run tests in there; fails with their output when one fails or is skipped."""

@@ -47,6 +47,7 @@ $bb mount -t tmpfs run run
 $bb mount -t tmpfs -o mode=1777 tmp tmp
 $bb mount -t cgroup2 cgroup sys/fs/cgroup
 $bb mount -t debugfs debug sys/kernel/debug
+$bb mount -t tracefs trace sys/kernel/tracing
 $bb mount -t bpf bpf sys/fs/bpf
 $bb ip link set lo up
 $bb hostname guest
@@ -141,7 +142,9 @@ def _write_base(to: Path, paths: Iterable[Path]) -> None:
         archive.symlink("sbin", "bin")
         archive.file("etc/passwd", b"root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n")
         archive.file("etc/group", b"root:x:0:\nnogroup:x:65534:\n")
-        archive.symlink("usr/bin/python3", os.path.realpath(sys.executable))
+        # The virtual environment's interpreter finds the installed packages by where it is called.
+        archive.symlink(sys.executable, os.path.realpath(sys.executable))
+        archive.copy(Path(sys.prefix, "pyvenv.cfg"))
         for path in paths:
             if path.stat().st_size > 1 << 20 and ".so" in path.name:
                 archive.file(str(path), _without_debug_information(path), 0o755)
@@ -205,5 +208,4 @@ def _shared_objects(paths: list[Path]) -> Iterator[Path]:
 
 def python_path() -> str:
     """PYTHONPATH in a guest."""
-    site = sysconfig.get_path("purelib")
-    return f"{INSIDE}/src:{INSIDE}/tests/root:{INSIDE}:{site}"
+    return f"{INSIDE}/src:{INSIDE}/tests/root:{INSIDE}"

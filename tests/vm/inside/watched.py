@@ -62,10 +62,14 @@ def kernel_log() -> list[str]:
 
 
 def complaints() -> list[str]:
-    """What the kernel has complained of since it started /init."""
+    """What the kernel has complained of since it started /init. The trace of an OOM kill is no complaint."""
     log = kernel_log()
     booted = next((number for number, line in enumerate(log) if "Run /init" in line), 0)
-    return [line for line in log[booted:] if _BAD_NEWS.search(line)]
+    return [
+        line
+        for number, line in enumerate(log)
+        if number > booted and _BAD_NEWS.search(line) and "oom-killer" not in "".join(log[max(number - 6, 0) : number])
+    ]
 
 
 def allocations() -> list[str]:
