@@ -56,6 +56,9 @@ bench: setup-test ## start latency against fork+exec, crun, runc, bubblewrap; th
 	@$(BIN)/python benchmarks/cli.py
 	@$(BIN)/python benchmarks/limits.py
 
+bench-kmod: setup-vm ## the kernel module in a virtual machine: bytes over the limit, cost
+	@$(BIN)/python benchmarks/kmod.py
+
 wheel: .venv/.package $(BPF_OBJECT) ## dist/wherry-VERSION-py3-none-any.whl
 	@$(BIN)/pip wheel -qq --no-deps --no-build-isolation --wheel-dir dist .
 	@ls dist/*.whl
@@ -113,4 +116,4 @@ $(STAMPS)/rootfs: FORCE
 endif
 
 FORCE:
-.PHONY: help setup setup-test setup-vm demo test test-unit test-vm lint fmt bench wheel lock clean packages FORCE
+.PHONY: help setup setup-test setup-vm demo test test-unit test-vm lint fmt bench bench-kmod wheel lock clean packages FORCE

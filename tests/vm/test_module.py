@@ -112,7 +112,11 @@ def test_the_structures_are_the_same_on_32_bits(tmp_path: Path) -> None:
     subprocess.run(["cc", "-m32", "-ffreestanding", "-fsyntax-only", *includes, source], check=True)
 
 
-@pytest.mark.parametrize("file", ["test_limits.py", "test_device.py", "test_races.py", "test_engine.py"])
+@pytest.mark.parametrize("file", ["test_limits.py", "test_device.py", "test_races.py"])
 @pytest.mark.parametrize("kernel", kernels.NAMES)
 def test_inside(boot: Callable[[str], Guest], kernel: str, file: str) -> None:
     boot(kernel).pytest(f"tests/vm/inside/{file}", seconds=400)
+
+
+def test_the_engine_with_it(boot: Callable[[str], Guest]) -> None:
+    boot("amd64").pytest("tests/vm/inside/test_engine.py", seconds=500)

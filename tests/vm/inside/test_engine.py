@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from harness import Supervisor, Traces, wait_until
-from tests.root.conftest import leftovers, rootfs
 from tests.vm.inside.watched import MIB, kernel_log
+
+from conftest import leftovers, rootfs
 
 __all__ = ["leftovers", "rootfs"]
 

@@ -120,7 +120,7 @@ def register_and_forget() -> None:
 
 def test_registrations_of_containers_that_grow_and_die() -> None:
     with loaded(**FAST), in_background(register_and_forget, 3), in_background(churn, 1):
-        time.sleep(15)
+        time.sleep(8)
     wait_until(lambda: not allocations(), 10)
 
 
