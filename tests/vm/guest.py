@@ -11,7 +11,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -91,7 +90,7 @@ class Guest:
     def python(self, arguments: str, seconds: float = 60) -> Result:
         """``python ARGUMENTS``, with package and tests on its path."""
         return self.sh(
-            f"PYTHONPATH={image.python_path()} PYTHONDONTWRITEBYTECODE=1 {sys.executable} {arguments}", seconds
+            f"PYTHONPATH={image.python_path()} PYTHONDONTWRITEBYTECODE=1 {image.PYTHON} {arguments}", seconds
         )
 
     def pytest(self, arguments: str, seconds: float) -> None:

@@ -22,6 +22,7 @@ from tests.vm.cpio import Archive
 REPOSITORY = kernels.REPOSITORY
 INSIDE = "/wherry"
 """Where the repository is in a guest."""
+PYTHON = f"{sys.prefix}/bin/python"
 _WORK = REPOSITORY / "build/vm"
 _DISTRIBUTIONS = ("wherry", "pytest", "pytest-timeout")
 _NOT_NEEDED = re.compile(
@@ -143,7 +144,7 @@ def _write_base(to: Path, paths: Iterable[Path]) -> None:
         archive.file("etc/passwd", b"root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n")
         archive.file("etc/group", b"root:x:0:\nnogroup:x:65534:\n")
         # The virtual environment's interpreter finds the installed packages by where it is called.
-        archive.symlink(sys.executable, os.path.realpath(sys.executable))
+        archive.symlink(PYTHON, os.path.realpath(sys.executable))
         archive.copy(Path(sys.prefix, "pyvenv.cfg"))
         for path in paths:
             if path.stat().st_size > 1 << 20 and ".so" in path.name:
