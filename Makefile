@@ -30,8 +30,14 @@ setup-test: setup
 demo: setup ## a tour of the engine on build/rootfs
 	@scripts/demo.sh
 
-test: setup-test lint ## lint, types and all tests; WHERRY_STRICT=1 makes a skip a failure
-	@$(BIN)/pytest tests/unit tests/root
+setup-vm: setup
+	@scripts/setup-debian.sh vm
+
+test: setup-test setup-vm lint ## lint, types and all tests; WHERRY_STRICT=1 makes a skip a failure
+	@$(BIN)/pytest tests/unit tests/root tests/vm
+
+test-vm: setup-vm ## the kernel module and control groups version 2, in virtual machines
+	@$(BIN)/pytest tests/vm
 
 chaos: setup-test ## the log tests with thousands of kills and longer searches (an hour)
 	@WHERRY_KILLS=3000 WHERRY_CHAOS=1 $(BIN)/pytest tests/unit/test_logs_*.py tests/root/test_log_truth.py
@@ -53,6 +59,9 @@ bench: setup-test ## starts, the CLI, logs and memory limits against floors and 
 	@$(BIN)/python benchmarks/cli.py
 	@$(BIN)/python benchmarks/logs.py
 	@$(BIN)/python benchmarks/limits.py
+
+bench-kmod: setup-vm ## the kernel module in a virtual machine: bytes over the limit, cost
+	@$(BIN)/python benchmarks/kmod.py
 
 wheel: .venv/.package $(BPF_OBJECT) ## dist/wherry-VERSION-py3-none-any.whl
 	@$(BIN)/pip wheel -qq --no-deps --no-build-isolation --wheel-dir dist .
@@ -111,4 +120,4 @@ $(STAMPS)/rootfs: FORCE
 endif
 
 FORCE:
-.PHONY: help setup setup-test demo test chaos test-unit lint fmt bench wheel lock clean packages FORCE
+.PHONY: help setup setup-test setup-vm demo test chaos test-unit test-vm lint fmt bench bench-kmod wheel lock clean packages FORCE

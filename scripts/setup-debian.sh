@@ -2,6 +2,7 @@
 # Installs the Debian packages that are missing, and only those. Needs root only when something is missing.
 #   scripts/setup-debian.sh base    to build and run the project
 #   scripts/setup-debian.sh test    for the tests and benchmarks: peers to compare with, and a docker client
+#   scripts/setup-debian.sh vm      for building the kernel module and testing it in virtual machines
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PATH=$PATH:/usr/sbin:/sbin
@@ -41,6 +42,13 @@ probe_test() {
     need bubblewrap command -v bwrap
     need crun command -v crun
     need runc command -v runc
+}
+
+probe_vm() {
+    need qemu-system-x86 command -v qemu-system-x86_64
+    need sparse command -v sparse
+    need make command -v make
+    need binutils command -v strip
 }
 
 install_missing() {
@@ -85,8 +93,14 @@ test)
     install_missing
     fetch_docker_client
     ;;
+vm)
+    probe_vm
+    install_missing
+    [[ -n $(apt-cache pkgnames linux-image-amd64 2>/dev/null) ]] || { missing=("Debian's kernels"); update_lists; }
+    scripts/fetch-kernels.sh
+    ;;
 *)
-    echo "usage: $0 base|test" >&2
+    echo "usage: $0 base|test|vm" >&2
     exit 2
     ;;
 esac

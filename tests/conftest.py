@@ -11,11 +11,18 @@ import shutil
 from collections.abc import Callable, Generator
 
 import pytest
+from tests.vm import kernels
 
 STRICT = os.environ.get("WHERRY_STRICT", "") not in {"", "0"}
 
+
+def _has_guests() -> bool:
+    return all(map(shutil.which, ("qemu-system-x86_64", "sparse"))) and kernels.are_unpacked()
+
+
 NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "root": (lambda: os.geteuid() == 0, "needs root"),
+    "vm": (_has_guests, "needs qemu-system-x86_64, sparse and scripts/fetch-kernels.sh"),
     "docker": (lambda: shutil.which("docker") is not None, "needs a docker client on PATH"),
 }
 

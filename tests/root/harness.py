@@ -142,7 +142,7 @@ class Supervisor:
     def _wait_ready(self, process: subprocess.Popen[bytes]) -> None:
         pidfd = os.pidfd_open(process.pid)
         try:
-            readable, _, _ = select.select([self._notices.fileno(), pidfd], [], [], 20)
+            readable, _, _ = select.select([self._notices.fileno(), pidfd], [], [], 60)  # a guest is slow
         finally:
             os.close(pidfd)
         if self._notices.fileno() not in readable:

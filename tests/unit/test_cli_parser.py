@@ -47,6 +47,7 @@ WORDS = {
     "wait": ["a", "b", "-x"],
     "inspect": ["a", "b", "--help"],
     "info": ["--format", "json", "text", "xml", "--format=json", "a"],
+    "doctor": ["-h"],
     "version": ["--format=text", "-h"],
     "supervisor": ["--state-dir", "/d", "--debug", "--prepared", "0", "-2", "rootfs", "other"],
     "completion": ["bash", "zsh", "csh"],

@@ -27,6 +27,7 @@ COMMANDS = {
     "events": ("events", "show what happens to containers"),
     "wait": ("lifecycle", "wait until containers have ended"),
     "info": ("reports", "show the supervisor and its machine"),
+    "doctor": ("doctor", "check what this host has of what the engine needs"),
     "version": ("reports", "show versions"),
     "completion": ("completion", "print the completion script for a shell"),
 }

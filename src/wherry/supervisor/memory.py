@@ -149,7 +149,7 @@ class Memory:
         record, child, limiter = watched.container.record, watched.child, self._needed()
         namespace = os.open(f"/proc/{child.pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            kept = limiter.arm(Target(record.id, child.pid, child.pidfd, namespace, child.group), limits)
+            kept = limiter.arm(_target(record, child, namespace), limits)
         finally:
             os.close(namespace)
         record.enforcer = limiter.name
@@ -172,7 +172,7 @@ class Memory:
             try:
                 limiter = self._limiters[record.enforcer]
                 namespace = kept.get("memory-namespace", -1)
-                limiter.adopt(Target(record.id, child.pid, child.pidfd, namespace, child.group), limits, dict(kept))
+                limiter.adopt(_target(record, child, namespace), limits, dict(kept))
                 watched.limiter = limiter
             except (KeyError, OSError) as error:
                 _log.error("%s: its memory limits by %s are lost: %s", record.name, record.enforcer, error)
@@ -321,6 +321,10 @@ class Memory:
     def _close_all(descriptors: Mapping[str, int]) -> None:
         for descriptor in descriptors.values():
             os.close(descriptor)
+
+
+def _target(record: Record, child: Child, namespace: int) -> Target:
+    return Target(record.id, child.pid, child.pidfd, namespace, child.group, record.name)
 
 
 def _kill(child: Child) -> None:

@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * container_monitor: what its parts share.
+ *
+ * device.c      open, ioctl, module init and exit
+ * registry.c    which containers there are: add, find, remove, free
+ * check.c       the check of one container: compare, tell, kill
+ * rss.c         how much memory a container has, exactly and estimated
+ * tracepoint.c  the immediate path: ask for a check the moment it is due
+ * events.c      the records of one open file
+ *
+ * Locks, outermost first: registry_lock, container.lock, event_queue.lock. All
+ * are mutexes: whatever decides runs in process context. The tracepoint takes
+ * none; it reads the hash and the estimates under RCU.
+ */
+#ifndef _MONITOR_H
+#define _MONITOR_H
+
+#include <linux/atomic.h>
+#include <linux/list.h>
+#include <linux/mutex.h>
+#include <linux/pid.h>
+#include <linux/pid_namespace.h>
+#include <linux/ratelimit.h>
+#include <linux/rcupdate.h>
+#include <linux/types.h>
+#include <linux/wait.h>
+#include <linux/workqueue.h>
+
+#include "uapi/container_monitor.h"
+
+struct file;
+struct poll_table_struct;
+
+/* One memory descriptor in a container's estimate. */
+struct mm_slot {
+	struct mm_struct *mm;	/* an identity, never dereferenced from here */
+	atomic_long_t pages;	/* as last read, without waiting for exactness */
+	unsigned int scan;	/* last one that met it; 0: none yet */
+};
+
+/* Open addressing; slots are taken with cmpxchg and never given back. */
+struct mm_table {
+	struct rcu_head rcu;
+	atomic_long_t pages;	/* the sum of the slots */
+	atomic_t used;
+	unsigned int bits;
+	struct mm_slot slots[];
+};
+
+enum kick_state { KICK_IDLE, KICK_CLAIMED, KICK_READY };
+
+struct container {
+	struct list_head node;		/* in open_file, by registry_lock */
+	struct hlist_node hash_node;	/* by registry_lock, read under RCU */
+	struct open_file *owner;	/* valid until removed is set */
+	struct rcu_work free_work;
+	struct delayed_work work;	/* check_work() */
+
+	u64 key;
+	char id[CONTAINER_MONITOR_ID_LEN];
+	struct pid *pid;		/* first process; pins ns as well */
+	struct pid_namespace *ns;
+	pid_t nr;			/* as the owner's namespace numbers it */
+
+	struct mutex lock;		/* what follows, except where noted */
+	bool removed;			/* nothing may be told or killed */
+	bool ended;
+	bool over_soft;			/* read by the tracepoint */
+	bool killed;			/* read by the tracepoint */
+	bool started;			/* a command has been executed; either side sets it */
+	unsigned long soft_pages;	/* ULONG_MAX: none; read by the tracepoint */
+	unsigned long clear_pages;	/* a soft crossing is over below this */
+	unsigned long hard_pages;
+	unsigned long peak_pages;	/* raised by the tracepoint as well */
+	u64 soft_bytes, hard_bytes;	/* as they were given */
+	unsigned int scans;
+	unsigned long pages;		/* at the last scan, as are processes */
+	unsigned int processes;
+	struct container_monitor_event hard;
+	struct ratelimit_state soft_lines;
+
+	struct mm_table __rcu *table;	/* replaced under lock */
+	long exact_minus_estimate;	/* at the last scan */
+
+	atomic_t kick;			/* enum kick_state */
+	struct pid *suspect;		/* owned by whoever moved kick last */
+	char suspect_comm[CONTAINER_MONITOR_COMM_LEN];
+};
+
+/* What one exact count found. */
+struct scan {
+	unsigned long pages;
+	unsigned int processes;
+	long largest_pages;
+	pid_t largest;			/* as the owner's namespace numbers it */
+	char largest_comm[CONTAINER_MONITOR_COMM_LEN];
+};
+
+struct event_queue {
+	struct mutex lock;
+	wait_queue_head_t readers;
+	unsigned int head, tail;	/* written under lock */
+	u64 dropped;
+	struct container_monitor_event *ring;
+};
+
+struct open_file {
+	struct list_head containers;	/* by registry_lock */
+	unsigned int count;		/* by registry_lock */
+	struct pid_namespace *ns;	/* of who opened it: numbers are its */
+	struct event_queue events;
+};
+
+extern unsigned int check_interval_ms;
+extern struct workqueue_struct *monitor_wq;
+
+/* registry.c */
+int registry_add(struct open_file *owner,
+		 const struct container_monitor_register *request);
+int registry_update(struct open_file *owner,
+		    const struct container_monitor_update *request);
+int registry_status(struct open_file *owner, bool remove,
+		    struct container_monitor_status *status);
+unsigned int registry_count(struct open_file *owner);
+void registry_close(struct open_file *owner);
+void registry_ended(struct container *c);
+void registry_exit(void);
+bool registry_has_live(void);
+void registry_for_namespace(struct pid_namespace *ns,
+			    void (*call)(struct container *c, void *data),
+			    void *data);
+
+/* check.c */
+void check_work(struct work_struct *work);
+void check_set_limits(struct container *c, u64 soft_bytes, u64 hard_bytes);
+void check_status(struct container *c, struct container_monitor_status *status);
+
+/* rss.c */
+int rss_scan(struct container *c, struct scan *scan);
+bool rss_note(struct container *c, struct mm_struct *mm, long *pages);
+void rss_for_each_process(struct container *c,
+			  void (*call)(struct task_struct *p, void *data),
+			  void *data);
+void rss_free(struct container *c);
+
+/* tracepoint.c */
+int tracepoint_init(void);
+bool tracepoint_is_offered(void);
+int tracepoint_enable(void);
+void tracepoint_disable_later(void);
+void tracepoint_exit(void);
+
+/* events.c */
+int events_init(struct event_queue *q);
+void events_free(struct event_queue *q);
+void events_put(struct event_queue *q, struct container_monitor_event *event);
+u64 events_dropped(struct event_queue *q);
+ssize_t events_read(struct event_queue *q, struct file *file, char __user *to,
+		    size_t size);
+__poll_t events_poll(struct event_queue *q, struct file *file,
+		     struct poll_table_struct *wait);
+
+#endif /* _MONITOR_H */

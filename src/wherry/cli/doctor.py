@@ -1,0 +1,184 @@
+"""``engine doctor``: what this host has of what the engine needs, and how to get the rest. Needs no supervisor."""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wherry.cli.parser import Namespace, Parser
+
+_NAMESPACES = ("pid", "mnt", "uts", "ipc", "net", "cgroup")
+_CONTROLLERS = ("memory", "cpu", "pids")
+_OPTIONS = ("MEMCG", "CFS_BANDWIDTH", "CGROUP_PIDS", "OVERLAY_FS", "BPF_SYSCALL", "POSIX_MQUEUE")
+OK, WARNING, PROBLEM = "ok", "warning", "problem"
+
+
+class Finding:
+    """One line: ``state``, what was looked at, what was found, and how to mend it ("" when there is nothing to)."""
+
+    def __init__(self, state: str, subject: str, found: str, fix: str = "") -> None:
+        self.state = state
+        self.subject = subject
+        self.found = found
+        self.fix = fix
+
+
+def add_doctor(parser: Parser) -> None:
+    parser.description = (
+        "Look at what this host has of what the supervisor needs, and say how to get the rest.\n"
+        "Ends with 1 when something is missing that nothing works without; a warning is no problem."
+    )
+    parser.run = doctor
+
+
+def doctor(_args: Namespace) -> int:
+    findings = examine("/")
+    for finding in findings:
+        print(f"{finding.state:8} {finding.subject}: {finding.found}")
+        if finding.fix:
+            print(f"{'':8} -> {finding.fix}")
+    return 1 if any(finding.state == PROBLEM for finding in findings) else 0
+
+
+def examine(root: str) -> list[Finding]:
+    """Of the host whose /proc, /sys, /dev and /boot are below ``root``."""
+    checks: tuple[Callable[[str], Finding], ...] = (
+        _root,
+        _namespaces,
+        _overlay,
+        _cgroups,
+        _module,
+        _bpf,
+        _enforcer,
+        _autogroup,
+        _kernel_options,
+    )
+    return [check(root) for check in checks]
+
+
+def _read(path: str) -> str | None:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return None
+
+
+def _root(_root: str) -> Finding:
+    if os.geteuid() == 0:
+        return Finding(OK, "user", "root")
+    return Finding(PROBLEM, "user", f"uid {os.geteuid()}", "run the supervisor as root")
+
+
+def _namespaces(root: str) -> Finding:
+    missing = [name for name in _NAMESPACES if not os.path.lexists(f"{root}/proc/self/ns/{name}")]
+    if not missing:
+        return Finding(OK, "namespaces", " ".join(_NAMESPACES))
+    options = " ".join("CONFIG_NAMESPACES" if name == "mnt" else f"CONFIG_{name.upper()}_NS" for name in missing)
+    return Finding(PROBLEM, "namespaces", f"missing: {' '.join(missing)}", f"boot a kernel with {options}")
+
+
+def _overlay(root: str) -> Finding:
+    if "\toverlay\n" in (_read(f"{root}/proc/filesystems") or ""):
+        return Finding(OK, "overlayfs", "there")
+    fix = "modprobe overlay; without it only --rw-rootfs works"
+    return Finding(PROBLEM, "overlayfs", "the kernel does not offer it", fix)
+
+
+def _hierarchies(root: str) -> tuple[set[str], set[str]]:
+    """The controllers of version 1 and of version 2 that are mounted."""
+    version1: set[str] = set()
+    version2: set[str] = set()
+    for line in (_read(f"{root}/proc/self/mountinfo") or "").splitlines():
+        before, _, after = line.partition(" - ")
+        words = after.split(" ", 2)
+        if words[0] == "cgroup" and len(words) == 3:
+            version1 |= set(words[2].split(",")) & set(_CONTROLLERS)
+        elif words[0] == "cgroup2":
+            offered = _read(f"{root}/{before.split(' ')[4]}/cgroup.controllers") or ""
+            version2 |= set(offered.split()) & set(_CONTROLLERS)
+    return version1, version2
+
+
+def _cgroups(root: str) -> Finding:
+    version1, version2 = _hierarchies(root)
+    version, found = (1, version1) if version1 & {"memory", "pids"} else (2, version2)
+    missing = [name for name in _CONTROLLERS if name not in found]
+    if not found:
+        fix = "mount -t cgroup2 cgroup2 /sys/fs/cgroup"
+        return Finding(PROBLEM, "control groups", "no hierarchy with controllers is mounted", fix)
+    if missing:
+        fix = "boot with cgroup_enable=memory" if "memory" in missing else "mount the controller, or enable it at boot"
+        return Finding(WARNING, "control groups", f"version {version}, without {' '.join(missing)}", fix)
+    return Finding(OK, "control groups", f"version {version}: {' '.join(_CONTROLLERS)}")
+
+
+def _has_module(root: str) -> bool:
+    return os.path.exists(f"{root}/dev/container_monitor")
+
+
+def _has_bpf(root: str) -> bool:
+    return os.path.exists(f"{root}/sys/kernel/btf/vmlinux")
+
+
+def _module(root: str) -> Finding:
+    if _has_module(root):
+        return Finding(OK, "kernel module", "/dev/container_monitor is there")
+    if not os.path.exists(f"{root}/proc/modules"):
+        return Finding(
+            WARNING, "kernel module", "this kernel loads no modules", "none: bpf or cgroup hold memory limits"
+        )
+    fix = "make -C kmod && insmod kmod/monitor.ko; without it bpf or cgroup hold memory limits"
+    return Finding(WARNING, "kernel module", "not loaded", fix)
+
+
+def _bpf(root: str) -> Finding:
+    if _has_bpf(root):
+        return Finding(OK, "BPF", "the kernel describes its types (BTF)")
+    fix = (
+        "boot a kernel with CONFIG_BPF_SYSCALL and CONFIG_DEBUG_INFO_BTF; without it kmod or cgroup hold memory limits"
+    )
+    return Finding(WARNING, "BPF", "there is no /sys/kernel/btf/vmlinux", fix)
+
+
+def _enforcer(root: str) -> Finding:
+    candidates = [
+        *(["kmod"] if _has_module(root) else []),
+        *(["bpf"] if _has_bpf(root) else []),
+        *(["cgroup"] if "memory" in set.union(*_hierarchies(root)) else []),
+    ]
+    if candidates:
+        # Whether one really works only its self-test says, which the supervisor makes when it starts.
+        return Finding(OK, "memory limits", f"candidates: {' '.join(candidates)} (engine info shows the one in use)")
+    return Finding(WARNING, "memory limits", "nothing can hold them", "see kernel module, BPF and control groups above")
+
+
+def _autogroup(root: str) -> Finding:
+    if (_read(f"{root}/proc/sys/kernel/sched_autogroup_enabled") or "0").strip() == "0":
+        return Finding(OK, "autogroup", "off")
+    fix = "sysctl kernel.sched_autogroup_enabled=0, where nice values of processes in different sessions are compared"
+    return Finding(WARNING, "autogroup", "on: nice values count within a session only", fix)
+
+
+def _kernel_options(root: str) -> Finding:
+    text = _config(root)
+    if text is None:
+        return Finding(OK, "kernel options", "the kernel's configuration is not to be read here")
+    missing = [name for name in _OPTIONS if f"CONFIG_{name}=y" not in text and f"CONFIG_{name}=m" not in text]
+    if missing:
+        options = " ".join(f"CONFIG_{name}" for name in missing)
+        return Finding(WARNING, "kernel options", f"missing: {options}", "boot a kernel that has them")
+    return Finding(OK, "kernel options", " ".join(f"CONFIG_{name}" for name in _OPTIONS))
+
+
+def _config(root: str) -> str | None:
+    import gzip  # noqa: PLC0415 (no other command needs it)
+
+    try:
+        with gzip.open(f"{root}/proc/config.gz", "rt", encoding="utf-8") as file:
+            return file.read()
+    except OSError:
+        return _read(f"{root}/boot/config-{os.uname().release}")

@@ -1,0 +1,137 @@
+"""The kernel module as an enforcer: kmod/, docs/kmod-abi.md.
+
+The module keeps everything in one open file of its device, of which the shim has a descriptor: registrations, their
+figures, unread records. A container's key is the first 64 bits of its id.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+
+from wherry.kernel import container_monitor
+from wherry.kernel.container_monitor import Monitor, Record, Type
+from wherry.kernel.libc import call_error, describe
+from wherry.memory.limiter import Event, Host, Kind, Limits, Target, Unusable, Usage, Verdict, wall_clock
+
+_DEVICE = "kmod-device"
+_KINDS = {Type.SOFT: Kind.SOFT, Type.SOFT_CLEARED: Kind.SOFT_CLEARED, Type.HARD: Kind.HARD}
+
+
+def open_limiter(_host: Host, kept: dict[str, int]) -> Kmod:
+    """See ``MemoryLimiter``. Raises Unusable when the module is not loaded, not ours to use, or of another version."""
+    if _DEVICE in kept:
+        monitor = Monitor(os.dup(kept[_DEVICE]))
+    else:
+        try:
+            monitor = Monitor.open()
+        except FileNotFoundError:
+            raise Unusable("the kernel module is not loaded: there is no /dev/container_monitor") from None
+        except OSError as error:
+            raise Unusable(f"the kernel module cannot be used: {describe(error)}") from error
+    try:
+        found = monitor.version().version
+    except OSError as error:
+        monitor.close()
+        raise Unusable(f"/dev/container_monitor is not our kernel module's: {describe(error)}") from error
+    if found != container_monitor.VERSION:
+        monitor.close()
+        raise Unusable(f"the kernel module speaks version {found}, not {container_monitor.VERSION}")
+    return Kmod(monitor)
+
+
+def _key(container_id: str) -> int:
+    return int(container_id[:16], 16) or 1  # 0 is no key; a container in 2**64 has it
+
+
+class Kmod:
+    """See ``MemoryLimiter``."""
+
+    name = "kmod"
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+        self._ids: dict[int, str] = {}
+
+    def fileno(self) -> int:
+        return self._monitor.fileno()
+
+    def descriptors(self) -> dict[str, int]:
+        return {_DEVICE: self._monitor.fileno()}
+
+    def arm(self, target: Target, limits: Limits) -> dict[str, int]:
+        key = _key(target.container_id)
+        soft, hard = limits.soft_bytes or 0, limits.hard_bytes or 0
+        self._monitor.register(key, target.pid, target.name or target.container_id, soft, hard)
+        if _has_ended(target.pidfd):
+            # Its pid may have been another process's by the time the module looked it up.
+            self._monitor.unregister(key)
+            raise call_error(errno.ESRCH, "ioctl REGISTER", container_monitor.DEVICE)
+        self._ids[key] = target.container_id
+        return {}
+
+    def adopt(self, target: Target, _limits: Limits, _kept: dict[str, int]) -> None:
+        key = _key(target.container_id)
+        try:
+            self._monitor.status(key)
+        except FileNotFoundError:
+            raise KeyError(target.container_id) from None
+        self._ids[key] = target.container_id
+
+    def sweep(self) -> None:
+        key = 0
+        while (found := self._monitor.next(key)) is not None:
+            key = found.key
+            if key not in self._ids:
+                self._monitor.unregister(key)
+
+    def update(self, container_id: str, limits: Limits) -> None:
+        self._monitor.update(self._armed(container_id), limits.soft_bytes or 0, limits.hard_bytes or 0)
+
+    def stat(self, container_id: str) -> Usage:
+        found = self._monitor.status(self._armed(container_id))
+        return Usage(found.rss_bytes, found.peak_bytes, found.processes)
+
+    def disarm(self, container_id: str) -> Verdict:
+        key = self._armed(container_id)
+        found = self._monitor.unregister(key)
+        del self._ids[key]
+        return Verdict(found.peak_bytes or None, _event(container_id, found.hard) if found.hard else None)
+
+    def read(self) -> list[Event]:
+        # A record can be older than the end of its container, which nobody wants to hear of any more.
+        known = ((self._ids.get(record.key), record) for record in self._monitor.read())
+        return [_event(container_id, record) for container_id, record in known if container_id]
+
+    def dropped(self) -> int:
+        return self._monitor.version().dropped
+
+    def close(self) -> None:
+        self._monitor.close()
+
+    def _armed(self, container_id: str) -> int:
+        key = _key(container_id)
+        if self._ids.get(key) != container_id:
+            raise KeyError(container_id)
+        return key
+
+
+def _event(container_id: str, record: Record) -> Event:
+    return Event(
+        _KINDS[Type(record.type)],
+        container_id,
+        record.pid,
+        record.comm,
+        record.rss_bytes,
+        record.limit_bytes,
+        record.peak_bytes,
+        record.time_ns,
+        wall_clock(record.time_ns),
+    )
+
+
+def _has_ended(pidfd: int) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
