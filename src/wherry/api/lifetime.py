@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -23,6 +24,8 @@ class Lifetime:
         self.closing = False
         self._work: set[asyncio.Task[Any]] = set()
         self._watchers: set[asyncio.Task[Any]] = set()
+        self.readers = ThreadPoolExecutor(4, "wherry-readers")
+        """Of their own: starts of containers use the event loop's threads, and must not wait for readers."""
 
     async def finish(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of ``work``, which goes on to its end even when the caller is cancelled."""
@@ -75,6 +78,7 @@ class Lifetime:
         for task in tuple(self._watchers):
             task.cancel()
         await self._settle(seconds / 2)
+        self.readers.shutdown(wait=False, cancel_futures=True)
 
     async def _settle(self, seconds: float) -> None:
         under_way = {*self._watchers, *self._work}

@@ -24,8 +24,6 @@ from aiohttp.http_writer import StreamWriter
 
 from wherry.logs import Extent
 
-_THREADS = ThreadPoolExecutor(4, "wherry-readers")
-"""Of their own: starts of containers use the event loop's, and must not wait for readers."""
 _SEND_BUFFER = 1024 * 1024
 _WAIT_MS = 5
 _TURN_SECONDS = 0.02
@@ -36,14 +34,15 @@ Piece = tuple[bytes, Extent | None]
 
 
 class Outlet:
-    """For one response that has been prepared; close() it."""
+    """For one response that has been prepared, sent in a thread of ``threads``; close() it."""
 
-    def __init__(self, request: web.BaseRequest, writer: StreamWriter) -> None:
+    def __init__(self, request: web.BaseRequest, writer: StreamWriter, threads: ThreadPoolExecutor) -> None:
         transport = request.transport
         if transport is None:
             raise ConnectionResetError("the client has gone")
         self._transport = transport
         self._writer = writer
+        self._threads = threads
         # Ours: a transport closes its own at any time, and the number might be another client's when a thread uses it.
         self._socket: socket.socket = transport.get_extra_info("socket").dup()
         self._running: Future[bool] | None = None
@@ -85,7 +84,7 @@ class Outlet:
         """Whether all has been sent."""
         done = False
         while not done:
-            self._running = _THREADS.submit(self._push, pieces)
+            self._running = self._threads.submit(self._push, pieces)
             done = await asyncio.wrap_future(self._running)
             if not done and self._is_stuck:
                 return False

@@ -159,7 +159,7 @@ async def dump(call: Call, log: logs.Log, query: LogQuery, response: FrameRespon
         for data, _ in first:
             await response.write(data)
     elif isinstance(writer, StreamWriter):
-        with closing(Outlet(call.request, writer)) as outlet:
+        with closing(Outlet(call.request, writer, call.lifetime.readers)) as outlet:
             await outlet.send(chain(first, frames))
 
 
