@@ -122,6 +122,7 @@ WORKLOADS = {
     "huge pages": ["huge", str(ALL), "1"],
     "huge pages, 2 threads": ["huge", str(ALL), "2"],
     "4 processes": ["processes", str(ALL), "4"],
+    "16 processes": ["processes", str(ALL), "16"],
 }
 
 

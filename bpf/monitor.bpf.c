@@ -30,7 +30,7 @@ typedef _Bool bool;
 #define PF_FORKNOEXEC 0x00000040 /* forked, but has not called execve (include/linux/sched.h) */
 #define MAX_CPUS 512
 #define NEAR_PAGES 4096
-#define EXACT_EVERY 32
+#define EXACT_EVERY 16
 #define SOFT_INTERVAL 50000000ULL /* nanoseconds */
 #define COMPARE_AND_SWAP_TRIES 4
 
@@ -379,7 +379,7 @@ static __always_inline bool current_is_in(u32 slot, struct task_struct *current)
 }
 
 /*
- * Far from any limit the CPUs' shares are summed only when the folded counters have moved, and at every 32nd event: the
+ * Far from any limit the CPUs' shares are summed only when the folded counters have moved, and at every 16th event: the
  * sum is what costs. Near means that the total could be there with what all processes may hold back.
  */
 static __always_inline bool may_wait(struct monitor_container *container, struct monitor_mm *entry, struct mm_struct *mm)

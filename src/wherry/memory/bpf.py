@@ -1,7 +1,7 @@
 """The enforcer ``bpf``: a program on the tracepoint kmem:rss_stat, for hosts that take no kernel module.
 
 What it counts is the sum of VmRSS over the container's processes: anonymous, file and shared memory pages, those that
-several processes share once in each: to the page near a limit, and at most some 30 pages a process behind far below
+several processes share once in each: to the page near a limit, and at most some 15 pages a process behind far below
 it. ``bpf/monitor.bpf.c`` is the kernel's half. The process that crosses the hard
 limit is killed in its page fault; the first process by whoever reads the event, or, while no supervisor lives, by the
 next one.

@@ -153,10 +153,14 @@ class Memory:
         finally:
             os.close(namespace)
         record.enforcer = limiter.name
-        if limits.hard_bytes is not None and limiter.name != "cgroup" and controller.is_there(child.group):
-            size, own = backstop(limits.hard_bytes), watched.container.record.request.memory_bytes
-            if own is None or own > size:
-                controller.set_limit(child.group, size)
+        try:
+            if limits.hard_bytes is not None and limiter.name != "cgroup" and controller.is_there(child.group):
+                size, own = backstop(limits.hard_bytes), record.request.memory_bytes
+                if own is None or own > size:
+                    controller.set_limit(child.group, size)
+        except OSError:
+            self._close_all(kept)
+            raise
         return kept
 
     def adopt(self, container: Container, child: Child, kept: Mapping[str, int]) -> None:
