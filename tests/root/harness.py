@@ -77,9 +77,9 @@ class Traces:
 
     def _processes(self) -> Iterator[str]:
         for name in os.listdir("/proc"):
-            # A process can end while we look at it; a dying one may not be looked at (EACCES).
+            # A process can end while we look at it; a dying one may not be looked at (EACCES, EINVAL).
             if name.isdecimal() and int(name) != os.getpid():
-                with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+                with contextlib.suppress(OSError):
                     yield from self._process(f"/proc/{name}")
 
     def _process(self, path: str) -> Iterator[str]:

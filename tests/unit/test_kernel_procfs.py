@@ -104,3 +104,18 @@ def test_a_process_that_is_gone_receives_nothing() -> None:
         os._exit(0)
     os.waitpid(child, 0)
     assert not procfs.receives(child, TERM)
+
+
+def test_who_is_dying() -> None:
+    assert not procfs.is_dying(os.getpid())
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+        os._exit(1)
+    assert not procfs.is_dying(child)
+    os.kill(child, signal.SIGKILL)
+    assert procfs.is_dying(child)  # from the signal on: pending, exiting, a zombie
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    assert procfs.is_dying(child)
+    os.waitpid(child, 0)
+    assert procfs.is_dying(child)

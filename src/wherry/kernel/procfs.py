@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 # rt_sigtimedwait: 137 in asm-generic/unistd.h
 _SIGTIMEDWAIT = {"x86_64": b"128"}.get(os.uname().machine, b"137")
@@ -42,3 +43,19 @@ def _waits_for_signals(path: str) -> bool:
             return file.read().split(maxsplit=1)[:1] == [_SIGTIMEDWAIT]
     except OSError:  # a kernel without CONFIG_HAVE_ARCH_TRACEHOOK has no such file
         return False
+
+
+_PF_EXITING = 0x4  # include/linux/sched.h; field "flags" of /proc/PID/stat
+
+
+def is_dying(pid: int) -> bool:
+    """Whether a process has SIGKILL pending, is on its way out, or has gone."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+            pending = [int(line.split()[1], 16) for line in file if line.startswith(("SigPnd:", "ShdPnd:"))]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    kill = 1 << (signal.SIGKILL - 1)
+    return fields[0] in "ZX" or bool(int(fields[6]) & _PF_EXITING) or any(mask & kill for mask in pending)

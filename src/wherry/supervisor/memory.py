@@ -10,6 +10,7 @@ import signal
 from collections.abc import Mapping
 
 from wherry.errors import InvalidRequest, StartFailed
+from wherry.kernel import procfs
 from wherry.kernel.libc import describe
 from wherry.memory import Event, Host, Kind, Limits, MemoryLimiter, Target, Unusable, choice, controller
 from wherry.memory.oom import OomWatch
@@ -280,7 +281,11 @@ class Memory:
     def _later(self, seconds: float, watched: _Watched, event: Event | None) -> None:
         def due() -> None:
             self._timers.discard(timer)
-            if self._watched.get(watched.container.record.id) is watched and not watched.child.exited.done():
+            if self._watched.get(watched.container.record.id) is not watched or watched.child.exited.done():
+                return
+            if procfs.is_dying(watched.child.pid):  # on a slow machine it takes longer to end than we wait
+                self._later(seconds, watched, event)
+            else:
                 self._explain(watched, event)
 
         timer = asyncio.get_running_loop().call_later(seconds, due)

@@ -18,7 +18,7 @@ def kinds(monitor: Monitor, count: int) -> list[int]:
 
 def test_soft_then_hard(monitor: Monitor) -> None:
     with Contained("wait", "touch", 24 << 10, "pause") as hog:
-        monitor.register(7, hog.pid, "memtest", 4 * MIB, 8 * MIB)
+        monitor.register(7, hog.pid, "soft-then-hard", 4 * MIB, 8 * MIB)
         hog.go()
         assert hog.wait() == -signal.SIGKILL
         soft, hard = records(monitor, 2)
@@ -35,7 +35,7 @@ def test_soft_then_hard(monitor: Monitor) -> None:
     assert status.state == State.OVER_SOFT | State.KILLED | State.ENDED
     assert status.hard == hard
     assert status.peak_bytes >= hard.rss_bytes
-    assert (status.pid, status.processes, status.id) == (0, 0, "memtest")
+    assert (status.pid, status.processes, status.id) == (0, 0, "soft-then-hard")
 
 
 def test_the_kernel_log_has_one_line_for_each_crossing(monitor: Monitor) -> None:
