@@ -374,6 +374,27 @@ def test_a_missing_object_says_what_to_do(host: Host, tmp_path: Path, monkeypatc
         bpf.open_limiter(host, {})
 
 
+@pytest.mark.parametrize("damage", ["other", "variable", "cut", "text", "empty"])
+def test_an_object_of_another_version_is_unusable(
+    host: Host, damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkout that has moved on without ``make setup``: an error, not a supervisor that hangs."""
+    good = bpf._OBJECT.read_bytes()
+    damaged = {
+        "other": Path("/bin/true").read_bytes(),
+        "variable": good.replace(b"held_back_pages", b"kept_back_pages"),
+        "cut": good[: len(good) // 2],
+        "text": b"hello\n" * 100,
+    }
+    path = tmp_path / "monitor.bpf.o"
+    path.write_bytes(damaged.get(damage, b""))
+    monkeypatch.setattr(bpf, "_OBJECT", path)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(Unusable, match="is not of this version"):
+        bpf.open_limiter(host, {})
+    assert os.listdir("/proc/self/fd") == before
+
+
 def test_what_the_verifier_refuses_is_one_line_and_leaves_nothing(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     before = len(os.listdir("/proc/self/fd"))
     monkeypatch.setattr(bpf, "_MAX_CPUS", 0)

@@ -52,7 +52,13 @@ def open_limiter(_host: Host, kept: dict[str, int]) -> BpfLimiter:
         data = _OBJECT.read_bytes()
     except OSError:
         raise Unusable("this installation has no BPF object; `make setup` builds it") from None
-    loaded = BpfObject(data)
+    try:
+        return _open(BpfObject(data), kept)
+    except (LookupError, ValueError, struct.error) as error:
+        raise Unusable(f"the BPF object is not of this version ({error!r}); `make setup` builds it") from error
+
+
+def _open(loaded: BpfObject, kept: dict[str, int]) -> BpfLimiter:
     names = {name.removeprefix(_PREFIX): each for name, each in kept.items() if name.startswith(_PREFIX)}
     with contextlib.ExitStack() as undo:
         undo.callback(loaded.close)

@@ -67,7 +67,9 @@ class Elf:
         self.symbols = self._symbols()
 
     def _symbols(self) -> list[Symbol]:
-        table = next(section for section in self.sections if section.kind == _SHT_SYMTAB)
+        table = next((section for section in self.sections if section.kind == _SHT_SYMTAB), None)
+        if table is None:
+            raise ValueError("no symbol table")
         text = self.sections[table.link].content
         return [
             Symbol(_string(text, name), section, value, size)
@@ -199,8 +201,8 @@ class BpfObject:
         self._btf_descriptor = bpf.load_btf(self._finished_btf())
 
     def offset_of(self, variable: str) -> int:
-        """Where a variable lies in .rodata or .bss."""
-        return next(symbol.value for symbol in self._elf.symbols if symbol.name == variable)
+        """Where a variable lies in .rodata or .bss. Raises KeyError."""
+        return {symbol.name: symbol.value for symbol in self._elf.symbols}[variable]
 
     def _finished_btf(self) -> bytes:
         """Compilers leave the sizes and offsets of sections' variables to the linker, and the kernel wants them."""
