@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -21,6 +22,8 @@ _log = logging.getLogger(__name__)
 class Lifetime:
     def __init__(self) -> None:
         self.closing = False
+        self.readers = ThreadPoolExecutor(4, "wherry-readers")
+        """Sends logs. Apart from the event loop's, which starts of containers use: they must not wait for readers."""
         self._work: set[asyncio.Task[Any]] = set()
         self._watchers: set[asyncio.Task[Any]] = set()
 

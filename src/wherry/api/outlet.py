@@ -5,7 +5,8 @@ a thread sends: sendfile(2) for extents, which a UNIX socket takes by reference 
 write(2) for what had to be read. It waits for a client only as long as one needs that keeps reading; then the event
 loop waits.
 
-What a client that stalls costs: a descriptor, and what its socket buffer refers to.
+What a client that stalls costs: a descriptor, what its socket buffer refers to, and at most a frame in memory. When
+somebody truncates the log in the middle of a frame that is being sent, the connection is cut: its length was promised.
 """
 
 from __future__ import annotations
@@ -17,15 +18,13 @@ import select
 import socket
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 
 from aiohttp import web
 from aiohttp.http_writer import StreamWriter
 
 from wherry.logs import Extent
 
-_THREADS = ThreadPoolExecutor(4, "wherry-readers")
-"""Of their own: starts of containers use the event loop's, and must not wait for readers."""
 _SEND_BUFFER = 1024 * 1024
 _WAIT_MS = 5
 _TURN_SECONDS = 0.02
@@ -38,12 +37,13 @@ Piece = tuple[bytes, Extent | None]
 class Outlet:
     """For one response that has been prepared; close() it."""
 
-    def __init__(self, request: web.BaseRequest, writer: StreamWriter) -> None:
+    def __init__(self, request: web.BaseRequest, writer: StreamWriter, threads: Executor) -> None:
         transport = request.transport
         if transport is None:
             raise ConnectionResetError("the client has gone")
         self._transport = transport
         self._writer = writer
+        self._threads = threads
         # Ours: a transport closes its own at any time, and the number might be another client's when a thread uses it.
         self._socket: socket.socket = transport.get_extra_info("socket").dup()
         self._running: Future[bool] | None = None
@@ -85,7 +85,7 @@ class Outlet:
         """Whether all has been sent."""
         done = False
         while not done:
-            self._running = _THREADS.submit(self._push, pieces)
+            self._running = self._threads.submit(self._push, pieces)
             done = await asyncio.wrap_future(self._running)
             if not done and self._is_stuck:
                 return False

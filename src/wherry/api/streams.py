@@ -152,7 +152,7 @@ async def _dump(call: Call, log: logs.Log, query: LogQuery) -> web.StreamRespons
             for data, _ in first:
                 await response.write(data)
         elif isinstance(writer, StreamWriter):
-            with closing(Outlet(call.request, writer)) as outlet:
+            with closing(Outlet(call.request, writer, call.lifetime.readers)) as outlet:
                 await outlet.send(chain(first, frames))
     return response
 
