@@ -41,10 +41,12 @@ class Conmon:
         words += ["--socket-dir-path", str(sockets)]
         words += ["--runtime-arg", "--root", "--runtime-arg", str(state)]
         subprocess.run(words, check=True, stdin=subprocess.DEVNULL)
-        _wait_until(pid_file.exists)
-        subprocess.run(["runc", "--root", state, "start", name], check=True)
-        _wait_until((exits / name).exists)
-        subprocess.run(["runc", "--root", state, "delete", "--force", name], check=True)
+        try:
+            _wait_until(pid_file.exists)
+            subprocess.run(["runc", "--root", state, "start", name], check=True)
+            _wait_until((exits / name).exists)
+        finally:
+            subprocess.run(["runc", "--root", state, "delete", "--force", name], check=True)
         log.unlink()
 
 
@@ -54,6 +56,7 @@ class Docker:
     def __init__(self, directory: Path, rootfs: Path, lines: int) -> None:
         self._directory = directory / "docker"
         self._directory.mkdir()
+        self._group = f"wherry-bench-{os.getpid()}-docker"
         self._host = f"unix://{self._directory}/sock"
         self._rootfs = rootfs
         self._lines = lines
@@ -61,7 +64,7 @@ class Docker:
     def __enter__(self) -> Docker:
         words = ["unshare", "--net", "dockerd", "--data-root", f"{self._directory}/data"]
         words += ["--exec-root", f"{self._directory}/exec", "--pidfile", f"{self._directory}/pid", "-H", self._host]
-        words += ["--bridge=none", "--iptables=false"]
+        words += ["--bridge=none", "--iptables=false", f"--cgroup-parent=/{self._group}"]
         with (self._directory / "dockerd.log").open("wb") as output:
             self._process = subprocess.Popen(words, stdout=output, stderr=output)
         try:
@@ -76,6 +79,8 @@ class Docker:
     def __exit__(self, *exc_info: object) -> None:
         self._process.send_signal(signal.SIGTERM)  # unshare executes dockerd, which ends its own containerd
         self._process.wait(60)
+        for group in {path.resolve() for path in Path("/sys/fs/cgroup").glob(f"*/{self._group}")}:
+            group.rmdir()
 
     def writer(self, driver: str) -> Callable[[], None]:
         limits = ["--log-opt", "max-size=2g"] if driver == "local" else []

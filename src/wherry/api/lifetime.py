@@ -22,10 +22,10 @@ _log = logging.getLogger(__name__)
 class Lifetime:
     def __init__(self) -> None:
         self.closing = False
+        self.readers = ThreadPoolExecutor(4, "wherry-readers")
+        """Sends logs. Apart from the event loop's, which starts of containers use: they must not wait for readers."""
         self._work: set[asyncio.Task[Any]] = set()
         self._watchers: set[asyncio.Task[Any]] = set()
-        self.readers = ThreadPoolExecutor(4, "wherry-readers")
-        """Of their own: starts of containers use the event loop's threads, and must not wait for readers."""
 
     async def finish(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of ``work``, which goes on to its end even when the caller is cancelled."""
@@ -78,7 +78,6 @@ class Lifetime:
         for task in tuple(self._watchers):
             task.cancel()
         await self._settle(seconds / 2)
-        self.readers.shutdown(wait=False, cancel_futures=True)
 
     async def _settle(self, seconds: float) -> None:
         under_way = {*self._watchers, *self._work}

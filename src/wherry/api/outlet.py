@@ -5,7 +5,8 @@ a thread sends: sendfile(2) for extents, which a UNIX socket takes by reference 
 write(2) for what had to be read. It waits for a client only as long as one needs that keeps reading; then the event
 loop waits.
 
-What a client that stalls costs: a descriptor, and what its socket buffer refers to.
+What a client that stalls costs: a descriptor, what its socket buffer refers to, and at most a frame in memory. When
+somebody truncates the log in the middle of a frame that is being sent, the connection is cut: its length was promised.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import select
 import socket
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 
 from aiohttp import web
 from aiohttp.http_writer import StreamWriter
@@ -36,7 +37,7 @@ Piece = tuple[bytes, Extent | None]
 class Outlet:
     """For one response that has been prepared, sent in a thread of ``threads``; close() it."""
 
-    def __init__(self, request: web.BaseRequest, writer: StreamWriter, threads: ThreadPoolExecutor) -> None:
+    def __init__(self, request: web.BaseRequest, writer: StreamWriter, threads: Executor) -> None:
         transport = request.transport
         if transport is None:
             raise ConnectionResetError("the client has gone")

@@ -60,6 +60,7 @@ class Server:
         # aiohttp's shutdown uses its limit twice: waiting for a handler, then waiting for it to be cancelled
         await self._http.shutdown(seconds / 4)
         self._http.abort()
+        await asyncio.to_thread(self._lifetime.readers.shutdown)
 
 
 async def serve(engine: Engine, socket_path: str) -> Server:

@@ -12,6 +12,7 @@ import pytest
 
 from wherry import logs
 from wherry.api import streams
+from wherry.api.outlet import Outlet
 
 if TYPE_CHECKING:
     from tests.unit.api.conftest import Api, FakeLog
@@ -95,3 +96,36 @@ def test_a_log_that_is_gone_is_a_404_and_not_a_fault(api: Api, writer: Writer) -
     writer.end()
     writer.log.remove()
     assert api.request("GET", "/containers/alpha/logs?stdout=1").status == 404
+
+
+def test_a_reader_that_stalls_gets_what_it_was_promised_from_a_log_that_is_truncated(
+    api: Api, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stalled = threading.Event()
+    real = Outlet._writable
+
+    async def wait(outlet: Outlet) -> None:
+        stalled.set()
+        await real(outlet)
+
+    monkeypatch.setattr(Outlet, "_writable", wait)
+    lines = b"".join(LINE % number for number in range(300_000))  # far more than a socket buffer takes
+    view = memoryview(lines)
+    while view:
+        view = view[os.write(writer.stdout, view[:100_000]) :]
+    writer.end()
+    with api.connect() as sock, sock.makefile("rb") as file:
+        sock.sendall(b"GET /containers/alpha/logs?stdout=1 HTTP/1.1\r\nHost: d\r\nConnection: close\r\n\r\n")
+        assert file.readline().startswith(b"HTTP/1.1 200")
+        while file.readline() != b"\r\n":
+            pass
+        assert stalled.wait(20)
+        assert api.request("GET", "/_ping").status == 200  # the others are served
+        os.truncate(writer.log.path, 0)
+        body = b""
+        while size := int(file.readline(), 16):
+            body += file.read(size)
+            assert file.read(2) == b"\r\n"
+    shown = output(body)[1]  # whole frames
+    assert 0 < len(shown) < len(lines)
+    assert lines.startswith(shown)
