@@ -39,7 +39,7 @@ test: setup-test setup-vm lint ## lint, types and all tests; WHERRY_STRICT=1 mak
 test-vm: setup-vm ## the kernel module and control groups version 2, in virtual machines
 	@$(BIN)/pytest tests/vm
 
-chaos: setup-test ## the log tests with thousands of kills and longer searches (an hour)
+chaos: setup-test ## the log tests with thousands of kills and longer searches (hours)
 	@WHERRY_KILLS=3000 WHERRY_CHAOS=1 $(BIN)/pytest tests/unit/test_logs_*.py tests/root/test_log_truth.py
 
 test-unit: setup ## the tests that need no root

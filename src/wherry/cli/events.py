@@ -23,7 +23,7 @@ A TIME is a duration before now (10m, 1h30m), RFC 3339 (2026-01-31T10:00:00Z), a
 
 EPILOG = """
 Events: create, start, kill, soft-limit, soft-limit-cleared, hard-limit, oom, oom-child, die, stop, destroy,
-log-gap, log-error; missed (of no container) when this command read too slowly.
+log-gap, log-error, log-recovered; missed (of no container) when this command read too slowly.
 --filter K=V        container=NAME|ID, event=EVENT, label=KEY[=VALUE], image=ROOTFS, type=container
 --format json       one JSON object a line: kind, id, name, wall_ns (since the epoch), monotonic_ns, attributes
 --format TEMPLATE   fields: {fields}

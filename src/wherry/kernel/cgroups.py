@@ -150,6 +150,11 @@ class Group:
         except OSError:
             return None
 
+    def read_number(self, controller: str, file: str) -> int | None:
+        """The number in a control file; None when it says something else ("max") or this kernel does not have it."""
+        text = self.read(controller, file)
+        return int(text) if text is not None and text.isdecimal() else None
+
     def _directory(self, controller: str) -> str:
         found = self.directories.get(controller) or self.directories.get("")
         if found is None:

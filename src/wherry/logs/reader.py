@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterator
+from typing import NamedTuple, TypeVar
 
 from wherry.logs.files import ReadFile
 from wherry.logs.index import STDERR, STDOUT
@@ -11,6 +11,7 @@ from wherry.logs.log import Log
 from wherry.logs.selection import Query, TimeFilter, make_query, starts
 from wherry.logs.view import BLOCK, Run, Runs, View, Window
 
+T = TypeVar("T")
 BOTH = frozenset({STDOUT, STDERR})
 LONG_RUN = 16 * 1024
 """Below that, reading several runs at once is cheaper than sending each by a call of its own."""
@@ -118,7 +119,7 @@ def read(
     Raises InvalidRequest at once; NotFound when the log is gone, NotSupported for the index of a later version, and
     OSError, with the first ``next()``.
     """
-    return _read(log, make_query(streams, tail, since_ns, until_ns))
+    return _walk(log, make_query(streams, tail, since_ns, until_ns), Cursor.chunks)
 
 
 def read_pieces(
@@ -130,22 +131,13 @@ def read_pieces(
     until_ns: int | None = None,
 ) -> Iterator[Chunk | Extent]:
     """As read(), for whoever passes bytes on to a socket: see Cursor.pieces. Extents hold until the next step."""
-    return _read_pieces(log, make_query(streams, tail, since_ns, until_ns))
+    return _walk(log, make_query(streams, tail, since_ns, until_ns), Cursor.pieces)
 
 
-def _read_pieces(log: Log, query: Query) -> Iterator[Chunk | Extent]:
+def _walk(log: Log, query: Query, take: Callable[[Cursor, int], Iterator[T]]) -> Iterator[T]:
     view = log.view()
     try:
         size = view.size()
-        yield from Cursor(view, query, starts(view, size, query)).pieces(size)
-    finally:
-        view.close()
-
-
-def _read(log: Log, query: Query) -> Iterator[Chunk]:
-    view = log.view()
-    try:
-        size = view.size()
-        yield from Cursor(view, query, starts(view, size, query)).chunks(size)
+        yield from take(Cursor(view, query, starts(view, size, query)), size)
     finally:
         view.close()

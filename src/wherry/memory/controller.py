@@ -77,8 +77,7 @@ def flat(text: str | None) -> dict[str, int]:
 
 
 def _number(group: Group, version1: str, version2: str) -> int | None:
-    text = group.read(_MEMORY, version1 if group.layout.version == 1 else version2)
-    return int(text) if text is not None and text.isdecimal() else None
+    return group.read_number(_MEMORY, version1 if group.layout.version == 1 else version2)
 
 
 def watch_version1(group: Group, file: str, argument: str = "") -> int:

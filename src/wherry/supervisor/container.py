@@ -36,7 +36,7 @@ class Container:
         self.removed = asyncio.Event()
 
     def log_ended_in_thread(self) -> Callable[[], None]:
-        """What the capture thread is to call at the end of the log."""
+        """What the log pipeline is to call, in a thread of its own, at the end of the log."""
         loop, ended = asyncio.get_running_loop(), self.log_ended
 
         def tell() -> None:

@@ -496,6 +496,9 @@ class Engine:
             # The container is worth more than its log; the shim still has the pipes.
             _log.exception("%s: its output cannot be captured", container.record.name)
             container.log_ended.set()
+            for name in ("stdout", "stderr", "buffer"):
+                if name in held.descriptors:
+                    os.close(held.descriptors[name])
 
     def _book_lost(self, container: Container) -> None:
         container.record.error = "neither its process nor its exit status was found after a restart of the supervisor"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
 from wherry.kernel.cgroups import Group, weight_of_shares
 from wherry.memory import controller
 from wherry.runtime.spec import Memory, Resources
@@ -59,10 +57,4 @@ def peak_memory(group: Group) -> int | None:
 
 
 def peak_pids(group: Group) -> int | None:
-    return _number(group.read("pids", "pids.peak"))
-
-
-def _number(text: str | None) -> int | None:
-    with contextlib.suppress(ValueError):
-        return None if text is None else int(text)
-    return None
+    return group.read_number("pids", "pids.peak")

@@ -55,7 +55,7 @@ async def _serve(rootfs: str | None, socket_path: str, state: StateDirectory, pr
     os.umask(0o022)
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    # The loop, the log capture and the threads that clean up take turns of 5 ms by default: longer than a start.
+    # The loop, the log pipeline and the threads that clean up take turns of 5 ms by default: longer than a start.
     sys.setswitchinterval(0.0005)
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -84,10 +84,8 @@ class Starter:
                 undo.callback(self._memory.disarm, container)
                 for descriptor in kept.values():
                     used.callback(os.close, descriptor)
-                outputs = self._connect_output(container, used)
                 unread = undo.enter_context(contextlib.ExitStack())
-                for name in ("read1", "read2", "buffer"):
-                    unread.callback(os.close, outputs[name])
+                outputs = self._connect_output(container, used, unread)
                 record.slot, record.cgroup = child.slot, child.group.path
                 undo.callback(self._forget_slot, container)
                 self._records.save(record)
@@ -229,9 +227,11 @@ class Starter:
         except OSError as error:
             raise StartFailed(f"set limit {error.filename}: {describe_errno(error.errno or 0)}") from error
 
-    def _connect_output(self, container: Container, used: contextlib.ExitStack) -> dict[str, int]:
-        """The two pipes and the log's ``buffer``: that and the read ends ``read1`` and ``read2`` are the caller's to
-        close, write ends close with ``used``.
+    def _connect_output(
+        self, container: Container, used: contextlib.ExitStack, unread: contextlib.ExitStack
+    ) -> dict[str, int]:
+        """The two pipes and the log's ``buffer``: that and the read ends ``read1`` and ``read2`` close with ``unread``,
+        write ends with ``used``.
         """
         outputs: dict[str, int] = {}
         try:
@@ -240,8 +240,10 @@ class Starter:
         except OSError as error:
             raise StartFailed(f"make log {container.record.log_path}: {describe_errno(error.errno or 0)}") from error
         outputs["buffer"] = make_buffer(container.log)
+        unread.callback(os.close, outputs["buffer"])
         for stream in (1, 2):
             outputs[f"read{stream}"], outputs[f"write{stream}"] = make_pipe()
+            unread.callback(os.close, outputs[f"read{stream}"])
             used.callback(os.close, outputs[f"write{stream}"])
         return outputs
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from typing import NamedTuple
 
@@ -37,10 +36,10 @@ def measure(group: Group) -> Usage:
         user_ns=user,
         system_ns=system,
         memory_bytes=controller.usage(group),
-        inactive_file_bytes=_fields(group.read("memory", "memory.stat")).get(inactive, 0),
+        inactive_file_bytes=_fields(group, "memory", "memory.stat").get(inactive, 0),
         memory_limit_bytes=controller.limit(group),
-        pids=_number(group.read("pids", "pids.current")),
-        pids_limit=_number(group.read("pids", "pids.max")),
+        pids=group.read_number("pids", "pids.current"),
+        pids_limit=group.read_number("pids", "pids.max"),
     )
 
 
@@ -53,24 +52,16 @@ def host_cpu_ns(stat: str = "/proc/stat") -> int:
 
 def _cpu_version1(group: Group) -> tuple[int, int, int]:
     """Documentation/admin-guide/cgroup-v1/cpuacct.rst; cpuacct.stat counts in ticks."""
-    ticks = _fields(group.read("cpuacct", "cpuacct.stat"))
-    total = _number(group.read("cpuacct", "cpuacct.usage")) or 0
+    ticks = _fields(group, "cpuacct", "cpuacct.stat")
+    total = group.read_number("cpuacct", "cpuacct.usage") or 0
     return total, ticks.get("user", 0) * _TICK_NS, ticks.get("system", 0) * _TICK_NS
 
 
 def _cpu_version2(group: Group) -> tuple[int, int, int]:
-    found = _fields(group.read("cpu", "cpu.stat"))
+    found = _fields(group, "cpu", "cpu.stat")
     total, user, system = (found.get(f"{name}_usec", 0) * 1000 for name in ("usage", "user", "system"))
     return total, user, system
 
 
-def _fields(text: str | None) -> dict[str, int]:
-    """A flat keyed file: one name and number a line."""
-    pairs = (line.split() for line in (text or "").splitlines())
-    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdecimal()}
-
-
-def _number(text: str | None) -> int | None:
-    with contextlib.suppress(ValueError):  # "max"
-        return None if text is None else int(text)
-    return None
+def _fields(group: Group, name: str, file: str) -> dict[str, int]:
+    return controller.flat(group.read(name, file))
