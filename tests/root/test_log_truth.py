@@ -276,6 +276,7 @@ def test_events_tell_of_gaps_and_of_logs_that_cannot_be_written(
     wait_until(lambda: "log-error" in told())
     disk.empty()
     wait_until(lambda: {"log-gap", "log-recovered"} <= told(), 30)
+    wait_until(lambda: sum(written(counts, lossy).values()) > 2 * MIB)
     supervisor.client.stop("lossy", 30)
     check(supervisor, disk.folder / "lossy.log", lossy, written(counts, lossy), exact=True)
 
