@@ -13,6 +13,7 @@ several processes share once. That is another meaning than that of kmod and bpf,
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import time
@@ -233,19 +234,17 @@ class _Version1:
         return {f"memory-{name}": descriptor for name, descriptor in self._eventfds.items()}
 
     def limit(self, limits: Limits) -> None:
+        if "soft" in self._eventfds and limits.soft_bytes != self.limits.soft_bytes:
+            # Only closing an eventfd takes its threshold away, and the shim has one of its descriptors.
+            raise OSError(errno.EOPNOTSUPP, "move a threshold", "memory.usage_in_bytes")
         has_hard = _holds_hard_limit(self.group, limits) or (self._has_hard and limits.hard_bytes is not None)
         if has_hard and limits.hard_bytes is not None:
             controller.set_limit(self.group, limits.hard_bytes)
             if "oom" not in self._eventfds:
                 self._eventfds["oom"] = controller.watch_version1(self.group, "memory.oom_control")
-        if limits.soft_bytes is not None and limits.soft_bytes != self.limits.soft_bytes:
+        if limits.soft_bytes is not None and "soft" not in self._eventfds:
             for name, size in (("soft", limits.soft_bytes), ("clear", limits.clear_bytes)):
-                fresh = controller.watch_version1(self.group, "memory.usage_in_bytes", str(size))
-                if name in self._eventfds:  # the same number, so that who polls it need not know; the old one goes
-                    os.dup2(fresh, self._eventfds[name], inheritable=False)
-                    os.close(fresh)
-                else:
-                    self._eventfds[name] = fresh
+                self._eventfds[name] = controller.watch_version1(self.group, "memory.usage_in_bytes", str(size))
         self.limits, self._has_hard = limits, has_hard
 
     def crossings(self) -> list[Kind]:

@@ -255,7 +255,7 @@ class Engine:
         async with container.lock:
             self._check_present(container)
             request = updating.changed(container.record.request, changes)
-            await updating.update(container, self._records, request)
+            await updating.update(container, self._records, self._memory, request)
         self._events.emit(Action.UPDATE, container.record, {name: str(value) for name, value in changes.items()})
 
     async def wait(self, ref: str, condition: str) -> Record:
