@@ -96,7 +96,7 @@ def _abilities(about: EngineInfo) -> dict[str, Any]:
         "PidsLimit": True,
         "SwapLimit": False,
         "KernelMemory": False,
-        "CPUSet": False,
+        "CPUSet": True,
         "OomKillDisable": False,
         "IPv4Forwarding": False,
         "BridgeNfIptables": False,
