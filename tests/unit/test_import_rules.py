@@ -42,6 +42,7 @@ LAYERS = {
     "wherry.cli": layer("wherry.client", "wherry.wire", *BOTH_SIDES, third_party=("argcomplete",)),
     # The one command that is more than a front of the client.
     "wherry.cli.experiment": layer("wherry.client", "wherry.cli", "wherry.experiments", *BOTH_SIDES),
+    "wherry.experiments.__main__": layer("wherry.cli"),
     # What users copy: nothing but the public client.
     "wherry.experiments": layer(
         "wherry.client", "wherry.wire", *BOTH_SIDES, third_party=("jinja2", "matplotlib", "rich")

@@ -121,6 +121,11 @@ def test_cpu_hog_counts_its_work_each_second(workloads: Path) -> None:
     assert burnt > 0.2, "it burns CPU; even on a crowded machine it gets a tenth"
 
 
+def test_cpu_hog_ends_when_its_work_is_done(workloads: Path) -> None:
+    result = run(workloads / "cpu_hog", "1000", "7")
+    assert re.fullmatch(r"cpu_hog: done, 7 rounds of 100000 steps in \d+\.\d{3} s\n", result.stdout)
+
+
 def test_a_line_is_out_before_the_next_is_made(workloads: Path) -> None:
     with subprocess.Popen([workloads / "memory_hog", "1", "60000"], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

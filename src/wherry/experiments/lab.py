@@ -48,13 +48,22 @@ class Lab:
     Containers go by short names ("nice-5") that are their names' last part: "RUN.nice-5".
     """
 
-    def __init__(self, client: Client, settings: Settings, run: str, progress: Progress) -> None:
+    def __init__(
+        self,
+        client: Client,
+        settings: Settings,
+        run: str,
+        progress: Progress,
+        on_exit: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``on_exit`` is called before containers are removed in the end: no second Ctrl-C is to stop that."""
         self.client = client
         self.settings = settings
         self.run = run
         self._progress = progress
         self._began = time.monotonic()
         self._doing = ""
+        self._on_exit = on_exit
         self._started: list[str] = []
 
     def __enter__(self) -> Self:
@@ -63,7 +72,11 @@ class Lab:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.remove(list(self._started))
+        self._on_exit()
+        for short in list(self._started):
+            # One that cannot be removed (no supervisor any more) must not keep the others, nor hide what has happened.
+            with contextlib.suppress(errors.WherryError):
+                self.remove([short])
 
     def name(self, short: str) -> str:
         return f"{self.run}.{short}"
@@ -94,6 +107,10 @@ class Lab:
     def output(self, short: str) -> str:
         """All that a container has written so far."""
         return b"".join(data for _, data in self.client.logs(self.name(short))).decode("utf-8", "replace")
+
+    def has_ended(self, short: str) -> bool:
+        """Raises NotFound."""
+        return not self.client.inspect(self.name(short))["State"]["Running"]
 
     def doing(self, what: str) -> None:
         """Tell the progress bar."""

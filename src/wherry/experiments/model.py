@@ -53,7 +53,7 @@ class Table:
 
     title: str
     columns: Sequence[str]
-    rows: list[Sequence[Cell]]
+    rows: Sequence[Sequence[Cell]]
     bar: str | None = None
 
 
@@ -131,15 +131,22 @@ class Result:
 
 
 class Experiment(Protocol):
-    """``title`` is a line for the list; ``method`` says what is done, in a paragraph or two, for the report.
+    """One experiment, as an object without a state of its own."""
 
-    ``needs`` are programs that must be in the root file system.
-    """
+    @property
+    def name(self) -> str: ...
 
-    name: str
-    title: str
-    method: str
-    needs: tuple[str, ...]
+    @property
+    def title(self) -> str:
+        """A line for the list."""
+
+    @property
+    def method(self) -> str:
+        """What is done, in a paragraph for the report; line breaks do not count."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Programs that must be in the root file system."""
 
     def check(self, settings: Settings) -> None:
         """Raises BadSettingsError; what concerns all experiments (CPU, seconds, programs) has been checked."""

@@ -50,6 +50,7 @@ class Engine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._events = Events()
         self._closing = False
+        self._rootfs = ""
 
     async def open(self) -> None:
         """Lock the state directory, find or start the shim, take over what runs. When that fails, containers stay as
@@ -116,6 +117,7 @@ class Engine:
         """
         if rootfs is not None:
             await asyncio.to_thread(self._store.resolve, rootfs)
+            self._rootfs = rootfs
         self._starter.prepare_ahead()
 
     def _make_parent_group(self) -> None:
@@ -313,6 +315,7 @@ class Engine:
             cgroup_parent="/" + self._parent,
             kernel=os.uname().release,
             cpus=os.cpu_count() or 1,
+            rootfs=self._rootfs,
             memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             enforcer=self._memory.name,
             enforcers_refused=self._memory.refused,

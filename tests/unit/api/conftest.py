@@ -284,6 +284,7 @@ class FakeEngine:
             cgroup_parent="wherry",
             kernel="6.18",
             cpus=2,
+            rootfs="",
             memory_bytes=1 << 30,
             enforcer="cgroup",
             enforcers_refused={"bpf": "no BTF"},
