@@ -49,6 +49,8 @@ def test_limits_are_raised_and_lowered(supervisor: Supervisor, rootfs: Path) -> 
             client.update("c", soft_mib=64, nice=5)
         assert client.ps()[0].nice == 0
     grown_to(supervisor, "c", 88)
+    held = client.stats("c")["Wherry"]["Memory"]
+    assert 88 * MIB <= held["Rss"] <= held["Peak"] < 1000 * MIB
     client.update("c", hard_mib=136)
     assert (client.wait("c"), client.ps()[0].reason) == (137, "hard_limit")
     found = client.inspect("c")["Wherry"]
