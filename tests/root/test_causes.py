@@ -20,6 +20,8 @@ from wherry.wire.config import container_config
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 
+ENFORCERS = os.environ.get("WHERRY_ENFORCERS", "bpf cgroup").split()
+"""Those of this machine; a guest with the kernel module names others (tests/vm/test_engine.py)."""
 GROW = f"{REPOSITORY}/build/workloads/memory_grow:/memory_grow:ro"
 MIB = 1 << 20
 WHO = ("first", "child", "grandchild", "thread")
@@ -84,7 +86,7 @@ def expected(who: str, end: str) -> tuple[str, int]:
 CELLS = {f"{who}-{end}".replace(" ", "_"): (who, end) for who in WHO for end in ENDS}
 
 
-@pytest.fixture(params=["bpf", "cgroup"])
+@pytest.fixture(params=ENFORCERS)
 def limited(request: pytest.FixtureRequest, tmp_path: Path, rootfs: Path, leftovers: Traces) -> Iterator[Supervisor]:
     """A supervisor with one of the enforcers."""
     options = ("--memory-enforcer", request.param)

@@ -89,6 +89,7 @@ def build(name: str, module: Path, to: Path) -> None:
             archive.tree(REPOSITORY / folder, f"{INSIDE}/{folder}", frozenset({"__pycache__"}))
         archive.copy(REPOSITORY / "pyproject.toml", f"{INSIDE}/pyproject.toml")
         archive.tree(REPOSITORY / "build/rootfs", f"{INSIDE}/build/rootfs")
+        archive.copy(REPOSITORY / "build/workloads/memory_grow", f"{INSIDE}/build/workloads/memory_grow")
         archive.copy(grow_program(), f"{INSIDE}/build/vm/grow")
         archive.close()
 
