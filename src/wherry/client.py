@@ -21,7 +21,7 @@ import time
 
 from wherry import defaults, errors, http1
 from wherry.wire import jsontext
-from wherry.wire.config import MAX_MIB, absolute, container_config
+from wherry.wire.config import MAX_MIB, absolute, container_config, update_config
 from wherry.wire.replies import MAKES_SENSE, Container, RunResult, StartedContainer, started_container, status_from
 from wherry.wire.stream import STATUS, STDERR, STDOUT, LogStream, frames
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from typing import Any, Literal, Self, Unpack
 
     from wherry.wire.callbacks import Subscription
-    from wherry.wire.config import Options
+    from wherry.wire.config import Changes, Options
     from wherry.wire.events import Event, EventStream
 
     OnEvent = Callable[[Event], object]
@@ -41,6 +41,7 @@ __all__ = [
     "MAX_MIB",
     "STDERR",
     "STDOUT",
+    "Changes",
     "Client",
     "Container",
     "LogStream",
@@ -269,6 +270,15 @@ class Client:
         """
         self._done("POST", _of(name, "kill"), {"signal": str(signal)})
 
+    def update(self, name: str, **changes: Unpack[Changes]) -> None:
+        """Change what a container may use, at once if it runs, else from its next start on.
+
+        Options are those of ``container_config``, where None leaves a thing as it is, ``cpus`` 0 and ``pids_limit`` -1
+        take the limit away. A new nice value is given to every process of the container, also to one that has changed
+        its own. Raises NotFound, InvalidRequest, NotSupported, Conflict when the container is just ending.
+        """
+        self._done("POST", _of(name, "update"), body=update_config(**changes))
+
     def rm(self, name: str, force: bool = False) -> None:
         """Forget an ended container and delete its files; ``force`` kills a running one. Raises NotFound, Conflict."""
         self._done("DELETE", f"/containers/{_quoted_name(name)}", {"force": "1" if force else "0"}, patient=True)
@@ -293,8 +303,15 @@ class Client:
         self._body(response)
         return response.headers.get("server", "")
 
-    def _done(self, method: str, path: str, query: Mapping[str, str | None], patient: bool = False) -> bool:
-        response = self._send(method, path, query, patient=patient)
+    def _done(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str | None] | None = None,
+        body: dict[str, object] | None = None,
+        patient: bool = False,
+    ) -> bool:
+        response = self._send(method, path, query, body, patient)
         self._body(response)
         return response.status != 304
 

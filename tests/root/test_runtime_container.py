@@ -174,6 +174,12 @@ def test_limits_of_the_process(bare: Bare) -> None:
     assert bare.shell(script).lines == ["1024", "0", "0"]
 
 
+@pytest.mark.parametrize(("policy", "number"), [("other", 0), ("batch", 3), ("idle", 5)])
+def test_the_scheduling_policy_is_inherited(bare: Bare, policy: str, number: int) -> None:
+    """Field 41 of /proc/PID/stat (proc_pid_stat(5))."""
+    assert bare.shell("sh -c 'cut -d\" \" -f41 /proc/self/stat'", sched_policy=policy).lines == [str(number)]
+
+
 def test_writes_go_to_the_layer(bare: Bare, rootfs: Path) -> None:
     assert bare.shell("echo hello >/new; rm /etc/hosts; cat /new").lines == ["hello"]
     (upper,) = bare.layers.glob("*/upper")

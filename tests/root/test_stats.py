@@ -60,7 +60,7 @@ def test_version_2_files(tmp_path: Path) -> None:
     folder = tmp_path / "group"
     folder.mkdir()
     files = {
-        "cpu.stat": "usage_usec 7\nuser_usec 5\nsystem_usec 2\n",
+        "cpu.stat": "usage_usec 7\nuser_usec 5\nsystem_usec 2\nnr_periods 9\nnr_throttled 4\nthrottled_usec 3\n",
         "memory.current": "4096\n",
         "memory.max": "max\n",
         "memory.stat": "anon 1\ninactive_file 1024\n",
@@ -70,5 +70,5 @@ def test_version_2_files(tmp_path: Path) -> None:
     for name, text in files.items():
         (folder / name).write_text(text)
     used = measure(Group(Layout(2, {"": str(tmp_path)}), "group"))
-    assert used == (7000, 5000, 2000, 4096, 1024, None, 3, None)
-    assert measure(Group(Layout(2, {"": str(tmp_path)}), "gone")) == (0, 0, 0, None, 0, None, None, None)
+    assert used == (7000, 5000, 2000, (9, 4, 3000), 4096, 1024, None, 3, None)
+    assert measure(Group(Layout(2, {"": str(tmp_path)}), "gone")) == (0, 0, 0, (0, 0, 0), None, 0, None, None, None)

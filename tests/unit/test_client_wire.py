@@ -14,7 +14,7 @@ from tests.unit.fake_supervisor import entry, frame
 from wherry.errors import InternalError, InvalidRequest
 from wherry.http1 import ProtocolError, TruncatedError
 from wherry.wire import jsontext
-from wherry.wire.config import MAX_MIB, absolute, container_config
+from wherry.wire.config import MAX_MIB, absolute, container_config, update_config
 from wherry.wire.replies import Container, RunResult, StartedContainer, status_from
 from wherry.wire.stream import MAX_STATUS, frames
 
@@ -48,6 +48,10 @@ def test_every_option_has_its_place() -> None:
         network="host",
         pids_limit=10,
         cpus=0.5,
+        cpu_shares=512,
+        cpuset_cpus="0-1",
+        sched_policy="batch",
+        io_weight=500,
         labels={"l": "v"},
         stop_signal="INT",
         stop_seconds=3,
@@ -75,13 +79,38 @@ def test_every_option_has_its_place() -> None:
             "NetworkMode": "host",
             "PidsLimit": 10,
             "NanoCpus": 500_000_000,
+            "CpuShares": 512,
+            "CpusetCpus": "0-1",
+            "BlkioWeight": 500,
             "LogConfig": {
                 "Type": "local",
                 "Config": {"mode": "non-blocking", "max-buffer-size": "1048576", "max-size": "0", "max-file": "2"},
             },
         },
-        "Wherry": {"Rootfs": "/r.tar.gz", "RwRootfs": True, "SoftLimit": 3 << 20, "HardLimit": 6 << 20, "Nice": -5},
+        "Wherry": {
+            "Rootfs": "/r.tar.gz",
+            "RwRootfs": True,
+            "SoftLimit": 3 << 20,
+            "HardLimit": 6 << 20,
+            "Nice": -5,
+            "SchedPolicy": "batch",
+        },
     }
+
+
+def test_what_an_update_sends() -> None:
+    assert update_config(nice=0) == {"Wherry": {"Nice": 0}}
+    assert update_config(cpus=0, pids_limit=-1) == {"NanoCpus": -1, "PidsLimit": -1}
+    assert update_config(cpus=1.5, cpu_shares=2, cpuset_cpus="0", io_weight=10) == {
+        "NanoCpus": 1_500_000_000,
+        "CpuShares": 2,
+        "CpusetCpus": "0",
+        "BlkioWeight": 10,
+    }
+    with pytest.raises(InvalidRequest, match="nothing to update"):
+        update_config()
+    with pytest.raises(InvalidRequest, match="cpus nan is not"):
+        update_config(cpus=float("nan"))
 
 
 def test_env_may_be_a_list() -> None:

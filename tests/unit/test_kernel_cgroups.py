@@ -237,7 +237,7 @@ def test_weights_of_nice_values() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shares", "weight"), [(2, 1), (1024, 39), (262144, 10000), (0, 1), (1 << 40, 10000), (88761, 3386), (15, 1)]
+    ("shares", "weight"), [(2, 1), (1024, 100), (262144, 10000), (0, 1), (1 << 40, 10000), (88761, 3918), (15, 5)]
 )
 def test_version_2_weights_of_shares(shares: int, weight: int) -> None:
     assert cgroups.weight_of_shares(shares) == weight

@@ -13,7 +13,6 @@ from wherry.kernel import mounts
 from wherry.runtime import defaults, plan, steps
 from wherry.runtime.spec import (
     ANNOTATION_INIT,
-    ANNOTATION_NICE,
     Capabilities,
     Linux,
     Mount,
@@ -21,6 +20,7 @@ from wherry.runtime.spec import (
     Process,
     Rlimit,
     Root,
+    Scheduler,
     Spec,
     User,
 )
@@ -134,7 +134,8 @@ def test_the_finish_steps_of_a_container_with_everything() -> None:
         root=Root(path="/srv/rootfs", readonly=True),
         domainname="example",
         rlimits=(Rlimit(type="RLIMIT_NOFILE", soft=10, hard=20),),
-        annotations={ANNOTATION_NICE: "-5", ANNOTATION_INIT: "true"},
+        annotations={ANNOTATION_INIT: "true"},
+        scheduler=Scheduler(policy="SCHED_BATCH", nice=-5),
         user=User(uid=7, gid=8, additional_gids=(8, 9), umask=0o077),
         cwd="/work",
         capabilities=Capabilities(bounding=("CAP_KILL",), inheritable=("CAP_KILL",)),
@@ -150,6 +151,7 @@ def test_the_finish_steps_of_a_container_with_everything() -> None:
         steps.SetHostname("alpha", "example"),
         steps.SetRlimits([(7, 10, 20)]),
         steps.SetNice(-5),
+        steps.SetScheduler("SCHED_BATCH", 0),
         steps.SetStdio("stdout", "stderr", 7, 8),
         steps.MakeWorkingDirectory("/work"),
         steps.DropPrivileges(7, 8, [8, 9], 0o077, 0, 0, 1 << 5, 0, False),
@@ -193,7 +195,7 @@ SAME_TEMPLATE: list[dict[str, Any]] = [
     {"root": Root(path="/elsewhere", readonly=True)},
     {"user": User(uid=5)},
     {"cwd": "/tmp"},
-    {"annotations": {ANNOTATION_INIT: "true", ANNOTATION_NICE: "3"}},
+    {"annotations": {ANNOTATION_INIT: "true"}, "scheduler": Scheduler(policy="SCHED_IDLE", nice=3)},
     {"mounts": (*defaults.MOUNTS, volume("/data"), tmpfs("/tmp"))},
     {"namespaces": tuple(reversed(defaults.NAMESPACES))},
 ]

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from wherry.errors import InvalidRequest, NotSupported
 from wherry.kernel.cgroups import Group, Layout
 from wherry.logs import Log
-from wherry.runtime.spec import Cpu, Memory, Pids, Resources
+from wherry.runtime.spec import BlockIO, Cpu, Memory, Pids, Resources
 from wherry.supervisor import limits
 from wherry.supervisor.children import Child
 from wherry.supervisor.container import Container
@@ -215,7 +216,6 @@ def test_limits_of_version_1(written: Written) -> None:
         "memory/memory.limit_in_bytes": str(6 << 20),
         "memory/memory.soft_limit_in_bytes": str(3 << 20),
         "cpu/cpu.shares": "36",
-        "cpu/cpu.cfs_period_us": "100000",
         "cpu/cpu.cfs_quota_us": "50000",
         "pids/pids.max": "5",
     }
@@ -240,7 +240,7 @@ def test_limits_of_version_2(written: Written) -> None:
     assert written == {
         "memory/memory.max": str(6 << 20),
         "memory/memory.low": str(3 << 20),
-        "cpu/cpu.weight": "2",
+        "cpu/cpu.weight": "8",
         "cpu/cpu.max": "50000 100000",
         "pids/pids.max": "5",
     }
@@ -251,6 +251,78 @@ def test_no_limits_nothing_written(written: Written, group: Group) -> None:
     limits.apply(group, Resources(cpu=Cpu(shares=1024)))
     limits.apply(group, Resources())
     assert written == {}
+
+
+def test_a_nice_value_is_exact_on_version_2(written: Written) -> None:
+    limits.apply(VERSION2, Resources(cpu=Cpu(shares=36), unified={"cpu.weight.nice": "15"}))
+    assert written == {"cpu/cpu.weight.nice": "15"}
+
+
+def test_an_update_writes_what_differs(written: Written) -> None:
+    limits.update(VERSION1, ALL, Resources(memory=ALL.memory, cpu=Cpu(shares=335), pids=ALL.pids))
+    assert written == {"cpu/cpu.shares": "335", "cpu/cpu.cfs_quota_us": "-1"}
+    written.clear()
+    limits.update(VERSION2, ALL, Resources(cpu=Cpu(shares=335), unified={"cpu.weight.nice": "5"}))
+    assert written == {"cpu/cpu.weight.nice": "5", "cpu/cpu.max": "max 100000", "pids/pids.max": "max"}
+
+
+@pytest.mark.parametrize("group", [VERSION1, VERSION2])
+def test_an_update_that_fails_half_way_is_undone(
+    written: Written, group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits.apply(group, ALL)
+    before = dict(written)
+    write = Group.write
+
+    def refuse(self: Group, controller: str, file: str, value: str | int) -> None:
+        if (file, value) == ("pids.max", "9"):
+            raise OSError(22, "Invalid argument", file)
+        write(self, controller, file, value)
+
+    monkeypatch.setattr(Group, "write", refuse)
+    with pytest.raises(OSError, match="Invalid argument"):
+        limits.update(group, ALL, Resources(cpu=Cpu(shares=335, quota=7000), pids=Pids(limit=9)))
+    assert written == before
+
+
+@pytest.mark.parametrize(
+    ("group", "file", "value"),
+    [
+        (VERSION1, "blkio/blkio.bfq.weight", "505"),
+        (VERSION1, "blkio/blkio.weight", "505"),
+        (VERSION2, "io/io.bfq.weight", "505"),
+        (VERSION2, "io/io.weight", "5000"),
+    ],
+)
+def test_weights_of_input_and_output(written: Written, group: Group, file: str, value: str) -> None:
+    resources = Resources(block_io=BlockIO(weight=505))
+    with pytest.raises(NotSupported, match="cannot weigh I/O"):
+        limits.apply(group, resources)
+    written[file] = "100"
+    limits.apply(group, resources)
+    assert written == {file: value}
+
+
+@pytest.mark.parametrize(("group", "file"), [(VERSION1, "cpuset.effective_cpus"), (VERSION2, "cpuset.cpus.effective")])
+def test_cpus_that_are_not_there(written: Written, group: Group, file: str) -> None:
+    resources = Resources(cpu=Cpu(cpus="1-2"))
+    with pytest.raises(NotSupported, match="no cpuset controller"):
+        limits.apply(group, resources)
+    written[f"cpuset/{file}"] = "0-1,3"
+    with pytest.raises(InvalidRequest, match="requested 1-2, available: 0-1,3"):
+        limits.apply(group, resources)
+    written[f"cpuset/{file}"] = "0-3"
+    limits.apply(group, resources)
+    assert written["cpuset/cpuset.cpus"] == "1-2"
+
+
+def test_real_time_policies_need_real_time_time(written: Written) -> None:
+    limits.check_real_time(VERSION1)  # a kernel without groups of real-time processes
+    written["cpu/cpu.rt_runtime_us"] = "0"
+    with pytest.raises(NotSupported, match="CONFIG_RT_GROUP_SCHED"):
+        limits.check_real_time(VERSION1)
+    written["cpu/cpu.rt_runtime_us"] = "1000"
+    limits.check_real_time(VERSION1)
 
 
 def test_high_water_marks(written: Written) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from wherry.runtime import defaults
 from wherry.runtime.plan import make_plan
-from wherry.runtime.spec import Memory, Mount, Spec
+from wherry.runtime.spec import Cpu, Memory, Mount, Scheduler, Spec
 from wherry.supervisor.request import CreateRequest, Volume
 from wherry.supervisor.specgen import make_spec
 from wherry.supervisor.users import User
@@ -156,12 +156,34 @@ def test_resources() -> None:
     assert resources.pids is not None
     assert resources.pids.limit == 12
     assert made.annotations == {
-        "io.wherry.nice": "15",
         "io.wherry.init": "true",
         "io.wherry.memory.soft": str(3 << 20),
         "io.wherry.memory.hard": str(6 << 20),
     }
+    assert made.process.scheduler == Scheduler(nice=15)
     assert made.root.readonly
+
+
+@pytest.mark.parametrize(
+    ("policy", "made"),
+    [("", Scheduler()), ("batch", Scheduler(policy="SCHED_BATCH")), ("rr:7", Scheduler(policy="SCHED_RR", priority=7))],
+)
+def test_scheduling_policies(policy: str, made: Scheduler) -> None:
+    assert spec(sched_policy=policy).process.scheduler == made
+
+
+def test_weights() -> None:
+    """A nice value is one of the kernel's weights on version 1, and on version 2 what its file takes."""
+    niced, shared, idle = spec(nice=19).linux, spec(cpu_shares=700).linux, spec(sched_policy="idle").linux
+    assert (niced.resources.cpu.shares, niced.resources.unified) == (15, {"cpu.weight.nice": "19"})
+    assert (shared.resources.cpu.shares, shared.resources.unified) == (700, {})
+    assert (idle.resources.cpu.idle, idle.resources.unified) == (1, {})
+    assert spec().linux.resources.cpu == Cpu(shares=1024)
+
+
+def test_cpus_to_run_on_and_io_weight() -> None:
+    made = spec(cpuset_cpus="0-1", io_weight=500).linux.resources
+    assert (made.cpu.cpus, made.block_io.weight) == ("0-1", 500)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from wherry.api.replies import encode
 from wherry.api.router import Call
 from wherry.errors import InvalidRequest
 from wherry.supervisor.model import Record, State
-from wherry.supervisor.request import CreateRequest, check_name, quoted, signal_number
+from wherry.supervisor.names import check_name
+from wherry.supervisor.request import CreateRequest, quoted, signal_number
 
 _CONDITIONS = frozenset({"not-running", "next-exit", "removed"})
 

@@ -26,6 +26,7 @@ class WherryConfig(msgspec.Struct, rename="pascal", kw_only=True):
     soft_limit: int | None = None
     hard_limit: int | None = None
     nice: int | None = None
+    sched_policy: str | None = None
 
 
 class LogConfig(msgspec.Struct, rename="pascal", kw_only=True):
@@ -41,6 +42,9 @@ class HostConfig(msgspec.Struct, rename="pascal", kw_only=True):
     network_mode: str | None = None
     pids_limit: int | None = None
     nano_cpus: int | None = None
+    cpu_shares: int | None = None
+    cpuset_cpus: str | None = None
+    blkio_weight: int | None = None
     memory: int | None = None
     memory_reservation: int | None = None
     memory_swap: int | None = None
@@ -109,6 +113,10 @@ def _translate(config: ContainerConfig, host: HostConfig, ours: WherryConfig) ->
         memory_reservation_bytes=host.memory_reservation or None,
         memory_swap_bytes=host.memory_swap or None,
         nice=ours.nice or 0,
+        cpu_shares=host.cpu_shares or None,
+        cpuset_cpus=host.cpuset_cpus or "",
+        sched_policy=ours.sched_policy or "",
+        io_weight=host.blkio_weight or None,
         stop_signal=config.stop_signal or "SIGTERM",
         stop_seconds=defaults.STOP_SECONDS if stop_timeout is None else max(float(stop_timeout), -1.0),
         labels=config.labels or {},
@@ -184,11 +192,17 @@ def _refused_fields(body: dict[str, Any]) -> Iterator[str]:
         if not isinstance(part, dict):
             continue
         for name, value in part.items():
-            if name not in _KNOWN[prefix] and not _asks_for_nothing(prefix + name, value, body):
-                yield prefix + (name if name.isalnum() and name.isascii() and len(name) < 80 else quoted(name))
+            if name not in _KNOWN[prefix] and not asks_for_nothing(prefix + name, value, body):
+                yield shown_field(prefix + name)
 
 
-def _asks_for_nothing(field: str, value: Any, body: dict[str, Any]) -> bool:
+def shown_field(name: str) -> str:
+    """A field's name as it may stand in an error: it is the client's, and may be anything."""
+    return name if name.replace(".", "").isalnum() and name.isascii() and len(name) < 80 else quoted(name)
+
+
+def asks_for_nothing(field: str, value: Any, body: dict[str, Any]) -> bool:
+    """Whether the value of a field that is not known ("HostConfig.Isolation") changes nothing."""
     if field in ("HostConfig.MaskedPaths", "HostConfig.ReadonlyPaths"):
         return value is None  # an empty list takes the default protection of /proc and /sys away
     if any(value is nothing or (value == nothing and type(value) is type(nothing)) for nothing in _NOTHING):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import builtins
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 from wherry.supervisor.model import EngineInfo, Record
 from wherry.supervisor.request import CreateRequest
@@ -43,6 +44,9 @@ class Engine(Protocol):
         """False when it was not running. ``seconds`` None is the container's own, negative is for ever."""
 
     async def kill(self, ref: str, signal: int) -> None: ...
+
+    async def update(self, ref: str, changes: Mapping[str, Any]) -> None:
+        """``changes``: fields of its CreateRequest."""
 
     async def wait(self, ref: str, condition: str) -> Record:
         """``condition``: "not-running", "next-exit" or "removed". Registers before its first await."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from wherry.api import attach, containers, events, stats, streams, system, unix_socket
+from wherry.api import attach, containers, events, stats, streams, system, unix_socket, updates
 from wherry.api.connection import HttpServer
 from wherry.api.lifetime import Lifetime
 from wherry.api.ports import Engine
@@ -28,6 +28,7 @@ ROUTES: Routes = {
     ("containers", "*", "stop"): {"POST": containers.stop},
     ("containers", "*", "kill"): {"POST": containers.kill},
     ("containers", "*", "wait"): {"POST": containers.wait},
+    ("containers", "*", "update"): {"POST": updates.update},
 }
 
 

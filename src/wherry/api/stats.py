@@ -63,7 +63,16 @@ class _Sample:
             "usage_in_kernelmode": 0 if used is None else used.system_ns,
             "usage_in_usermode": 0 if used is None else used.user_ns,
         }
-        return {"cpu_usage": times, "system_cpu_usage": self.host_cpu_ns, "online_cpus": os.cpu_count() or 1}
+        return {
+            "cpu_usage": times,
+            "system_cpu_usage": self.host_cpu_ns,
+            "online_cpus": os.cpu_count() or 1,
+            "throttling_data": {
+                "periods": 0 if used is None else used.throttling.periods,
+                "throttled_periods": 0 if used is None else used.throttling.throttled_periods,
+                "throttled_time": 0 if used is None else used.throttling.throttled_ns,
+            },
+        }
 
     def memory(self) -> dict[str, Any]:
         used = self.used

@@ -45,6 +45,7 @@ class WherryView(msgspec.Struct, rename="pascal"):
     soft_limit: int | None
     hard_limit: int | None
     nice: int
+    sched_policy: str
     rootfs: str
     command: tuple[str, ...]
     log_path: str
@@ -130,6 +131,7 @@ def wherry(record: Record, log: Log) -> WherryView:
         soft_limit=request.soft_bytes,
         hard_limit=request.hard_bytes,
         nice=request.nice,
+        sched_policy=request.sched_policy or "other",
         rootfs=request.rootfs,
         command=request.command,
         log_path=record.log_path,
@@ -282,8 +284,11 @@ def _config(record: Record) -> dict[str, Any]:
 def _host_config(request: CreateRequest) -> dict[str, Any]:
     return {
         "AutoRemove": request.auto_remove,
+        "BlkioWeight": request.io_weight or 0,
         "Binds": [f"{v.source}:{v.destination}{':ro' if v.read_only else ''}" for v in request.volumes] or None,
         "CgroupnsMode": "private",
+        "CpuShares": request.cpu_shares or 0,
+        "CpusetCpus": request.cpuset_cpus,
         "Init": request.init,
         "IpcMode": "private",
         "LogConfig": _log_config(request.log),

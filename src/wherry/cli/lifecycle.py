@@ -55,7 +55,7 @@ def stop(args: Namespace) -> int:
             client.stop(name, args.time)
             return name
 
-        return _for_each(args.names, stop_one, at_once=_AT_ONCE)
+        return for_each(args.names, stop_one, at_once=_AT_ONCE)
 
 
 def kill(args: Namespace) -> int:
@@ -65,7 +65,7 @@ def kill(args: Namespace) -> int:
             client.kill(name, args.signal)
             return name
 
-        return _for_each(args.names, kill_one)
+        return for_each(args.names, kill_one)
 
 
 def remove(args: Namespace) -> int:
@@ -75,15 +75,15 @@ def remove(args: Namespace) -> int:
             client.rm(name, force=args.force)
             return name
 
-        return _for_each(args.names, remove_one)
+        return for_each(args.names, remove_one)
 
 
 def wait(args: Namespace) -> int:
     with Client(args.socket) as client:
-        return _for_each(args.names, lambda name: str(client.wait(name)))
+        return for_each(args.names, lambda name: str(client.wait(name)))
 
 
-def _for_each(names: Sequence[str], do: Callable[[str], str], at_once: int = 1) -> int:
+def for_each(names: Sequence[str], do: Callable[[str], str], at_once: int = 1) -> int:
     """Do it for every name, print what came of each in order, and complain about those that failed."""
     if at_once == 1 or len(names) == 1:
         failures = [_report(name, do) for name in names]

@@ -23,6 +23,7 @@ COMMANDS = {
     "stop": ("lifecycle", "stop containers"),
     "kill": ("lifecycle", "send a signal to containers"),
     "rm": ("lifecycle", "remove containers"),
+    "update": ("updating", "change what containers may use"),
     "inspect": ("reports", "show everything known of containers"),
     "events": ("events", "show what happens to containers"),
     "wait": ("lifecycle", "wait until containers have ended"),

@@ -76,12 +76,25 @@ def _add(parser: Parser, description: str) -> None:
     parser.option("--memory-reservation", metavar="SIZE", type=values.size, help=about_reservation)
     about_swap = "memory and swap together (-1: any; default: twice --memory)"
     parser.option("--memory-swap", metavar="SIZE", type=values.swap, help=about_swap)
-    parser.option("--nice", metavar="N", type=values.nice, default=0, help="CPU share: -20 (most) to 19 (least)")
     parser.option("--pids-limit", metavar="N", type=values.pids, help="most processes (-1: no limit)")
-    parser.option("--cpus", metavar="N", type=values.cpus, help="most CPU time, in CPUs (0.5: half of one)")
+    _add_cpu_options(parser)
     _add_command_options(parser)
     _add_container_options(parser)
     _add_log_options(parser)
+
+
+def _add_cpu_options(parser: Parser) -> None:
+    parser.group("CPU and I/O")
+    about_nice = "of the whole container, against others: -20 (most CPU) to 19 (least)"
+    parser.option("--nice", metavar="N", type=values.nice, default=0, help=about_nice)
+    parser.option("--cpus", metavar="N", type=values.cpus, help="most CPU time, in CPUs (0.5: half of one)")
+    about_shares = "weight against others, in place of --nice (1024 is nice 0)"
+    parser.option("-c", "--cpu-shares", metavar="N", type=values.shares, help=about_shares)
+    parser.option("--cpuset-cpus", metavar="LIST", default="", help="the CPUs it runs on, such as 0-3,7")
+    about_policy = "other, batch, idle (what nobody else wants), fifo:N or rr:N (real time, N from 1 to 99)"
+    parser.option("--sched-policy", metavar="POLICY", default="", help=about_policy)
+    about_io = "share of a disk's time, 10 to 1000 (for disks with the scheduler bfq)"
+    parser.option("--io-weight", metavar="N", type=values.io_weight, help=about_io)
 
 
 def _add_command_options(parser: Parser) -> None:
@@ -157,6 +170,10 @@ def _options(args: Namespace) -> Options:
         "nice": args.nice,
         "pids_limit": args.pids_limit,
         "cpus": args.cpus,
+        "cpu_shares": args.cpu_shares,
+        "cpuset_cpus": args.cpuset_cpus,
+        "sched_policy": args.sched_policy,
+        "io_weight": args.io_weight,
         "env": args.env,
         "working_dir": args.workdir,
         "user": args.user,

@@ -56,10 +56,7 @@ def size_or_zero(text: str) -> int:
 
 def nice(text: str) -> int:
     """A nice value: -20 (most CPU) to 19 (least)."""
-    number = _whole(text)
-    if number is None or not -20 <= number <= 19:
-        raise BadValue(f"{text!r} is not a whole number from -20 to 19")
-    return number
+    return _between(text, -20, 19)
 
 
 def cpus(text: str) -> float:
@@ -67,6 +64,28 @@ def cpus(text: str) -> float:
     number = _decimal(text)
     if number is None or number < 0.001:
         raise BadValue(f"{text!r} is not a decimal number of CPUs above 0 (smallest: 0.001)")
+    return number
+
+
+def cpus_or_zero(text: str) -> float:
+    """As ``cpus``, or 0."""
+    return 0.0 if text == "0" else cpus(text)
+
+
+def shares(text: str) -> int:
+    """CPU shares: 2 to 262144."""
+    return _between(text, 2, 262144)
+
+
+def io_weight(text: str) -> int:
+    """An I/O weight as docker's blkio weight: 10 to 1000."""
+    return _between(text, 10, 1000)
+
+
+def _between(text: str, least: int, most: int) -> int:
+    number = _whole(text)
+    if number is None or not least <= number <= most:
+        raise BadValue(f"{text!r} is not a whole number from {least} to {most}")
     return number
 
 

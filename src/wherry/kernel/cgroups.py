@@ -8,6 +8,7 @@ tree.
 from __future__ import annotations
 
 import errno
+import math
 import os
 from collections.abc import Iterator
 
@@ -40,11 +41,18 @@ def shares_of_nice(nice: int) -> int:
 
 
 def weight_of_shares(shares: int) -> int:
-    """Version 2's ``cpu.weight`` (1 to 10000) for version 1's ``cpu.shares`` (2 to 262144): the OCI runtimes' formula.
+    """Version 2's ``cpu.weight`` (1 to 10000) for version 1's ``cpu.shares`` (2 to 262144).
 
-    Source: opencontainers/runc, libcontainer/cgroups/utils.go, ConvertCPUSharesToCgroupV2Value.
+    The defaults (100, 1024) and both ends become each other, as in the OCI runtimes since 2025.
+
+    Source: opencontainers/cgroups, utils.go, ConvertCPUSharesToCgroupV2Value.
     """
-    return 1 + (min(max(shares, 2), 262144) - 2) * 9999 // 262142
+    if shares <= 2:
+        return 1
+    if shares >= 262144:
+        return 10000
+    exponent = math.log2(shares)
+    return math.ceil(10 ** ((exponent * exponent + 125 * exponent) / 612 - 7 / 34))
 
 
 class Layout:
@@ -163,11 +171,12 @@ class Group:
 
     def processes(self) -> list[int]:
         """Host pids of the group's processes; empty when the group is gone."""
-        try:
-            with open(self.process_files()[0], encoding="ascii") as file:
-                return [int(line) for line in file]
-        except OSError:
-            return []
+        return _numbers(self.process_files()[0])
+
+    def threads(self) -> list[int]:
+        """Thread ids of the group's processes; empty when the group is gone."""
+        file = "cgroup.threads" if self.layout.version == 2 else "tasks"
+        return _numbers(f"{os.path.dirname(self.process_files()[0])}/{file}")
 
     def remove(self) -> bool:
         """rmdir in every hierarchy. False when a process still keeps one of them (EBUSY): call again later."""
@@ -175,6 +184,14 @@ class Group:
         for directory in dict.fromkeys(self.directories.values()):
             done &= _remove_directory(directory)
         return done
+
+
+def _numbers(path: str) -> list[int]:
+    try:
+        with open(path, encoding="ascii") as file:
+            return [int(line) for line in file]
+    except OSError:
+        return []
 
 
 def _make_directory(path: str) -> None:

@@ -17,12 +17,13 @@ from typing import NamedTuple
 from wherry.errors import InvalidRequest, NotSupported
 from wherry.kernel import capabilities, mounts
 from wherry.runtime import options, steps
-from wherry.runtime.spec import ANNOTATION_INIT, ANNOTATION_NICE, Linux, Mount, Process, Spec
+from wherry.runtime.spec import ANNOTATION_INIT, Linux, Mount, Process, Scheduler, Spec
 from wherry.runtime.steps import Step
 
 _NAMESPACE_ORDER = ("mount", "uts", "ipc", "network", "cgroup")
 _STAGED_TYPES = ("proc", "tmpfs", "devpts", "mqueue", "sysfs")
 _STAGED_ROOTS = ("/proc", "/dev", "/sys")
+_POLICIES = ("SCHED_OTHER", "SCHED_BATCH", "SCHED_IDLE", "SCHED_FIFO", "SCHED_RR")
 
 
 class Bind(NamedTuple):
@@ -156,7 +157,7 @@ def _finish(spec: Spec, binds: list[Bind], directory_binds: set[str]) -> list[St
     result.append(steps.EnterRoot())
     if spec.hostname or spec.domainname:
         result.append(steps.SetHostname(spec.hostname, spec.domainname))
-    return result + _process_steps(spec, process)
+    return result + _process_steps(process)
 
 
 def _mount_in_root(mount: Mount, bind: Bind | None, directory_binds: set[str]) -> Step:
@@ -168,16 +169,25 @@ def _mount_in_root(mount: Mount, bind: Bind | None, directory_binds: set[str]) -
     raise NotSupported(f"mount {mount.destination}: file system type {mount.type!r} is not supported yet")
 
 
-def _process_steps(spec: Spec, process: Process) -> list[Step]:
+def _process_steps(process: Process) -> list[Step]:
     user = process.user
     result: list[Step] = []
     if process.rlimits:
         result.append(steps.SetRlimits([(_rlimit(each.type), each.soft, each.hard) for each in process.rlimits]))
-    result.append(steps.SetNice(int(spec.annotations.get(ANNOTATION_NICE, "0"))))
+    result += _scheduling(process.scheduler)
     result.append(steps.SetStdio("stdout", "stderr", user.uid, user.gid))
     result.append(steps.MakeWorkingDirectory(process.cwd))
     result.append(_privileges(process))
     result.append(steps.ChangeDirectory(process.cwd))
+    return result
+
+
+def _scheduling(scheduler: Scheduler) -> list[Step]:
+    if scheduler.policy not in _POLICIES:
+        raise NotSupported(f"scheduling policy {scheduler.policy!r} is not supported: only {', '.join(_POLICIES)}")
+    result: list[Step] = [steps.SetNice(scheduler.nice)]
+    if scheduler.policy != "SCHED_OTHER":
+        result.append(steps.SetScheduler(scheduler.policy, scheduler.priority))
     return result
 
 

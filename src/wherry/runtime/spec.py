@@ -1,6 +1,6 @@
 """The OCI runtime specification's configuration (config.json), as far as Wherry carries it out.
 
-Source: opencontainers/runtime-spec v1.1, config.md and config-linux.md; field names on the wire are the
+Source: opencontainers/runtime-spec v1.2, config.md and config-linux.md; field names on the wire are the
 specification's. A container is described by nothing else: the supervisor makes a Spec from a request, wherry-oci will
 read one from a bundle.
 """
@@ -41,6 +41,16 @@ class Rlimit(_Model, frozen=True, kw_only=True):
     hard: int
 
 
+class Scheduler(_Model, frozen=True, kw_only=True):
+    """``policy`` is SCHED_OTHER, SCHED_BATCH, SCHED_IDLE, SCHED_FIFO or SCHED_RR (sched(7)); ``priority`` belongs to
+    the last two, ``nice`` to the first two.
+    """
+
+    policy: str = "SCHED_OTHER"
+    nice: int = 0
+    priority: int = 0
+
+
 class Process(_Model, frozen=True, kw_only=True):
     args: tuple[str, ...]
     env: tuple[str, ...] = ()
@@ -50,6 +60,7 @@ class Process(_Model, frozen=True, kw_only=True):
     rlimits: tuple[Rlimit, ...] = ()
     no_new_privileges: bool = True
     oom_score_adj: int | None = None
+    scheduler: Scheduler = Scheduler()
 
 
 class Root(_Model, frozen=True, kw_only=True):
@@ -82,11 +93,21 @@ class Memory(_Model, frozen=True, kw_only=True):
 
 
 class Cpu(_Model, frozen=True, kw_only=True):
-    """``quota`` and ``period`` in microseconds."""
+    """``quota`` and ``period`` in microseconds; ``cpus`` is a list such as 0-3,7; ``idle`` 1 gives the group the time
+    that nobody else wants.
+    """
 
     shares: int | None = None
     quota: int | None = None
     period: int | None = None
+    cpus: str = ""
+    idle: int | None = None
+
+
+class BlockIO(_Model, frozen=True, kw_only=True):
+    """``weight`` is 10 to 1000."""
+
+    weight: int | None = None
 
 
 class Pids(_Model, frozen=True, kw_only=True):
@@ -94,9 +115,13 @@ class Pids(_Model, frozen=True, kw_only=True):
 
 
 class Resources(_Model, frozen=True, kw_only=True):
+    """``unified`` names files of version 2 and what is written to them in place of what the others say."""
+
     memory: Memory = Memory()
     cpu: Cpu = Cpu()
     pids: Pids | None = None
+    block_io: BlockIO = msgspec.field(default=BlockIO(), name="blockIO")
+    unified: dict[str, str] = {}
 
 
 class Linux(_Model, frozen=True, kw_only=True):
@@ -111,15 +136,13 @@ class Spec(_Model, frozen=True, kw_only=True):
     process: Process
     root: Root
     linux: Linux
-    oci_version: str = "1.1.0"
+    oci_version: str = "1.2.0"
     hostname: str = ""
     domainname: str = ""
     mounts: tuple[Mount, ...] = ()
     annotations: dict[str, str] = {}
 
 
-ANNOTATION_NICE = "io.wherry.nice"
-"""Nice value of the first process; the OCI specification has only the scheduler object of v1.2 for it."""
 ANNOTATION_SOFT_LIMIT = "io.wherry.memory.soft"
 ANNOTATION_HARD_LIMIT = "io.wherry.memory.hard"
 """Bytes that the memory enforcer watches; the specification's memory limits are the control group's."""

@@ -414,6 +414,19 @@ class SetNice(NamedTuple):
         os.setpriority(os.PRIO_PROCESS, 0, self.nice)
 
 
+class SetScheduler(NamedTuple):
+    """``policy`` is the name of a constant of the os module (SCHED_BATCH); children inherit it (sched(7))."""
+
+    policy: str
+    priority: int
+
+    def describe(self) -> str:
+        return f"set scheduling policy {self.policy}"
+
+    def execute(self, context: Context) -> None:
+        os.sched_setscheduler(0, getattr(os, self.policy), os.sched_param(self.priority))
+
+
 class SetStdio(NamedTuple):
     """stdin from the container's own /dev/null; stdout and stderr to the named descriptors, which become the user's
     (runc's habit).
@@ -529,7 +542,8 @@ _STEPS: dict[str, type] = {
             MountTmpfs,
             ReadOnlyRoot,
         ),
-        *(EnterRoot, SetHostname, SetRlimits, SetNice, SetStdio, MakeWorkingDirectory, DropPrivileges, ChangeDirectory),
+        *(EnterRoot, SetHostname, SetRlimits, SetNice, SetScheduler),
+        *(SetStdio, MakeWorkingDirectory, DropPrivileges, ChangeDirectory),
     )
 }
 

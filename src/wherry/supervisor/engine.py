@@ -9,7 +9,8 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any
 
 import wherry
 from wherry.errors import Conflict, InternalError, NameInUse, NotFound, StartFailed, WherryError
@@ -18,7 +19,7 @@ from wherry.kernel.libc import describe
 from wherry.logs import Log, Pipeline
 from wherry.memory import Host
 from wherry.rootfs import RootfsStore
-from wherry.supervisor import ending, recovery, usage
+from wherry.supervisor import ending, recovery, updating, usage
 from wherry.supervisor.children import Child, Children, remove_group
 from wherry.supervisor.container import Container
 from wherry.supervisor.events import Action, Events
@@ -26,8 +27,9 @@ from wherry.supervisor.layers import Layers
 from wherry.supervisor.log_reports import LogReports
 from wherry.supervisor.memory import Memory
 from wherry.supervisor.model import EngineInfo, Reason, Record, State
+from wherry.supervisor.names import generate_name
 from wherry.supervisor.records import Records
-from wherry.supervisor.request import CreateRequest, generate_name
+from wherry.supervisor.request import CreateRequest
 from wherry.supervisor.shimlink import ExitStatus, HeldSlot, ShimLink
 from wherry.supervisor.starting import Starter
 from wherry.supervisor.state_directory import StateDirectory
@@ -246,6 +248,15 @@ class Engine:
             raise Conflict(f"container {container.record.name} is not running")
         container.send_signal(signal)
         self._events.emit(Action.KILL, container.record, {"signal": str(signal)})
+
+    async def update(self, ref: str, changes: Mapping[str, Any]) -> None:
+        """Change fields of its request, and what holds it to them: ``updating``."""
+        container = self._find(ref)
+        async with container.lock:
+            self._check_present(container)
+            request = updating.changed(container.record.request, changes)
+            await updating.update(container, self._records, request)
+        self._events.emit(Action.UPDATE, container.record, {name: str(value) for name, value in changes.items()})
 
     async def wait(self, ref: str, condition: str) -> Record:
         """``not-running``, ``next-exit`` or ``removed``."""

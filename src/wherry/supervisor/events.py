@@ -26,6 +26,7 @@ class Action(StrEnum):
     CREATE = "create"
     START = "start"
     KILL = "kill"
+    UPDATE = "update"
     SOFT_LIMIT = "soft-limit"
     SOFT_LIMIT_CLEARED = "soft-limit-cleared"
     HARD_LIMIT = "hard-limit"

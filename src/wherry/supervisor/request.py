@@ -10,23 +10,22 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-import secrets
 import signal
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 import msgspec
 
 from wherry import defaults
 from wherry.errors import InvalidRequest, NotSupported
+from wherry.kernel.scheduling import parse_cpu_list
 from wherry.logs.options import BUFFER_MAX, BUFFER_MIN, FILE_MIN, MODES, LogOptions
 
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
-_NAME_MAX = 128
 _HOST_NAME = re.compile(r"[a-zA-Z0-9_.-]+")
 _HOST_NAME_MAX = 64  # __NEW_UTS_LEN: sethostname(2) and setdomainname(2) refuse more
 _COUNTER_MAX = 2**63 - 1  # memory cgroups and SQLite count in signed 64 bits
 _LEAST_MEMORY = 6 << 20  # docker's
 _PIDS_MAX = 4194304  # PID_MAX_LIMIT; pids.max refuses more (kernel/cgroup/pids.c)
+_POLICY = re.compile(r"other|batch|idle|(fifo|rr):[1-9][0-9]?")
 _KERNEL_MOUNTS = frozenset({"/proc", "/dev", "/sys"})
 _LOG_FILES_MAX = 1000
 _VOLUMES_MAX = 200  # one message carries 253 descriptors (SCM_MAX_FD, unix(7))
@@ -57,6 +56,8 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     ("size=1m,mode=1777"); ``cpus`` counts CPUs (0.5 is half of one); limits are in bytes and None where there is none.
     ``soft_bytes`` and ``hard_bytes`` are the memory enforcer's; ``memory_*`` are docker's and set the control group:
     ``memory_swap_bytes`` is memory and swap together, -1 for any amount, None for twice the memory;
+    ``nice`` (of the container), ``cpu_shares`` and ``sched_policy`` "idle" each set the container's weight against
+    others, so that one excludes the rest; ``sched_policy`` is other, batch, idle, fifo:N or rr:N, "" is other;
     a negative ``stop_seconds`` means that stop waits for ever (docker's -1).
     """
 
@@ -82,6 +83,10 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     memory_reservation_bytes: int | None = None
     memory_swap_bytes: int | None = None
     nice: int = 0
+    cpu_shares: int | None = None
+    cpuset_cpus: str = ""
+    sched_policy: str = ""
+    io_weight: int | None = None
     stop_signal: str = "SIGTERM"
     stop_seconds: float = defaults.STOP_SECONDS
     labels: dict[str, str] = {}
@@ -91,30 +96,6 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
 def quoted(text: str) -> str:
     """``text`` fit for a one-line message: quoted, control characters escaped, cut after 80 characters."""
     return repr(text if len(text) <= 80 else text[:77] + "...")
-
-
-def check_name(name: str) -> str:
-    """``name`` if docker would take it as a container's name.
-
-    Raises:
-        InvalidRequest: it is not ``[a-zA-Z0-9][a-zA-Z0-9_.-]*`` or has more than 128 characters.
-    """
-    if not _NAME.fullmatch(name):
-        raise InvalidRequest(f"invalid container name ({quoted(name)}), only [a-zA-Z0-9][a-zA-Z0-9_.-]* are allowed")
-    if len(name) > _NAME_MAX:
-        raise InvalidRequest(
-            f"invalid container name ({quoted(name)}), {len(name)} characters are more than {_NAME_MAX}"
-        )
-    return name
-
-
-def generate_name(taken: Collection[str]) -> str:
-    """A name that is not among ``taken``, for a container created without one: "calm_ferry", else "calm_ferry_5f3a"."""
-    base = f"{secrets.choice(_ADJECTIVES.split())}_{secrets.choice(_BOATS.split())}"
-    name = base
-    while name in taken:
-        name = f"{base}_{secrets.token_hex(2)}"
-    return name
 
 
 def parse_size(text: str, what: str) -> int:
@@ -306,8 +287,9 @@ def _check_limits(request: CreateRequest) -> None:
         raise InvalidRequest(f"invalid pids limit: {request.pids_limit} is not between 1 and {_PIDS_MAX}")
     if request.cpus is not None:
         _check_cpus(request.cpus)
-    if not -20 <= request.nice <= 19:
-        raise InvalidRequest(f"invalid nice value: {request.nice} is not between -20 and 19")
+    _check_scheduling(request)
+    if request.io_weight is not None and not 10 <= request.io_weight <= 1000:
+        raise InvalidRequest(f"range of blkio weight is from 10 to 1000, not {request.io_weight}")
 
 
 def _check_group_memory(request: CreateRequest) -> None:
@@ -336,6 +318,30 @@ def _check_cpus(cpus: float) -> None:
         )
 
 
+def _check_scheduling(request: CreateRequest) -> None:
+    if not -20 <= request.nice <= 19:
+        raise InvalidRequest(f"invalid nice value: {request.nice} is not between -20 and 19")
+    shares = request.cpu_shares
+    if shares is not None and not 2 <= shares <= 262144:
+        raise InvalidRequest(f"invalid CPU shares: {shares} is not between 2 and 262144")
+    if shares is not None and request.nice:
+        raise InvalidRequest("nice and CPU shares both say how much CPU the container gets beside others: give one")
+    if request.cpuset_cpus:
+        try:
+            parse_cpu_list(request.cpuset_cpus)
+        except ValueError:
+            raise InvalidRequest(
+                f"invalid list of CPUs: {quoted(request.cpuset_cpus)} is not a list such as 0-3,7"
+            ) from None
+    if request.sched_policy and not _POLICY.fullmatch(request.sched_policy):
+        raise InvalidRequest(
+            f"invalid scheduling policy: {quoted(request.sched_policy)} is not other, batch, idle, or fifo:N or rr:N "
+            "with N from 1 to 99"
+        )
+    if request.sched_policy == "idle" and (request.nice or shares is not None):
+        raise InvalidRequest("scheduling policy idle has the least weight there is: nice and CPU shares contradict it")
+
+
 def _check_identity(request: CreateRequest) -> None:
     for what, value in (("hostname", request.hostname), ("domainname", request.domainname)):
         if value and not _HOST_NAME.fullmatch(value):
@@ -361,15 +367,3 @@ def _check_log(log: LogOptions) -> None:
         )
     if not 1 <= log.max_files <= _LOG_FILES_MAX:
         raise InvalidRequest(f"invalid number of log files: {log.max_files} is not between 1 and {_LOG_FILES_MAX}")
-
-
-_ADJECTIVES = """
-able amber bold brave brisk calm clear clever deft eager early fair fleet gentle glad grand handy happy jolly keen kind
-light lively loyal lucky merry mild neat noble nimble plain polite proud quick quiet ready royal silent smooth sober
-spry stable steady still sturdy sunny swift tidy trim true vivid warm wise witty
-"""
-_BOATS = """
-barge bark barque brig canoe caravel catboat clipper cog coracle cutter dinghy dory felucca ferry flatboat frigate
-galley gig gondola hoy junk kayak keelboat ketch launch lighter longship lugger packet pinnace piragua pram punt raft
-sampan schooner scow shallop skiff sloop smack tender trawler tug umiak wherry whaler xebec yawl
-"""

@@ -10,8 +10,8 @@ from wherry.runtime import defaults
 from wherry.runtime.spec import (
     ANNOTATION_HARD_LIMIT,
     ANNOTATION_INIT,
-    ANNOTATION_NICE,
     ANNOTATION_SOFT_LIMIT,
+    BlockIO,
     Cpu,
     Linux,
     Memory,
@@ -22,6 +22,7 @@ from wherry.runtime.spec import (
     Resources,
     Rlimit,
     Root,
+    Scheduler,
     Spec,
 )
 from wherry.runtime.spec import User as SpecUser
@@ -35,8 +36,7 @@ _CPU_PERIOD = 100_000  # microseconds; docker's
 def make_spec(name: str, request: CreateRequest, rootfs: str, user: User) -> Spec:
     """``rootfs`` is the directory the container's root is made of; ``user`` the request's user, looked up in it."""
     hostname = request.hostname or name[:63]
-    annotations = {ANNOTATION_NICE: str(request.nice)} if request.nice else {}
-    annotations |= _limit_annotations(request)
+    annotations = _limit_annotations(request)
     if request.init:
         annotations[ANNOTATION_INIT] = "true"
     return Spec(
@@ -47,7 +47,7 @@ def make_spec(name: str, request: CreateRequest, rootfs: str, user: User) -> Spe
         mounts=(*_base_mounts(request), *_own_mounts(request)),
         linux=Linux(
             namespaces=_namespaces(request),
-            resources=_resources(request),
+            resources=resources(request),
             masked_paths=defaults.MASKED_PATHS,
             readonly_paths=defaults.READONLY_PATHS,
         ),
@@ -64,7 +64,13 @@ def _process(request: CreateRequest, hostname: str, user: User) -> Process:
         user=SpecUser(uid=user.uid, gid=user.gid, additional_gids=user.groups),
         capabilities=capabilities,
         rlimits=(_descriptor_limit(),),
+        scheduler=_scheduler(request),
     )
+
+
+def _scheduler(request: CreateRequest) -> Scheduler:
+    policy, _, priority = request.sched_policy.partition(":")
+    return Scheduler(policy=f"SCHED_{(policy or 'other').upper()}", nice=request.nice, priority=int(priority or 0))
 
 
 def _descriptor_limit() -> Rlimit:
@@ -133,10 +139,24 @@ def _limit_annotations(request: CreateRequest) -> dict[str, str]:
     return {name: str(size) for name, size in limits.items() if size is not None}
 
 
-def _resources(request: CreateRequest) -> Resources:
-    quota = None if request.cpus is None else round(request.cpus * _CPU_PERIOD)
+def resources(request: CreateRequest) -> Resources:
+    """What the control group is to hold the container to. Nice is a weight of the group, by the kernel's own table."""
     return Resources(
         memory=_memory(request),
-        cpu=Cpu(shares=cgroups.shares_of_nice(request.nice), quota=quota, period=_CPU_PERIOD if quota else None),
+        cpu=_cpu(request),
         pids=Pids(limit=request.pids_limit) if request.pids_limit and request.pids_limit > 0 else None,
+        block_io=BlockIO(weight=request.io_weight),
+        # Version 2's cpu.weight is too coarse for it: nice 19 would be 1.46 of 100.
+        unified={"cpu.weight.nice": str(request.nice)} if request.nice else {},
+    )
+
+
+def _cpu(request: CreateRequest) -> Cpu:
+    quota = None if request.cpus is None else round(request.cpus * _CPU_PERIOD)
+    return Cpu(
+        shares=request.cpu_shares or cgroups.shares_of_nice(request.nice),
+        quota=quota,
+        period=_CPU_PERIOD if quota else None,
+        cpus=request.cpuset_cpus,
+        idle=1 if request.sched_policy == "idle" else None,
     )

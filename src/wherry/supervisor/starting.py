@@ -222,6 +222,8 @@ class Starter:
         return names, descriptors, directories
 
     def _limit(self, child: Child, plan: Plan) -> None:
+        if plan.spec.process.scheduler.policy in ("SCHED_FIFO", "SCHED_RR"):
+            limits.check_real_time(child.group)
         try:
             limits.apply(child.group, plan.spec.linux.resources)
         except OSError as error:

@@ -11,6 +11,16 @@ from wherry.memory import controller
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 
+class Throttling(NamedTuple):
+    """Of a CPU quota: periods in which the group wanted to run, those in which it used its quota up, and the
+    nanoseconds that its CPUs stood still for that (Documentation/scheduler/sched-bwc.rst, Statistics).
+    """
+
+    periods: int
+    throttled_periods: int
+    throttled_ns: int
+
+
 class Usage(NamedTuple):
     """CPU times in nanoseconds since the group was made, memory in bytes; None for what this kernel does not tell.
 
@@ -20,6 +30,7 @@ class Usage(NamedTuple):
     cpu_ns: int
     user_ns: int
     system_ns: int
+    throttling: Throttling
     memory_bytes: int | None
     inactive_file_bytes: int
     memory_limit_bytes: int | None
@@ -35,6 +46,7 @@ def measure(group: Group) -> Usage:
         cpu_ns=total,
         user_ns=user,
         system_ns=system,
+        throttling=_throttling(group),
         memory_bytes=controller.usage(group),
         inactive_file_bytes=_fields(group, "memory", "memory.stat").get(inactive, 0),
         memory_limit_bytes=controller.limit(group),
@@ -61,6 +73,12 @@ def _cpu_version2(group: Group) -> tuple[int, int, int]:
     found = _fields(group, "cpu", "cpu.stat")
     total, user, system = (found.get(f"{name}_usec", 0) * 1000 for name in ("usage", "user", "system"))
     return total, user, system
+
+
+def _throttling(group: Group) -> Throttling:
+    found = _fields(group, "cpu", "cpu.stat")
+    throttled_ns = found.get("throttled_time", found.get("throttled_usec", 0) * 1000)
+    return Throttling(found.get("nr_periods", 0), found.get("nr_throttled", 0), throttled_ns)
 
 
 def _fields(group: Group, name: str, file: str) -> dict[str, int]:

@@ -11,6 +11,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any, Literal, TypedDict
 
+    class Changes(TypedDict, total=False):
+        """Keyword options of ``Client.update``."""
+
+        nice: int | None
+        cpus: float | None
+        cpu_shares: int | None
+        cpuset_cpus: str | None
+        io_weight: int | None
+        pids_limit: int | None
+
     class Options(TypedDict, total=False):
         """Keyword options of ``Client.run`` and ``Client.start``; ``container_config`` says what they mean."""
 
@@ -34,6 +44,10 @@ if TYPE_CHECKING:
         network: Literal["none", "host"]
         pids_limit: int | None
         cpus: float | None
+        cpu_shares: int | None
+        cpuset_cpus: str
+        sched_policy: str
+        io_weight: int | None
         labels: Mapping[str, str] | None
         stop_signal: str
         stop_seconds: int | None
@@ -72,6 +86,10 @@ def container_config(  # noqa: PLR0913 (docker's create has as many)
     network: str = "none",
     pids_limit: int | None = None,
     cpus: float | None = None,
+    cpu_shares: int | None = None,
+    cpuset_cpus: str = "",
+    sched_policy: str = "",
+    io_weight: int | None = None,
     labels: Mapping[str, str] | None = None,
     stop_signal: str = "",
     stop_seconds: int | None = None,
@@ -84,17 +102,20 @@ def container_config(  # noqa: PLR0913 (docker's create has as many)
 
     ``rootfs`` is a directory or tar archive and ``volumes`` are "HOST:CONTAINER[:ro]"; relative host paths count from
     the caller's working directory. ``soft_mib`` and ``hard_mib`` are memory limits in MiB; ``memory``,
-    ``memory_reservation`` and ``memory_swap`` are docker's, in bytes, and set the control group; ``nice`` is -20..19;
-    ``env`` is a mapping or "K=V" strings; ``tmpfs`` maps paths to mount options ("size=1m"); ``cpus`` counts CPUs
-    (0.5 is half of one); ``rm`` removes the container when it ends; ``rw_rootfs`` runs on the directory itself,
-    without a layer of its own; ``init`` puts a small init before the command.
+    ``memory_reservation`` and ``memory_swap`` are docker's, in bytes, and set the control group;
+    ``env`` is a mapping or "K=V" strings; ``tmpfs`` maps paths to mount options ("size=1m"); ``rm`` removes the
+    container when it ends; ``rw_rootfs`` runs on the directory itself, without a layer of its own; ``init`` puts a
+    small init before the command.
+
+    ``nice`` (-20 to 19) is the container's against others, ``cpu_shares`` (2 to 262144, 1024 is nice 0) another scale
+    of the same; ``cpus`` counts CPUs (0.5 is half of one); ``cpuset_cpus`` lists them ("0-3,7"); ``sched_policy`` is
+    other, batch, idle, fifo:N or rr:N; ``io_weight`` is 10 to 1000.
 
     ``log_mode`` says what gives way when the log's buffer, of ``log_buffer_bytes``, is full: the container, which waits
     ("blocking", the default), or the oldest bytes ("non-blocking"). A log file is rotated at ``log_max_bytes`` (0:
     never), and ``log_max_files`` are kept.
 
-    Raises InvalidRequest for what could
-    not be sent as meant; everything else is checked by the supervisor.
+    Raises InvalidRequest for what could not be sent as meant; everything else is checked by the supervisor.
     """
     _check_limits(soft_mib, hard_mib)
     host = {
@@ -109,6 +130,9 @@ def container_config(  # noqa: PLR0913 (docker's create has as many)
         "MemorySwap": memory_swap,
         "PidsLimit": pids_limit,
         "NanoCpus": None if cpus is None else _nano_cpus(cpus),
+        "CpuShares": cpu_shares,
+        "CpusetCpus": cpuset_cpus,
+        "BlkioWeight": io_weight,
         "LogConfig": _log_config(log_mode, log_buffer_bytes, log_max_bytes, log_max_files),
     }
     config = {
@@ -128,8 +152,34 @@ def container_config(  # noqa: PLR0913 (docker's create has as many)
         "SoftLimit": None if soft_mib is None else soft_mib * MIB,
         "HardLimit": None if hard_mib is None else hard_mib * MIB,
         "Nice": nice,
+        "SchedPolicy": sched_policy,
     }
     return {**_given(config), "HostConfig": _given(host), "Wherry": _given(ours)}
+
+
+def update_config(
+    *,
+    nice: int | None = None,
+    cpus: float | None = None,
+    cpu_shares: int | None = None,
+    cpuset_cpus: str | None = None,
+    io_weight: int | None = None,
+    pids_limit: int | None = None,
+) -> dict[str, object]:
+    """The body of ``POST /containers/X/update``; None leaves things as they are. Raises InvalidRequest."""
+    resources: dict[str, object] = {
+        # 0 would mean nothing at all to docker's API.
+        "NanoCpus": None if cpus is None else _nano_cpus(cpus) if cpus else -1,
+        "CpuShares": cpu_shares,
+        "CpusetCpus": cpuset_cpus,
+        "BlkioWeight": io_weight,
+        "PidsLimit": pids_limit,
+        "Wherry": None if nice is None else {"Nice": nice},
+    }
+    given = {name: value for name, value in resources.items() if value is not None}
+    if not given:
+        raise errors.InvalidRequest("nothing to update")
+    return given
 
 
 def _log_config(

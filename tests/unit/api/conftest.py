@@ -19,7 +19,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeVar, cast
@@ -32,7 +32,9 @@ from wherry.api.server import Server, serve
 from wherry.logs import BufferStats, Chunk, Extent, Log, LogOptions, Stamper
 from wherry.supervisor.events import Events
 from wherry.supervisor.model import EngineInfo, Reason, Record, State
-from wherry.supervisor.request import CreateRequest, generate_name
+from wherry.supervisor.names import generate_name
+from wherry.supervisor.request import CreateRequest
+from wherry.supervisor.updating import changed
 from wherry.supervisor.usage import Usage
 
 T = TypeVar("T")
@@ -124,6 +126,7 @@ class FakeEngine:
         self.slow = 0.0  # seconds that create and start take
         self.stop_calls: builtins.list[float | None] = []
         self.kill_calls: builtins.list[int] = []
+        self.update_calls: builtins.list[dict[str, Any]] = []
         self._pids = itertools.count(1000)
         self.told = Events(capacity=64)
 
@@ -221,6 +224,11 @@ class FakeEngine:
             raise errors.Conflict(f"container {entry.record.name} is not running")
         self.kill_calls.append(signal)
         self.end(entry, Reason.SIGNALED, None, signal)
+
+    async def update(self, ref: str, changes: Mapping[str, Any]) -> None:
+        entry = self._entry(ref)
+        entry.record.request = changed(entry.record.request, changes)
+        self.update_calls.append(dict(changes))
 
     async def wait(self, ref: str, condition: str) -> Record:
         entry = self._entry(ref)

@@ -262,6 +262,7 @@ def test_an_entry_of_the_list(api: Api) -> None:
         "SoftLimit": 3 << 20,
         "HardLimit": 6 << 20,
         "Nice": 5,
+        "SchedPolicy": "other",
         "Rootfs": "/srv/rootfs",
         "Command": ["mixed", "a b"],
         "LogPath": "",

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from wherry.api.docker_models import create_request
 from wherry.errors import InvalidRequest, NotFound, NotSupported, WherryError
 from wherry.logs import LogOptions
-from wherry.supervisor.request import CreateRequest, Volume, check, generate_name, signal_number
+from wherry.supervisor.names import generate_name
+from wherry.supervisor.request import CreateRequest, Volume, check, signal_number
 
 # What docker 28.2.2 sends for "docker create --name x IMAGE true" at API 1.41, nothing asked for.
 DOCKER_CLI: dict[str, Any] = {
@@ -158,8 +159,10 @@ def test_everything_that_is_understood() -> None:
         "Memory": 8 << 20,
         "MemoryReservation": 7 << 20,
         "MemorySwap": 9 << 20,
+        "CpusetCpus": "0",
+        "BlkioWeight": 10,
     }
-    ours = {"RwRootfs": True, "SoftLimit": 3 << 20, "HardLimit": 6 << 20, "Nice": -5}
+    ours = {"RwRootfs": True, "SoftLimit": 3 << 20, "HardLimit": 6 << 20, "Nice": -5, "SchedPolicy": "batch"}
     request = translate(
         host,
         ours,
@@ -200,6 +203,9 @@ def test_everything_that_is_understood() -> None:
         memory_reservation_bytes=7 << 20,
         memory_swap_bytes=9 << 20,
         nice=-5,
+        cpuset_cpus="0",
+        sched_policy="batch",
+        io_weight=10,
         stop_signal="SIGINT",
         stop_seconds=0,
         labels={"k": ""},
@@ -209,6 +215,16 @@ def test_everything_that_is_understood() -> None:
 def test_dockers_memory_is_the_groups_and_not_the_hard_limit() -> None:
     request = translate({"Memory": 8 << 20, "MemorySwap": -1}, {"HardLimit": 4 << 20})
     assert (request.memory_bytes, request.memory_swap_bytes, request.hard_bytes) == (8 << 20, -1, 4 << 20)
+
+
+BAD_CPU_LISTS = ("a", "1-", "-1", "3-1", "0,,1", "0-3 ", "8192", "99999", "1-2-3", ",", "0;1")
+BAD_POLICIES = ("fifo", "fifo:0", "fifo:100", "rr", "deadline", "IDLE", "batch:1", "fifo:-1", "rr:1 ")
+
+
+def test_scheduling() -> None:
+    request = translate({"CpuShares": 512, "CpusetCpus": "0-1,3", "BlkioWeight": 1000}, {"SchedPolicy": "fifo:99"})
+    assert (request.cpu_shares, request.cpuset_cpus, request.io_weight) == (512, "0-1,3", 1000)
+    assert request.sched_policy == "fifo:99"
 
 
 BAD_MEMORY: dict[str, dict[str, Any]] = {
@@ -316,6 +332,15 @@ def test_what_happens_anyway_may_be_asked_for(host: dict[str, Any], fields: dict
         ({}, {"HardLimit": 1 << 63}, {}, "invalid hard memory limit"),
         ({}, {"SoftLimit": 2, "HardLimit": 1}, {}, r"soft limit \(2 bytes\) is above the hard limit \(1 bytes\)"),
         ({}, {"Nice": 20}, {}, "invalid nice value: 20"),
+        ({"CpuShares": 1}, {}, {}, "invalid CPU shares: 1 is not between 2 and 262144"),
+        ({"CpuShares": 262145}, {}, {}, "invalid CPU shares: 262145"),
+        ({"CpuShares": 512}, {"Nice": 1}, {}, "nice and CPU shares both"),
+        ({"CpuShares": 512}, {"SchedPolicy": "idle"}, {}, "contradict"),
+        ({}, {"SchedPolicy": "idle", "Nice": 1}, {}, "contradict"),
+        *(({"CpusetCpus": text}, {}, {}, "invalid list of CPUs") for text in BAD_CPU_LISTS),
+        *(({}, {"SchedPolicy": text}, {}, "invalid scheduling policy") for text in BAD_POLICIES),
+        ({"BlkioWeight": 9}, {}, {}, "range of blkio weight is from 10 to 1000, not 9"),
+        ({"BlkioWeight": 1001}, {}, {}, "range of blkio weight"),
         ({}, {"Nice": "5"}, {}, r"at `\$.Wherry.Nice`"),
         ({}, {"Rootfs": "relative"}, {}, "is not an absolute path"),
         ({"PidsLimit": -2}, {}, {}, "invalid pids limit"),

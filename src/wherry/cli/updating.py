@@ -1,0 +1,48 @@
+"""``engine update``."""
+
+from __future__ import annotations
+
+from wherry.cli import values
+from wherry.cli.lifecycle import for_each
+from wherry.cli.names import add_names
+from wherry.client import Client
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from wherry.cli.parser import Namespace, Parser
+    from wherry.client import Changes
+
+
+def add_update(parser: Parser) -> None:
+    parser.description = (
+        "Change what containers may use, at once if they run, else from their next start on. Prints the name of each;\n"
+        "1 is the exit code if one could not be changed."
+    )
+    add_names(parser, many=True)
+    parser.option("--nice", metavar="N", type=values.nice, help="of the container: -20 (most) to 19 (least)")
+    parser.option("--cpus", metavar="N", type=values.cpus_or_zero, help="most CPU time, in CPUs (0: no limit)")
+    parser.option(
+        "-c", "--cpu-shares", metavar="N", type=values.shares, help="weight against others, in place of --nice"
+    )
+    parser.option("--cpuset-cpus", metavar="LIST", help="the CPUs it runs on, such as 0-3,7")
+    parser.option("--io-weight", metavar="N", type=values.io_weight, help="share of a disk's time: 10 to 1000")
+    parser.option("--pids-limit", metavar="N", type=values.pids, help="most processes (-1: no limit)")
+    parser.run = update
+
+
+def update(args: Namespace) -> int:
+    changes: Changes = {
+        "nice": args.nice,
+        "cpus": args.cpus,
+        "cpu_shares": args.cpu_shares,
+        "cpuset_cpus": args.cpuset_cpus,
+        "io_weight": args.io_weight,
+        "pids_limit": args.pids_limit,
+    }
+    with Client(args.socket) as client:
+
+        def update_one(name: str) -> str:
+            client.update(name, **changes)
+            return name
+
+        return for_each(args.names, update_one)
