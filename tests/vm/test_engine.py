@@ -23,7 +23,7 @@ CONTROL_GROUPS = [
 ]
 JOBS = {
     "module": Job("amd64", "engine", "tests/vm/inside/test_engine.py"),
-    "ends-kmod": Job("amd64", "engine", f"{MATRIX} {HUGE_READ}", "kmod"),
+    "ends-kmod": Job("amd64", "engine", f"{MATRIX} {UNSEEN} {HUGE_READ}", "kmod"),
     "ends-cgroup": Job("amd64", "enforcers", f"{MATRIX} {UNSEEN}", "cgroup"),
     "ends-bpf": Job("amd64", "enforcers", MATRIX, "bpf"),
     "ends-bpf-rt": Job("rt-amd64", "module", HUGE_READ, "bpf"),
