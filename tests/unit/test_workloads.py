@@ -148,6 +148,17 @@ def test_io_pulse_adds_up_its_latencies(workloads: Path, tmp_path: Path) -> None
     assert (least, most) == (min(took), max(took))
 
 
+def test_io_pulse_says_how_late_it_woke_up(workloads: Path, tmp_path: Path) -> None:
+    lines = run(workloads / "io_pulse", "3", "2", TMPDIR=str(tmp_path)).stdout.splitlines()
+    late = [float(found[1]) for line in lines if (found := re.search(r" of 3, woke up (\d+\.\d+) ms late$", line))]
+    assert len(late) == 3
+    summary = re.fullmatch(r"io_pulse: woke up late by mean (\S+) ms, min (\S+) ms, max (\S+) ms", lines[-2])
+    assert summary
+    mean, least, most = map(float, summary.groups())
+    assert mean == pytest.approx(sum(late) / 3, abs=0.01)
+    assert (least, most) == (min(late), max(late))
+
+
 def test_io_pulse_leaves_no_file(workloads: Path, tmp_path: Path) -> None:
     command = [str(workloads / "io_pulse"), "5", "60000"]
     environment = {"TMPDIR": str(tmp_path)}

@@ -87,6 +87,25 @@ class Lab:
         self._started.append(short)  # first: an interruption may come while it is being started
         self.client.start(self.name(short), self.settings.rootfs, command, **options)
 
+    def run_once(self, short: str, command: Sequence[str]) -> float:
+        """Run a container to its end, remove it, and return when (time.perf_counter) it had been executed."""
+        executed: list[float] = []
+        self._started.append(short)
+        self.client.run(
+            self.name(short),
+            self.settings.rootfs,
+            command,
+            labels={LABEL: self.run},
+            rm=True,
+            on_start=lambda _: executed.append(time.perf_counter()),
+        )
+        self._started.remove(short)
+        return executed[0]
+
+    def elsewhere(self, client: Client) -> Lab:
+        """The same with another supervisor."""
+        return Lab(client, self.settings, self.run, lambda _, what: self.doing(what))
+
     def remove(self, shorts: Iterable[str]) -> None:
         """Kill and forget containers; those that are gone already are no error."""
         for short in shorts:

@@ -33,6 +33,7 @@ from wherry.supervisor.request import CreateRequest
 from wherry.supervisor.shimlink import ExitStatus, HeldSlot, ShimLink
 from wherry.supervisor.starting import Starter
 from wherry.supervisor.state_directory import StateDirectory
+from wherry.supervisor.usage import Resident
 
 _log = logging.getLogger(__name__)
 
@@ -302,6 +303,10 @@ class Engine:
     def usage(self, ref: str) -> usage.Usage | None:
         child = self._find(ref).child
         return None if child is None else usage.measure(child.group)
+
+    def resident(self, ref: str) -> Resident | None:
+        found = self._memory.usage(self._find(ref))
+        return None if found is None else Resident(*found)
 
     def info(self) -> EngineInfo:
         states = [container.record.state for container in self._containers.values()]

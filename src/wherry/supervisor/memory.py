@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from wherry.errors import InvalidRequest, NotSupported, StartFailed
 from wherry.kernel import procfs
 from wherry.kernel.libc import describe
-from wherry.memory import Event, Host, Kind, Limits, MemoryLimiter, Target, Unusable, choice, controller
+from wherry.memory import Event, Host, Kind, Limits, MemoryLimiter, Target, Unusable, Usage, choice, controller
 from wherry.memory.oom import OomWatch
 from wherry.supervisor.cause import MemoryEvidence
 from wherry.supervisor.children import Child
@@ -194,6 +194,15 @@ class Memory:
         size, own = backstop(limits.hard_bytes), record.request.memory_bytes
         if own is None or own > size:
             controller.set_limit(group, size)
+
+    def usage(self, container: Container) -> Usage | None:
+        """What the enforcer counts now; None for a container that it does not watch."""
+        watched = self._watched.get(container.record.id)
+        if watched is None or watched.limiter is None:
+            return None
+        with contextlib.suppress(OSError, KeyError):  # it is just ending
+            return watched.limiter.stat(container.record.id)
+        return None
 
     def adopt(self, container: Container, child: Child, kept: Mapping[str, int]) -> None:
         """For a container that an earlier supervisor armed; it may have ended."""

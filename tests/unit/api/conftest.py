@@ -35,7 +35,7 @@ from wherry.supervisor.model import EngineInfo, Reason, Record, State
 from wherry.supervisor.names import generate_name
 from wherry.supervisor.request import CreateRequest
 from wherry.supervisor.updating import changed
-from wherry.supervisor.usage import Usage
+from wherry.supervisor.usage import Resident, Usage
 
 T = TypeVar("T")
 ROOTFS = "/srv/rootfs"
@@ -263,6 +263,10 @@ class FakeEngine:
         return sorted((entry.record for entry in self.entries.values()), key=lambda record: -record.created_ns)
 
     def usage(self, ref: str) -> Usage | None:
+        self.get(ref)
+        return None
+
+    def resident(self, ref: str) -> Resident | None:
         self.get(ref)
         return None
 
