@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from wherry.experiments import hogs, theory
@@ -120,6 +121,10 @@ def _share_plot(summary: dict[int, _Summary]) -> Plot:
 
 
 def _findings(summary: dict[int, _Summary]) -> list[str]:
+    # A window in which nobody got any CPU time has no index, and no share says anything then.
+    summary = {count: each for count, each in summary.items() if not math.isnan(sum(each.index))}
+    if not summary:
+        return []
     worst = min(summary, key=lambda count: summary[count].index[0])
     found = [f"The least fair was {worst} containers, with an index of {summary[worst].index[0]:.4f}."]
     for count, each in summary.items():
