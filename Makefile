@@ -70,7 +70,7 @@ wheel: .venv/.package $(BPF_OBJECT) ## dist/wherry-VERSION-py3-none-any.whl
 lock: ## resolve requirements.lock anew (LOCK=--upgrade for newer versions)
 	@$(PYTHON) -m venv build/lock
 	@build/lock/bin/pip install -qq '$(UV)'
-	@build/lock/bin/uv pip compile --quiet $(LOCK) --universal --python-version 3.11 --extra dev --generate-hashes \
+	@build/lock/bin/uv pip compile --quiet $(LOCK) --universal --python-version 3.11 --extra dev --extra experiments --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
 		--output-file requirements.lock pyproject.toml
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Burns one CPU for a time, counting its work: two of them compare how much CPU each was given. */
+/* Burns one CPU, for a time or until so much is done, counting its work: two of them compare how much CPU each was given. */
 #include "workload.h"
 
 #include <stdint.h>
@@ -20,18 +20,22 @@ int main(int argc, char **argv)
 {
 	struct argument arguments[] = {
 		{ .name = "seconds", .minimum = 1, .maximum = 1000000, .value = 10 },
+		{ .name = "rounds", .minimum = 0, .maximum = 1000000000000, .value = 0 },
 	};
 
-	parse_arguments(argc, argv, "Burns CPU and prints the work done each second.", arguments, 1);
+	parse_arguments(argc, argv,
+			"Burns CPU and prints the work done each second; ends at once after so many rounds (0: any number).",
+			arguments, 2);
 
-	const unsigned long long seconds = arguments[0].value;
+	const unsigned long long seconds = arguments[0].value, most = arguments[1].value;
 	const double start = now();
 	unsigned long long rounds = 0, printed = 0;
 	volatile uint64_t state = 88172645463325252ULL; /* volatile: or the work is optimised away */
 
 	for (;;) {
 		state = burn_round(state);
-		rounds++;
+		if (++rounds == most)
+			break;
 		const double elapsed = now() - start;
 		if (elapsed >= (double)(printed + 1)) {
 			/* After a stall (a stopped or starved process) the missed seconds are not made up. */

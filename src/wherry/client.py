@@ -275,7 +275,8 @@ class Client:
 
         Options are those of ``container_config``, where None leaves a thing as it is, ``cpus`` 0 and ``pids_limit`` -1
         take the limit away. A new nice value is given to every process of the container, also to one that has changed
-        its own. Raises NotFound, InvalidRequest, NotSupported, Conflict when the container is just ending.
+        its own. ``soft_mib`` and ``hard_mib`` need a container that was started with such a limit. Raises NotFound,
+        InvalidRequest, NotSupported, and Conflict when the container is just ending.
         """
         self._done("POST", _of(name, "update"), body=update_config(**changes))
 

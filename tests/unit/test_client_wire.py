@@ -100,6 +100,9 @@ def test_every_option_has_its_place() -> None:
 
 def test_what_an_update_sends() -> None:
     assert update_config(nice=0) == {"Wherry": {"Nice": 0}}
+    assert update_config(soft_mib=1, hard_mib=2) == {"Wherry": {"SoftLimit": 1 << 20, "HardLimit": 2 << 20}}
+    with pytest.raises(InvalidRequest, match="soft limit 3 MiB is above"):
+        update_config(soft_mib=3, hard_mib=2)
     assert update_config(cpus=0, pids_limit=-1) == {"NanoCpus": -1, "PidsLimit": -1}
     assert update_config(cpus=1.5, cpu_shares=2, cpuset_cpus="0", io_weight=10) == {
         "NanoCpus": 1_500_000_000,

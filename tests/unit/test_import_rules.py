@@ -40,6 +40,13 @@ LAYERS = {
     "wherry.wire": layer("wherry.http1", *BOTH_SIDES),
     "wherry.client": layer("wherry.http1", "wherry.wire", *BOTH_SIDES),
     "wherry.cli": layer("wherry.client", "wherry.wire", *BOTH_SIDES, third_party=("argcomplete",)),
+    # The one command that is more than a front of the client.
+    "wherry.cli.experiment": layer("wherry.client", "wherry.cli", "wherry.experiments", *BOTH_SIDES),
+    "wherry.experiments.__main__": layer("wherry.cli"),
+    # What users copy: nothing but the public client.
+    "wherry.experiments": layer(
+        "wherry.client", "wherry.wire", *BOTH_SIDES, third_party=("jinja2", "matplotlib", "rich")
+    ),
     "wherry.kernel": layer("wherry.kernel.libc"),
     "wherry.runtime": layer("wherry.kernel", *BOTH_SIDES),
     "wherry.runtime.spec": layer("wherry.kernel", "wherry.runtime", *BOTH_SIDES, third_party=("msgspec",)),

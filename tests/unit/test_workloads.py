@@ -121,6 +121,11 @@ def test_cpu_hog_counts_its_work_each_second(workloads: Path) -> None:
     assert burnt > 0.2, "it burns CPU; even on a crowded machine it gets a tenth"
 
 
+def test_cpu_hog_ends_when_its_work_is_done(workloads: Path) -> None:
+    result = run(workloads / "cpu_hog", "1000", "7")
+    assert re.fullmatch(r"cpu_hog: done, 7 rounds of 100000 steps in \d+\.\d{3} s\n", result.stdout)
+
+
 def test_a_line_is_out_before_the_next_is_made(workloads: Path) -> None:
     with subprocess.Popen([workloads / "memory_hog", "1", "60000"], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -141,6 +146,17 @@ def test_io_pulse_adds_up_its_latencies(workloads: Path, tmp_path: Path) -> None
     assert total == pytest.approx(sum(took), abs=0.01)
     assert mean == pytest.approx(total / 3, abs=0.01)
     assert (least, most) == (min(took), max(took))
+
+
+def test_io_pulse_says_how_late_it_woke_up(workloads: Path, tmp_path: Path) -> None:
+    lines = run(workloads / "io_pulse", "3", "2", TMPDIR=str(tmp_path)).stdout.splitlines()
+    late = [float(found[1]) for line in lines if (found := re.search(r" of 3, woke up (\d+\.\d+) ms late$", line))]
+    assert len(late) == 3
+    summary = re.fullmatch(r"io_pulse: woke up late by mean (\S+) ms, min (\S+) ms, max (\S+) ms", lines[-2])
+    assert summary
+    mean, least, most = map(float, summary.groups())
+    assert mean == pytest.approx(sum(late) / 3, abs=0.01)
+    assert (least, most) == (min(late), max(late))
 
 
 def test_io_pulse_leaves_no_file(workloads: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from wherry.supervisor.model import EngineInfo, Record
 from wherry.supervisor.request import CreateRequest
-from wherry.supervisor.usage import Usage
+from wherry.supervisor.usage import Resident, Usage
 
 if TYPE_CHECKING:
     from wherry.logs import Log
@@ -62,6 +62,9 @@ class Engine(Protocol):
 
     def usage(self, ref: str) -> Usage | None:
         """None when it does not run."""
+
+    def resident(self, ref: str) -> Resident | None:
+        """What its memory enforcer counts; None without one."""
 
     def info(self) -> EngineInfo: ...
 

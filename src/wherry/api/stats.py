@@ -93,6 +93,12 @@ class _Sample:
 _NOTHING = _Sample(None)
 
 
+def _resident(call: Call) -> dict[str, int | None] | None:
+    """Of a container with a soft or hard limit: what is held against it."""
+    found = call.engine.resident(call.ref)
+    return None if found is None else {"Rss": found.rss_bytes, "Peak": found.peak_bytes, "Processes": found.processes}
+
+
 def _answer(call: Call, before: _Sample, now: _Sample) -> dict[str, Any]:
     record = call.engine.get(call.ref)
     return {
@@ -107,5 +113,5 @@ def _answer(call: Call, before: _Sample, now: _Sample) -> dict[str, Any]:
         "pids_stats": now.pids(),
         "blkio_stats": {},
         "storage_stats": {},
-        "Wherry": {"Log": msgspec.to_builtins(views.log_view(call.engine.log(call.ref)))},
+        "Wherry": {"Log": msgspec.to_builtins(views.log_view(call.engine.log(call.ref))), "Memory": _resident(call)},
     }

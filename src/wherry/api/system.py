@@ -96,7 +96,7 @@ def _abilities(about: EngineInfo) -> dict[str, Any]:
         "PidsLimit": True,
         "SwapLimit": False,
         "KernelMemory": False,
-        "CPUSet": False,
+        "CPUSet": True,
         "OomKillDisable": False,
         "IPv4Forwarding": False,
         "BridgeNfIptables": False,
@@ -123,6 +123,7 @@ def _wherry(about: EngineInfo) -> dict[str, Any]:
     return {
         "Version": about.version,
         "StateDir": about.state_dir,
+        "Rootfs": about.rootfs,
         "Socket": about.socket,
         "Pid": about.pid,
         "ShimPid": about.shim_pid,

@@ -1,4 +1,4 @@
-"""POST /containers/X/update: docker's resources, and nice in our ``Wherry`` object, for a container that exists."""
+"""POST /containers/X/update: docker's resources, and those of our ``Wherry`` object, for a container that exists."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ _UNLIMITED = -1
 
 class WherryResources(msgspec.Struct, rename="pascal", kw_only=True):
     nice: int | None = None
+    soft_limit: int | None = None
+    hard_limit: int | None = None
 
 
 class Resources(msgspec.Struct, rename="pascal", kw_only=True):
@@ -66,8 +68,9 @@ def _asks(name: str, value: Any, body: dict[str, Any]) -> bool:
 
 def _changes(resources: Resources) -> dict[str, Any]:
     changes: dict[str, Any] = {}
-    if resources.wherry is not None and resources.wherry.nice is not None:
-        changes["nice"] = resources.wherry.nice
+    ours = resources.wherry or WherryResources()
+    own = {"nice": ours.nice, "soft_bytes": ours.soft_limit, "hard_bytes": ours.hard_limit}
+    changes |= {name: value for name, value in own.items() if value is not None}
     if resources.nano_cpus:
         changes["cpus"] = None if resources.nano_cpus == _UNLIMITED else resources.nano_cpus / 1e9
     if resources.pids_limit:

@@ -27,6 +27,7 @@ COMMANDS = {
     "inspect": ("reports", "show everything known of containers"),
     "events": ("events", "show what happens to containers"),
     "wait": ("lifecycle", "wait until containers have ended"),
+    "experiment": ("experiment", "run scheduler and memory experiments"),
     "info": ("reports", "show the supervisor and its machine"),
     "doctor": ("doctor", "check what this host has of what the engine needs"),
     "version": ("reports", "show versions"),

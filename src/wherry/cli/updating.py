@@ -19,6 +19,8 @@ def add_update(parser: Parser) -> None:
         "1 is the exit code if one could not be changed."
     )
     add_names(parser, many=True)
+    parser.option("--soft-mib", metavar="N", type=values.mib, help="a new soft limit in place of the one it has")
+    parser.option("--hard-mib", metavar="N", type=values.mib, help="a new hard limit in place of the one it has")
     parser.option("--nice", metavar="N", type=values.nice, help="of the container: -20 (most) to 19 (least)")
     parser.option("--cpus", metavar="N", type=values.cpus_or_zero, help="most CPU time, in CPUs (0: no limit)")
     parser.option(
@@ -32,6 +34,8 @@ def add_update(parser: Parser) -> None:
 
 def update(args: Namespace) -> int:
     changes: Changes = {
+        "soft_mib": args.soft_mib,
+        "hard_mib": args.hard_mib,
         "nice": args.nice,
         "cpus": args.cpus,
         "cpu_shares": args.cpu_shares,

@@ -33,6 +33,7 @@ from wherry.supervisor.request import CreateRequest
 from wherry.supervisor.shimlink import ExitStatus, HeldSlot, ShimLink
 from wherry.supervisor.starting import Starter
 from wherry.supervisor.state_directory import StateDirectory
+from wherry.supervisor.usage import Resident
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class Engine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._events = Events()
         self._closing = False
+        self._rootfs = ""
 
     async def open(self) -> None:
         """Lock the state directory, find or start the shim, take over what runs. When that fails, containers stay as
@@ -116,6 +118,7 @@ class Engine:
         """
         if rootfs is not None:
             await asyncio.to_thread(self._store.resolve, rootfs)
+            self._rootfs = rootfs
         self._starter.prepare_ahead()
 
     def _make_parent_group(self) -> None:
@@ -255,7 +258,7 @@ class Engine:
         async with container.lock:
             self._check_present(container)
             request = updating.changed(container.record.request, changes)
-            await updating.update(container, self._records, request)
+            await updating.update(container, self._records, self._memory, request)
         self._events.emit(Action.UPDATE, container.record, {name: str(value) for name, value in changes.items()})
 
     async def wait(self, ref: str, condition: str) -> Record:
@@ -301,6 +304,10 @@ class Engine:
         child = self._find(ref).child
         return None if child is None else usage.measure(child.group)
 
+    def resident(self, ref: str) -> Resident | None:
+        found = self._memory.usage(self._find(ref))
+        return None if found is None else Resident(*found)
+
     def info(self) -> EngineInfo:
         states = [container.record.state for container in self._containers.values()]
         return EngineInfo(
@@ -313,6 +320,7 @@ class Engine:
             cgroup_parent="/" + self._parent,
             kernel=os.uname().release,
             cpus=os.cpu_count() or 1,
+            rootfs=self._rootfs,
             memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             enforcer=self._memory.name,
             enforcers_refused=self._memory.refused,

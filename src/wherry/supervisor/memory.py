@@ -9,10 +9,10 @@ import os
 import signal
 from collections.abc import Mapping
 
-from wherry.errors import InvalidRequest, StartFailed
+from wherry.errors import InvalidRequest, NotSupported, StartFailed
 from wherry.kernel import procfs
 from wherry.kernel.libc import describe
-from wherry.memory import Event, Host, Kind, Limits, MemoryLimiter, Target, Unusable, choice, controller
+from wherry.memory import Event, Host, Kind, Limits, MemoryLimiter, Target, Unusable, Usage, choice, controller
 from wherry.memory.oom import OomWatch
 from wherry.supervisor.cause import MemoryEvidence
 from wherry.supervisor.children import Child
@@ -155,14 +155,54 @@ class Memory:
             os.close(namespace)
         record.enforcer = limiter.name
         try:
-            if limits.hard_bytes is not None and limiter.name != "cgroup" and controller.is_there(child.group):
-                size, own = backstop(limits.hard_bytes), record.request.memory_bytes
-                if own is None or own > size:
-                    controller.set_limit(child.group, size)
+            self._set_backstop(watched, limits)
         except OSError:
             self._close_all(kept)
             raise
         return kept
+
+    def update(self, container: Container, old: Limits, limits: Limits) -> None:
+        """New values for the limits that a running container has.
+
+        Raises NotSupported when it has none of that kind, OSError.
+        """
+        watched = self._watched[container.record.id]
+        for what, before, after in zip(("soft", "hard"), old, limits, strict=True):
+            if (before is None) != (after is None):
+                raise NotSupported(
+                    f"{container.record.name} runs without a {what} limit: it can get one when it starts"
+                )
+        if old == limits:
+            return
+        if watched.limiter is None:
+            raise NotSupported(f"{container.record.name}: its memory limits were lost, see the supervisor's log")
+        rises = (limits.hard_bytes or 0) > (old.hard_bytes or 0)
+        if rises:
+            self._set_backstop(watched, limits)
+        watched.limiter.update(container.record.id, limits)
+        if not rises:
+            # EBUSY: there is more in the group than that, and the enforcer is about to end it.
+            with contextlib.suppress(OSError):
+                self._set_backstop(watched, limits)
+
+    @staticmethod
+    def _set_backstop(watched: _Watched, limits: Limits) -> None:
+        """Unless the enforcer is the group itself, or the group's own limit is as low."""
+        record, group = watched.container.record, watched.child.group
+        if limits.hard_bytes is None or record.enforcer == "cgroup" or not controller.is_there(group):
+            return
+        size, own = backstop(limits.hard_bytes), record.request.memory_bytes
+        if own is None or own > size:
+            controller.set_limit(group, size)
+
+    def usage(self, container: Container) -> Usage | None:
+        """What the enforcer counts now; None for a container that it does not watch."""
+        watched = self._watched.get(container.record.id)
+        if watched is None or watched.limiter is None:
+            return None
+        with contextlib.suppress(OSError, KeyError):  # it is just ending
+            return watched.limiter.stat(container.record.id)
+        return None
 
     def adopt(self, container: Container, child: Child, kept: Mapping[str, int]) -> None:
         """For a container that an earlier supervisor armed; it may have ended."""

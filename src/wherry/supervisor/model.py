@@ -107,6 +107,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     cgroup_parent: str
     kernel: str
     cpus: int
+    rootfs: str
+    """What the supervisor was started with, "" without."""
     memory_bytes: int
     enforcer: str
     enforcers_refused: dict[str, str]

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
 from wherry.errors import Conflict, InternalError, WherryError
 from wherry.kernel import scheduling
-from wherry.kernel.libc import describe_errno
+from wherry.kernel.libc import describe
+from wherry.memory import Limits
 from wherry.supervisor import limits
 from wherry.supervisor.children import Child
 from wherry.supervisor.container import Container
+from wherry.supervisor.memory import Memory
 from wherry.supervisor.records import Records
 from wherry.supervisor.request import CreateRequest, check
 from wherry.supervisor.specgen import resources
@@ -33,33 +36,51 @@ def changed(request: CreateRequest, changes: Mapping[str, Any]) -> CreateRequest
     return check(msgspec.structs.replace(request, **replaced))
 
 
-async def update(container: Container, records: Records, after: CreateRequest) -> None:
-    """Make ``after`` hold: in the control group and the processes if it runs, and in its record.
+async def update(container: Container, records: Records, memory: Memory, after: CreateRequest) -> None:
+    """Make ``after`` hold: in the control group, the memory enforcer and the processes if it runs, and in its record.
 
     Raises InvalidRequest and NotSupported for what this host cannot apply, Conflict when it is just ending,
     InternalError; then it is as it was before.
     """
     record, before = container.record, container.record.request
     child = container.child if container.running else None
-    if child is not None:
-        _apply(container, child, before, after)
-    record.request = after
-    try:
-        records.save(record)
-    except WherryError:
-        record.request = before
+    with contextlib.ExitStack() as undo:
         if child is not None:
-            _apply(container, child, after, before)
-        raise
+            for apply in (_limit_group, _limit_memory):
+                with _explained(container):
+                    apply(container, child, memory, before, after)
+                undo.callback(_put_back, apply, container, child, memory, after, before)
+        record.request = after
+        try:
+            records.save(record)
+        except WherryError:
+            record.request = before
+            raise
+        undo.pop_all()
     if child is not None and before.nice != after.nice:
         await asyncio.to_thread(scheduling.set_nice, child.group.threads, after.nice)
 
 
-def _apply(container: Container, child: Child, before: CreateRequest, after: CreateRequest) -> None:
+def _limit_group(_: Container, child: Child, __: Memory, before: CreateRequest, after: CreateRequest) -> None:
+    limits.update(child.group, resources(before), resources(after))
+
+
+def _limit_memory(container: Container, _: Child, memory: Memory, before: CreateRequest, after: CreateRequest) -> None:
+    old, new = (Limits(request.soft_bytes, request.hard_bytes) for request in (before, after))
+    memory.update(container, old, new)
+
+
+def _put_back(apply: Callable[..., None], *arguments: object) -> None:
+    with contextlib.suppress(OSError, WherryError):
+        apply(*arguments)
+
+
+@contextlib.contextmanager
+def _explained(container: Container) -> Iterator[None]:
     try:
-        limits.update(child.group, resources(before), resources(after))
+        yield
     except OSError as error:
-        text = f"cannot update {container.record.name}: write {error.filename}: {describe_errno(error.errno or 0)}"
+        text = f"cannot update {container.record.name}: {describe(error)}"
         if error.errno in (errno.ENOENT, errno.ENODEV):  # the group is being removed
             raise Conflict(f"{text}; it is ending") from error
         raise InternalError(text) from error

@@ -38,6 +38,14 @@ class Usage(NamedTuple):
     pids_limit: int | None
 
 
+class Resident(NamedTuple):
+    """What a memory enforcer counts against the limits it holds; processes None where it does not count them."""
+
+    rss_bytes: int
+    peak_bytes: int
+    processes: int | None
+
+
 def measure(group: Group) -> Usage:
     """A group that is gone has used nothing."""
     total, user, system = (_cpu_version1 if group.layout.version == 1 else _cpu_version2)(group)

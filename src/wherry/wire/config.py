@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     class Changes(TypedDict, total=False):
         """Keyword options of ``Client.update``."""
 
+        soft_mib: int | None
+        hard_mib: int | None
         nice: int | None
         cpus: float | None
         cpu_shares: int | None
@@ -149,8 +151,8 @@ def container_config(  # noqa: PLR0913 (docker's create has as many)
     ours = {
         "Rootfs": absolute(rootfs, "root file system"),
         "RwRootfs": rw_rootfs,
-        "SoftLimit": None if soft_mib is None else soft_mib * MIB,
-        "HardLimit": None if hard_mib is None else hard_mib * MIB,
+        "SoftLimit": _bytes(soft_mib),
+        "HardLimit": _bytes(hard_mib),
         "Nice": nice,
         "SchedPolicy": sched_policy,
     }
@@ -159,6 +161,8 @@ def container_config(  # noqa: PLR0913 (docker's create has as many)
 
 def update_config(
     *,
+    soft_mib: int | None = None,
+    hard_mib: int | None = None,
     nice: int | None = None,
     cpus: float | None = None,
     cpu_shares: int | None = None,
@@ -167,6 +171,9 @@ def update_config(
     pids_limit: int | None = None,
 ) -> dict[str, object]:
     """The body of ``POST /containers/X/update``; None leaves things as they are. Raises InvalidRequest."""
+    _check_limits(soft_mib, hard_mib)
+    ours = {"SoftLimit": _bytes(soft_mib), "HardLimit": _bytes(hard_mib), "Nice": nice}
+    ours = {name: value for name, value in ours.items() if value is not None}
     resources: dict[str, object] = {
         # 0 would mean nothing at all to docker's API.
         "NanoCpus": None if cpus is None else _nano_cpus(cpus) if cpus else -1,
@@ -174,7 +181,7 @@ def update_config(
         "CpusetCpus": cpuset_cpus,
         "BlkioWeight": io_weight,
         "PidsLimit": pids_limit,
-        "Wherry": None if nice is None else {"Nice": nice},
+        "Wherry": ours or None,
     }
     given = {name: value for name, value in resources.items() if value is not None}
     if not given:
@@ -205,6 +212,10 @@ def _check_limits(soft: int | None, hard: int | None) -> None:
             raise errors.InvalidRequest(f"{what} limit {value} MiB is not between 1 and {MAX_MIB}")
     if soft is not None and hard is not None and soft > hard:
         raise errors.InvalidRequest(f"soft limit {soft} MiB is above hard limit {hard} MiB")
+
+
+def _bytes(mib: int | None) -> int | None:
+    return None if mib is None else mib * MIB
 
 
 def _words(what: str, words: Sequence[str]) -> list[str]:

@@ -35,7 +35,7 @@ from wherry.supervisor.model import EngineInfo, Reason, Record, State
 from wherry.supervisor.names import generate_name
 from wherry.supervisor.request import CreateRequest
 from wherry.supervisor.updating import changed
-from wherry.supervisor.usage import Usage
+from wherry.supervisor.usage import Resident, Usage
 
 T = TypeVar("T")
 ROOTFS = "/srv/rootfs"
@@ -266,6 +266,10 @@ class FakeEngine:
         self.get(ref)
         return None
 
+    def resident(self, ref: str) -> Resident | None:
+        self.get(ref)
+        return None
+
     def log(self, ref: str) -> Log:
         return cast(Log, self._entry(ref).log)
 
@@ -284,6 +288,7 @@ class FakeEngine:
             cgroup_parent="wherry",
             kernel="6.18",
             cpus=2,
+            rootfs="",
             memory_bytes=1 << 30,
             enforcer="cgroup",
             enforcers_refused={"bpf": "no BTF"},

@@ -39,7 +39,10 @@ DOCKERS = {
         (DOCKERS, {"cpus": 1.5}),
         ({}, {}),
         ({"NanoCpus": -1, "PidsLimit": -1}, {"cpus": None, "pids_limit": None}),
-        ({"Wherry": {"Nice": 0}}, {"nice": 0}),
+        (
+            {"Wherry": {"Nice": 0, "SoftLimit": 4096, "HardLimit": 8192}},
+            {"nice": 0, "soft_bytes": 4096, "hard_bytes": 8192},
+        ),
         ({"Wherry": None}, {}),
         (
             {"CpuShares": 2, "CpusetCpus": "0-1", "BlkioWeight": 10, "PidsLimit": 5},

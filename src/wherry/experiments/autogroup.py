@@ -1,0 +1,171 @@
+"""``autogroup``: a process's own nice value against the container's, and what sessions make of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+from wherry.experiments import hogs, theory
+from wherry.experiments.lab import Sample
+from wherry.experiments.model import Conclusion, Data, Plot, Series, Settings, Table
+from wherry.experiments.setup import autogroup_is_on, own_cpu_group
+
+if TYPE_CHECKING:
+    from wherry.experiments.lab import Lab
+
+_SECONDS = 4.0
+_NICE = 15
+_EQUAL, _FAVOURED = {"nice0": 1.0, "nice15": 1.0}, {"nice0": 1024.0, "nice15": 36.0}
+_PROCESS, _CONTAINER, _BARE = (
+    "nice of the process, in a container",
+    "nice of the container",
+    "no container, two sessions",
+)
+_BY_ITSELF = ["/bin/sh", "-c", f"renice -n {_NICE} -p $$ >/dev/null; exec /cpu_hog 1000000"]
+
+
+class Autogroup:
+    """``data``: ``arrangements`` {name: {windows, weights}}, ``weights`` being what the competitors should have."""
+
+    name = "autogroup"
+    title = "nice 0 against nice 15: of the process, of the container, of sessions without containers"
+    needs = ("/cpu_hog", "/bin/sh")
+    method = f"""
+        Two programs that burn CPU are pinned to one CPU, one of them with nice {_NICE}, in three arrangements:
+        each in a container of nice 0, where one lowers its own priority (`renice`); in containers started with
+        `--nice`; and as plain processes of two sessions, as from two terminals. The scheduler compares a
+        process's nice value only within its group: the container's control group, or, for a process in the root
+        group of a kernel with autogroup on, its session.
+    """
+
+    def check(self, settings: Settings) -> None:
+        pass
+
+    def duration(self, settings: Settings) -> float:
+        return 3 * (hogs.WARM_UP + (settings.seconds or _SECONDS) * settings.repeat + 0.3)
+
+    def measure(self, lab: Lab, data: Data) -> None:
+        data |= {"seconds": lab.settings.seconds or _SECONDS, "arrangements": {}}
+        data |= {"autogroup": autogroup_is_on(), "own group": own_cpu_group()}
+        pin = str(lab.settings.cpu)
+        lab.doing(_PROCESS)
+        lab.start("nice0", hogs.FOREVER, cpuset_cpus=pin)
+        lab.start("nice15", _BY_ITSELF, cpuset_cpus=pin)
+        self._windows(lab, data, _PROCESS, _EQUAL)
+        lab.doing(_CONTAINER)
+        lab.start("nice0", hogs.FOREVER, cpuset_cpus=pin)
+        lab.start("nice15", hogs.FOREVER, cpuset_cpus=pin, nice=_NICE)
+        self._windows(lab, data, _CONTAINER, _FAVOURED)
+        if os.path.isdir(lab.settings.rootfs):  # else the program is in an archive
+            lab.doing(_BARE)
+            grouped = data["autogroup"] and data["own group"] == "/"
+            self._bare(lab, data, _EQUAL if grouped else _FAVOURED)
+
+    @staticmethod
+    def _windows(lab: Lab, data: Data, arrangement: str, weights: dict[str, float]) -> None:
+        found = data["arrangements"][arrangement] = {"weights": weights}
+        hogs.settle(lab)
+        hogs.measure_windows(lab, list(weights), found, data["seconds"], lab.settings.repeat)
+        lab.remove(weights)
+
+    @staticmethod
+    def _bare(lab: Lab, data: Data, weights: dict[str, float]) -> None:
+        windows: list[dict[str, float]] = []
+        data["arrangements"][_BARE] = {"weights": weights, "windows": windows}
+        with _Sessions(lab.settings, {"nice0": 0, "nice15": _NICE}) as sessions:
+            hogs.settle(lab)
+            for _ in range(lab.settings.repeat):
+                before = sessions.sample()
+                lab.sleep_until(before.at + data["seconds"])
+                windows.append(sessions.sample().since(before))
+
+    def conclude(self, data: Data) -> Conclusion:
+        measured = {name: each for name, each in data.get("arrangements", {}).items() if each.get("windows")}
+        if not measured:
+            return Conclusion(noise=["Interrupted before the first window was over: nothing was measured."])
+        spreads = {name: hogs.share_spreads(each["windows"])["nice15"] for name, each in measured.items()}
+        predicted = {name: theory.shares(each["weights"])["nice15"] for name, each in measured.items()}
+        rows = [(name, predicted[name], *spreads[name], spreads[name][0] - predicted[name]) for name in measured]
+        columns = ("ARRANGEMENT", "PREDICTED %", "MEASURED %", "LEAST %", "GREATEST %", "ERROR POINTS")
+        first = next(iter(measured.values()))
+        every = [window for each in measured.values() for window in each["windows"]]
+        noise = [hogs.repeats(first["windows"], data["seconds"]), hogs.taken_by_others(every, 1)]
+        return Conclusion(
+            tables=[Table(title="Share of the one with nice 15", columns=columns, rows=rows, bar="MEASURED %")],
+            plots=[_plot(predicted, spreads)],
+            findings=_findings(data, predicted, spreads),
+            noise=[sentence for sentence in noise if sentence],
+        )
+
+
+class _Sessions:
+    """The same program outside containers, each in a session of its own."""
+
+    def __init__(self, settings: Settings, nices: dict[str, int]) -> None:
+        self._settings = settings
+        self._nices = nices
+        self._pids: dict[str, int] = {}
+
+    def __enter__(self) -> _Sessions:
+        program = os.path.join(self._settings.rootfs, "cpu_hog")
+        null = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1, 2)]
+        for name, nice in self._nices.items():
+            # Not preexec_fn: what is set here is the child's before it can use any CPU worth mentioning.
+            pid = os.posix_spawn(program, [program, "1000000"], {}, file_actions=null, setsid=True)
+            self._pids[name] = pid
+            os.sched_setaffinity(pid, {self._settings.cpu})
+            os.setpriority(os.PRIO_PROCESS, pid, nice)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pid in self._pids.values():
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+    def sample(self) -> Sample:
+        """Time on the CPU in nanoseconds: Documentation/scheduler/sched-stats.rst, /proc/PID/schedstat."""
+        used = {}
+        for name, pid in self._pids.items():
+            with open(f"/proc/{pid}/schedstat", encoding="ascii") as file:
+                used[name] = int(file.read().split()[0])
+        return Sample(time.monotonic(), used)
+
+
+def _plot(predicted: dict[str, float], spreads: dict[str, tuple[float, float, float]]) -> Plot:
+    names = list(spreads)
+    return Plot(
+        name="autogroup",
+        kind="bars",
+        title="What nice 15 leaves of a CPU that two want",
+        x_label="whose nice value it is",
+        y_label="share of nice 15 (%)",
+        alt="Bars: "
+        + ", ".join(f"{name} {spreads[name][0]:.1f} % ({predicted[name]:.1f} predicted)" for name in names),
+        series=[
+            Series(label="predicted", x=names, y=[predicted[name] for name in names], role="predicted"),
+            Series(
+                label="measured",
+                x=names,
+                y=[spreads[name][0] for name in names],
+                low=[spreads[name][1] for name in names],
+                high=[spreads[name][2] for name in names],
+            ),
+        ],
+    )
+
+
+def _findings(data: Data, predicted: dict[str, float], spreads: dict[str, tuple[float, float, float]]) -> list[str]:
+    found = []
+    for name, (median, _, _) in spreads.items():
+        agrees = abs(median - predicted[name]) <= 3
+        found.append(
+            f"{name[0].upper()}{name[1:]}: nice 15 got {median:.1f} % of the CPU, "
+            + ("as predicted." if agrees else f"where {predicted[name]:.1f} % were predicted.")
+        )
+    if _BARE in spreads:
+        state = "on" if data["autogroup"] else "off"
+        where = "the root control group" if data["own group"] == "/" else f"the control group {data['own group']}"
+        found.append(f"The plain processes ran in {where} with autogroup {state}, which their prediction rests on.")
+    return found

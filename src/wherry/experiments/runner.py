@@ -1,0 +1,125 @@
+"""Running experiments: checks before the first container, a result whatever happens, nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from wherry import errors
+from wherry.experiments import setup
+from wherry.experiments.lab import Lab
+from wherry.experiments.model import BadSettingsError, Conclusion, Data, Experiment, Result, Settings
+
+if TYPE_CHECKING:
+    from wherry.client import Client
+    from wherry.experiments.lab import Progress
+
+_LOADED = 0.3
+"""Load average by CPU from which on a run says that the machine was busy: a tenth would be its own supervisor."""
+_SECONDS_MOST = 3600.0
+_REPEAT_MOST = 1000
+
+ShowProgress = Callable[[Experiment, float], "AbstractContextManager[Progress]"]
+"""Makes the progress bar of an experiment that takes so many seconds."""
+
+
+def check(experiments: list[Experiment], settings: Settings) -> None:
+    """Raises BadSettingsError: nothing has been started then."""
+    if settings.cpu not in setup.online_cpus():
+        online = ", ".join(map(str, setup.online_cpus()))
+        raise BadSettingsError(f"--cpu {settings.cpu}: there is no such CPU, online are {online}")
+    if settings.seconds is not None and not 0.5 <= settings.seconds <= _SECONDS_MOST:
+        raise BadSettingsError(f"--seconds {settings.seconds:g} is not between 0.5 and {_SECONDS_MOST:g}")
+    if not 1 <= settings.repeat <= _REPEAT_MOST:
+        raise BadSettingsError(f"--repeat {settings.repeat} is not between 1 and {_REPEAT_MOST}")
+    for nice in settings.nices or ():
+        if not -20 <= nice <= 19:
+            raise BadSettingsError(f"--nices: {nice} is not between -20 and 19")
+    _check_rootfs(settings.rootfs, {program for experiment in experiments for program in experiment.needs})
+    for experiment in experiments:
+        experiment.check(settings)
+
+
+def _check_rootfs(rootfs: str, needs: set[str]) -> None:
+    try:
+        if not stat.S_ISDIR(os.stat(rootfs).st_mode):
+            return  # an archive: a start will tell
+    except OSError as error:
+        raise BadSettingsError(f"--rootfs {rootfs}: {error.strerror}") from None
+    # Only a look, at what is an absolute path inside; lexists, since a link there points into the root file system.
+    missing = sorted(program for program in needs if not os.path.lexists(rootfs + program))
+    if missing:
+        raise BadSettingsError(
+            f"--rootfs {rootfs} does not have {', '.join(missing)}: take one with the workloads, such as build/rootfs "
+            "after `make setup`"
+        )
+
+
+def run(client: Client, experiment: Experiment, settings: Settings, show: ShowProgress) -> Result:
+    """Run one experiment.
+
+    What stops it early (Ctrl-C, SIGTERM, an error of the supervisor's) is in the result, with the data measured until
+    then; its containers are gone in every case.
+
+    Raises Unavailable when there is no supervisor to begin with.
+    """
+    described = setup.describe(client)
+    result = Result(
+        experiment=experiment.name,
+        title=experiment.title,
+        method=" ".join(experiment.method.split()),
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        setup=described,
+        settings=asdict(settings),
+    )
+    busy = setup.load_per_cpu()
+    began = time.monotonic()
+    name = f"{experiment.name}-{secrets.token_hex(3)}"
+    with _terminating() as quiet, show(experiment, experiment.duration(settings)) as progress:
+        try:
+            with Lab(client, settings, name, progress, on_exit=quiet) as lab:
+                experiment.measure(lab, result.data)
+        except KeyboardInterrupt:
+            result.interrupted = True
+            result.error = "interrupted"
+        except (errors.WherryError, OSError, RuntimeError) as error:
+            result.error = str(error)
+    result.seconds = time.monotonic() - began
+    result.conclusion = _concluded(experiment, result.data)
+    if busy >= _LOADED:
+        result.conclusion.noise.insert(
+            0, f"The machine was loaded when this began: {busy:.2f} runnable tasks a CPU. Take the numbers with care."
+        )
+    return result
+
+
+def _concluded(experiment: Experiment, data: Data) -> Conclusion:
+    return experiment.conclude(data) if data else Conclusion(noise=["Nothing was measured."])
+
+
+@contextlib.contextmanager
+def _terminating() -> Iterator[Callable[[], None]]:
+    """SIGTERM and SIGHUP are taken for Ctrl-C. Yields what makes all three be ignored: while containers are removed."""
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in signals}
+
+    def ignore() -> None:
+        for number in signals:
+            signal.signal(number, signal.SIG_IGN)
+
+    for number in signals:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield ignore
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

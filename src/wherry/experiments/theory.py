@@ -1,0 +1,72 @@
+"""What the scheduler promises, in numbers: the other half of every comparison."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+
+WEIGHTS = (
+    *(88761, 71755, 56483, 46273, 36291, 29154, 23254, 18705, 14949, 11916),
+    *(9548, 7620, 6100, 4904, 3906, 3121, 2501, 1991, 1586, 1277),
+    *(1024, 820, 655, 526, 423, 335, 272, 215, 172, 137),
+    *(110, 87, 70, 56, 45, 36, 29, 23, 18, 15),
+)
+"""Of nice -20 to 19: kernel/sched/core.c, sched_prio_to_weight. A step is about 1.25, or 10 % of CPU between two."""
+
+
+def weight(nice: int) -> int:
+    """The weight that the scheduler gives to nice -20 to 19."""
+    return WEIGHTS[nice + 20]
+
+
+def shares(weights: Mapping[str, float]) -> dict[str, float]:
+    """Percent of one CPU that each always runnable competitor gets."""
+    total = sum(weights.values())
+    return {name: 100 * each / total for name, each in weights.items()}
+
+
+def rates(weights: Mapping[str, float], cpus: int) -> dict[str, float]:
+    """CPUs that single-threaded, always runnable competitors get of ``cpus``: by weight, but nobody more than one."""
+    left, open_ones, found = float(cpus), dict(weights), dict.fromkeys(weights, 0.0)
+    while open_ones and left > 0:
+        total = sum(open_ones.values())
+        full = [name for name, each in open_ones.items() if left * each / total >= 1]
+        if not full:
+            return found | {name: left * each / total for name, each in open_ones.items()}
+        for name in full:
+            found[name] = 1.0
+            left -= 1
+            del open_ones[name]
+    return found
+
+
+def completion_times(weights: Mapping[str, float], work: float, cpus: int) -> dict[str, float]:
+    """When each competitor with ``work`` CPU seconds to do is done, in seconds; the rest gets what it had then."""
+    left, now, done = dict.fromkeys(weights, work), 0.0, dict[str, float]()
+    while left:
+        speed = rates({name: weights[name] for name in left}, cpus)
+        step = min(left[name] / speed[name] for name in left)
+        now += step
+        for name in list(left):
+            left[name] -= step * speed[name]
+            if left[name] <= work * 1e-9:
+                done[name] = now
+                del left[name]
+    return done
+
+
+def jain(values: Sequence[float]) -> float:
+    """Jain's fairness index: 1 when all are equal, 1/n when one has everything; NaN without values.
+
+    Source: Jain, Chiu, Hawe, DEC Research Report TR-301 (1984).
+    """
+    squares = sum(value * value for value in values)
+    return sum(values) ** 2 / (len(values) * squares) if squares else math.nan
+
+
+def spread(values: Sequence[float]) -> tuple[float, float, float]:
+    """Median, least and greatest: what there is to say of a few repeats. Raises ValueError without values."""
+    if not values:
+        raise ValueError("no values")
+    return statistics.median(values), min(values), max(values)
