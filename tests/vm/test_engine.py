@@ -20,6 +20,7 @@ CONTROL_GROUPS = [
     "tests/root/test_options.py::test_limits_reach_the_control_group",
     f"{CPU}::test_options_reach_the_control_group",
     f"{CPU}::test_nice_is_changed_while_it_runs",
+    "tests/root/test_shares.py",
 ]
 JOBS = {
     "module": Job("amd64", "engine", "tests/vm/inside/test_engine.py"),
