@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import pytest
 
-from wherry.experiments import hogs
+from wherry.experiments import hogs, hostload
 from wherry.experiments.catalogue import EXPERIMENTS
 from wherry.experiments.model import BadSettingsError, Conclusion, Settings
+from wherry.experiments.setup import online_cpus
 from wherry.experiments.theory import shares, weight
 
 BY_WEIGHT = {name: each / 100 for name, each in shares({"a": weight(0), "b": weight(15)}).items()}
@@ -167,3 +169,26 @@ def test_too_few_nice_values_are_refused(name: str) -> None:
 def test_a_longer_window_takes_longer(name: str) -> None:
     short, long = (EXPERIMENTS[name].duration(Settings(rootfs="/", seconds=each)) for each in (1, 10))
     assert 0 < short < long
+
+
+STAT = """cpu  900 0 300 5000 60 10 20 30 400 0
+cpu0 100 20 300 4000 50 1 2 7 90 0
+cpu1 800 0 0 1000 10 9 18 23 310 0
+intr 1
+"""
+
+
+def test_a_cpu_is_busy_when_it_is_not_idle() -> None:
+    assert hostload.busy_seconds(0, STAT) == pytest.approx((100 + 20 + 300 + 1 + 2 + 7) / os.sysconf("SC_CLK_TCK"))
+    assert hostload.busy_seconds(2, STAT) is None
+    assert hostload.busy_seconds(min(online_cpus())) is not None
+
+
+@pytest.mark.parametrize("name", ["nice", "fairness", "quota"])
+@pytest.mark.parametrize(("others", "said"), [([0.0, 0.25], True), ([0.01, None], False), ([], False)])
+def test_what_others_used_of_the_cpu_is_said(name: str, others: list[float | None], said: bool) -> None:
+    data = {"nice": nice(), "fairness": fairness({"a": 0.5, "b": 0.5}), "quota": quota(1)}[name]
+    for found in [data] if name == "nice" else data["runs"].values():
+        found["others"] = others
+    sentence = "Other processes used up to 25 % of the CPU that the containers ran on."
+    assert (sentence in concluded(name, data).noise) == said

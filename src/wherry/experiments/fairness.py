@@ -55,7 +55,9 @@ class Fairness:
         rows = [(count, *each.index, 100 / count, each.least, each.greatest) for count, each in summary.items()]
         columns = ("CONTAINERS", "JAIN", "LEAST", "GREATEST", "FAIR SHARE %", "LEAST SHARE %", "GREATEST SHARE %")
         every = [window for windows in runs.values() for window in windows]
-        noise = [hogs.repeats(next(iter(runs.values())), data["seconds"]), hogs.taken_by_others(every, 1)]
+        others = [each for found in data["runs"].values() for each in found.get("others", [])]
+        disturbance = hogs.used_by_others(others) or hogs.taken_by_others(every, 1)
+        noise = [hogs.repeats(next(iter(runs.values())), data["seconds"]), disturbance]
         return Conclusion(
             tables=[Table(title="Jain's fairness index", columns=columns, rows=rows, bar="JAIN")],
             plots=[_index_plot(summary), _share_plot(summary)],
