@@ -33,6 +33,7 @@ from wherry.supervisor.request import CreateRequest
 from wherry.supervisor.shimlink import ExitStatus, HeldSlot, ShimLink
 from wherry.supervisor.starting import Starter
 from wherry.supervisor.state_directory import StateDirectory
+from wherry.supervisor.takeover import Takeover
 from wherry.supervisor.usage import Resident
 
 _log = logging.getLogger(__name__)
@@ -94,6 +95,14 @@ class Engine:
         )
         self._ender = ending.Ender(
             self._children, self._records, self._pipeline, self._starter, self._events, self._memory
+        )
+        self._takeover = Takeover(
+            children=self._children,
+            records=self._records,
+            pipeline=self._pipeline,
+            memory=self._memory,
+            starter=self._starter,
+            layout=self._layout,
         )
         held = await self._shim.connect()
         records = self._records.load()
@@ -441,11 +450,7 @@ class Engine:
             self._children.exited(slot.name, slot.exit)
 
     def _discard_unknown(self, slot: HeldSlot) -> None:
-        child = recovery.adopt(slot, cgroups.Group(self._layout, f"{self._parent}/{slot.name}"))
-        self._children.adopt(child)
-        for name, descriptor in slot.descriptors.items():
-            if name not in ("pidfd", "channel"):
-                os.close(descriptor)
+        child = self._takeover.unknown(slot, f"{self._parent}/{slot.name}")
         self._background(self._children.discard(child))
 
     async def _recover(self, held: Sequence[HeldSlot], records: Sequence[Record]) -> None:
@@ -456,11 +461,11 @@ class Engine:
             self._containers[record.id] = self._names[record.name] = container
             slot = by_name.pop(record.slot, None) if record.slot else None
             if slot is not None and record.state is State.EXITED:
-                self._finish_log(container, slot)
+                self._background(self._clean_up(container, self._takeover.finish_log(container, slot)))
             elif slot is not None:
                 adopting.append(self._adopt(container, slot))
             elif container.running or (record.slot and record.state is not State.EXITED):
-                self._book_lost(container)
+                self._takeover.book_lost(container)
             else:
                 container.log.set_stats(record.log_stats)
                 container.log.finish()
@@ -478,53 +483,8 @@ class Engine:
             await asyncio.to_thread(self._layers.remove, orphan)
 
     async def _adopt(self, container: Container, held: HeldSlot) -> None:
-        child = recovery.adopt(held, cgroups.Group(self._layout, container.record.cgroup))
-        self._children.adopt(child)
-        self._adopt_memory(container, child, held)
-        self._capture_again(container, held)
-        await recovery.finish_start(container, child)
-        self._starter.reserve_adopted(container)
-        self._records.keep(container.record)
-        _log.info("%s: taken over, pid %d", container.record.name, container.record.pid)
+        child = await self._takeover.adopt(container, held)
         self._background(self._watch(container, child))
-
-    def _finish_log(self, container: Container, held: HeldSlot) -> None:
-        """Of a container whose end has been booked, while its log could not be written."""
-        child = recovery.adopt(held, cgroups.Group(self._layout, container.record.cgroup))
-        self._children.adopt(child)
-        for name, descriptor in held.descriptors.items():
-            if name.startswith("memory-"):  # its end has been explained
-                os.close(descriptor)
-        container.settled.clear()
-        self._capture_again(container, held)
-        self._background(self._clean_up(container, child))
-
-    def _adopt_memory(self, container: Container, child: Child, held: HeldSlot) -> None:
-        kept = {name: each for name, each in held.descriptors.items() if name.startswith("memory-")}
-        try:
-            self._memory.adopt(container, child, kept)
-        finally:
-            for descriptor in kept.values():
-                os.close(descriptor)
-
-    def _capture_again(self, container: Container, held: HeldSlot) -> None:
-        try:
-            pipes = (held.descriptors["stdout"], held.descriptors["stderr"])
-            self._pipeline.add(container.log, *pipes, container.log_ended_in_thread(), held.descriptors["buffer"])
-        except (WherryError, OSError, KeyError):
-            # The container is worth more than its log; the shim still has the pipes.
-            _log.exception("%s: its output cannot be captured", container.record.name)
-            container.log_ended.set()
-            for name in ("stdout", "stderr", "buffer"):
-                if name in held.descriptors:
-                    os.close(held.descriptors[name])
-
-    def _book_lost(self, container: Container) -> None:
-        container.record.error = "neither its process nor its exit status was found after a restart of the supervisor"
-        container.log.finish()
-        container.log_ended.set()
-        container.ended(None)
-        self._records.keep(container.record)
 
     async def stop_all(self) -> None:
         """Let nothing be started any more and stop what runs; returns when the ends have been booked."""

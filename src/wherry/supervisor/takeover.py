@@ -1,0 +1,102 @@
+"""One container of an earlier supervisor, taken over: its process, limits, log and record."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from wherry.errors import WherryError
+from wherry.kernel import cgroups
+from wherry.logs import Pipeline
+from wherry.supervisor import recovery
+from wherry.supervisor.children import Child, Children
+from wherry.supervisor.container import Container
+from wherry.supervisor.memory import Memory
+from wherry.supervisor.records import Records
+from wherry.supervisor.shimlink import HeldSlot
+from wherry.supervisor.starting import Starter
+
+_log = logging.getLogger(__name__)
+
+
+class Takeover:
+    """What taking over needs of the supervisor. The descriptors of a ``HeldSlot`` are used up by each method."""
+
+    def __init__(
+        self,
+        *,
+        children: Children,
+        records: Records,
+        pipeline: Pipeline,
+        memory: Memory,
+        starter: Starter,
+        layout: cgroups.Layout,
+    ) -> None:
+        self._children = children
+        self._records = records
+        self._pipeline = pipeline
+        self._memory = memory
+        self._starter = starter
+        self._layout = layout
+
+    def unknown(self, held: HeldSlot, cgroup: str) -> Child:
+        """A prepared process, or one whose container is on nobody's books; it is to be discarded."""
+        child = self._child(held, cgroup)
+        for name, descriptor in held.descriptors.items():
+            if name not in ("pidfd", "channel"):
+                os.close(descriptor)
+        return child
+
+    async def adopt(self, container: Container, held: HeldSlot) -> Child:
+        """One that runs, or whose end nobody has booked yet."""
+        child = self._child(held, container.record.cgroup)
+        self._adopt_memory(container, child, held)
+        self._capture_again(container, held)
+        await recovery.finish_start(container, child)
+        self._starter.reserve_adopted(container)
+        self._records.keep(container.record)
+        _log.info("%s: taken over, pid %d", container.record.name, container.record.pid)
+        return child
+
+    def finish_log(self, container: Container, held: HeldSlot) -> Child:
+        """One whose end has been booked, while its log could not be written."""
+        child = self._child(held, container.record.cgroup)
+        for name, descriptor in held.descriptors.items():
+            if name.startswith("memory-"):  # its end has been explained
+                os.close(descriptor)
+        container.settled.clear()
+        self._capture_again(container, held)
+        return child
+
+    def book_lost(self, container: Container) -> None:
+        """One of which neither process nor exit status is to be found."""
+        container.record.error = "neither its process nor its exit status was found after a restart of the supervisor"
+        container.log.finish()
+        container.log_ended.set()
+        container.ended(None)
+        self._records.keep(container.record)
+
+    def _child(self, held: HeldSlot, cgroup: str) -> Child:
+        child = recovery.adopt(held, cgroups.Group(self._layout, cgroup))
+        self._children.adopt(child)
+        return child
+
+    def _adopt_memory(self, container: Container, child: Child, held: HeldSlot) -> None:
+        kept = {name: each for name, each in held.descriptors.items() if name.startswith("memory-")}
+        try:
+            self._memory.adopt(container, child, kept)
+        finally:
+            for descriptor in kept.values():
+                os.close(descriptor)
+
+    def _capture_again(self, container: Container, held: HeldSlot) -> None:
+        try:
+            pipes = (held.descriptors["stdout"], held.descriptors["stderr"])
+            self._pipeline.add(container.log, *pipes, container.log_ended_in_thread(), held.descriptors["buffer"])
+        except (WherryError, OSError, KeyError):
+            # The container is worth more than its log; the shim still has the pipes.
+            _log.exception("%s: its output cannot be captured", container.record.name)
+            container.log_ended.set()
+            for name in ("stdout", "stderr", "buffer"):
+                if name in held.descriptors:
+                    os.close(held.descriptors[name])
