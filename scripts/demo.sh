@@ -57,7 +57,7 @@ say "A hard memory limit holds, and the soft one speaks before"
 show engine run hog build/rootfs /memory_hog 16 20 256 --soft-mib 32 --hard-mib 64
 show engine events --since 1m --until 0s --filter container=hog --format '{{.Time}} {{.Action}} {{.Reason}}'
 
-say "Experiments: what nice values are worth against the kernel's weights, and memory at its limits"
+say "Experiments: what nice values are worth, against the kernel's weights; memory limits by each enforcer"
 rm -rf --one-file-system build/demo-report
 show engine experiment run nice memory --nices 0,5,10 --seconds 2 --repeat 2 --out build/demo-report
 

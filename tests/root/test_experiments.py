@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ from harness import PACKAGES, Supervisor, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 
-NAMES = ["nice", "nice-multicore", "autogroup", "quota", "fairness"]
+NAMES = ["nice", "nice-multicore", "cpu-vs-io", "autogroup", "quota", "memory", "fairness", "start"]
+
+ENFORCERS = {"kmod", "bpf", "cgroup"}
 
 
 def experiment(supervisor: Supervisor, *words: str | Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
@@ -79,6 +82,64 @@ def test_a_signal_ends_it_with_the_data_so_far(supervisor: Supervisor, tmp_path:
     assert result["data"]["runs"]["0.1"]["windows"]
     assert "nterrupted" in (out / "report.html").read_text()
     assert supervisor.client.ps() == []
+
+
+def test_the_others_in_short(supervisor: Supervisor, tmp_path: Path) -> None:
+    words = (
+        "run",
+        "memory",
+        "cpu-vs-io",
+        "start",
+        "--seconds",
+        "1",
+        "--repeat",
+        "1",
+        "--out",
+        tmp_path / "out",
+        "--json",
+    )
+    done = experiment(supervisor, *words)
+    assert done.returncode == 0, done
+    memory, cpu_vs_io, start = json.loads(done.stdout)
+    assert {run["enforcer"]: run["reason"] for run in memory["data"]["runs"]}.get("bpf") == "hard_limit"
+    assert set(memory["data"]["refused"]) | {run["enforcer"] for run in memory["data"]["runs"]} == ENFORCERS
+    for run in memory["data"]["runs"]:
+        assert run["soft"]["at"] < run["died"], run["enforcer"]
+        assert len(run["samples"]) > 5
+    woke = {run["what"]: len(run["woke"]) for run in cpu_vs_io["data"]["runs"]}
+    assert [what for what, count in woke.items() if count == 0] == ["cpu_hog alone"]
+    assert {count: len(each["ended"]) for count, each in start["data"]["runs"].items()}["100"] == 10
+    assert supervisor.ps() == []
+    assert supervisors_of_experiments() == []
+
+
+def test_an_interruption_ends_the_experiments_own_supervisors(supervisor: Supervisor, tmp_path: Path) -> None:
+    words = ("experiment", "run", "memory", "--seconds", "30", "--repeat", "1", "--out", tmp_path / "out", "--json")
+    process = supervisor.popen(*words)
+    wait_until(lambda: any("memory_hog" in line for line in command_lines()), 60)
+    process.send_signal(signal.SIGINT)
+    shown, complaints = process.communicate(timeout=60)
+    assert (process.returncode, "Traceback" in complaints) == (130, False), complaints
+    (result,) = json.loads(shown)
+    assert result["interrupted"]
+    assert supervisors_of_experiments() == []
+    assert not any("memory_hog" in line for line in command_lines())
+
+
+def command_lines() -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        except OSError:
+            continue
+    return found
+
+
+def supervisors_of_experiments() -> list[str]:
+    """Supervisors, shims and directories."""
+    processes = [line for line in command_lines() if "wherry-experiment-" in line]
+    return processes + [str(path) for path in Path(tempfile.gettempdir()).glob("wherry-experiment-*")]
 
 
 def test_an_end_of_the_supervisor_keeps_the_data_too(supervisor: Supervisor, tmp_path: Path) -> None:

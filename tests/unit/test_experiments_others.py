@@ -77,13 +77,13 @@ def test_enforcers_side_by_side() -> None:
     ]
     assert concluded.findings == [
         (
-            "bpf: at the kill the container held at most 4 KiB more than its hard limit and it was gone within 9.0 ms of "
-            "crossing it; booked as hard limit, 2 of 2 times."
+            "bpf: at the kill the container held at most 4 KiB more than its hard limit and it was gone within 9.0 ms "
+            "of crossing it; booked as hard limit, 2 of 2 times."
         ),
         "bpf: the soft event came before the end in 2 of 2 runs.",
         (
-            "cgroup: at the kill the container held at most 0 KiB more than its hard limit; booked as hard limit, 1 of 1 "
-            "times."
+            "cgroup: at the kill the container held at most 0 KiB more than its hard limit; booked as hard limit, "
+            "1 of 1 times."
         ),
     ]
     assert "kmod was not measured: no module" in concluded.noise
