@@ -21,7 +21,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _LINES = ("-", "--", "-.", ":")
 _INCHES = (10.5, 4.6)  # 1155 pixels: fits a page 1280 wide
 _DPI = 110
-_LEGEND_INSIDE = 4
+_FEW = 12  # places on the x axis that are each named
 _SETTINGS: dict[Any, Any] = {
     "font.size": 11,
     "axes.grid": True,
@@ -167,6 +167,9 @@ def _draw_points(axes: Axes, plot: Plot) -> None:
             color=_COLOURS[number % len(_COLOURS)],
             label=_plain(series.label),
         )
+    places = sorted({x for series in plot.series for x in _numbers(series)})
+    if len(places) <= _FEW and not plot.log_x:  # numbers of containers: between them there is nothing
+        axes.set_xticks(places, [f"{place:g}" for place in places])
 
 
 def _numbers(series: Series) -> list[float]:
