@@ -24,7 +24,8 @@ _INCHES = (10.5, 4.6)  # 1155 pixels: fits a page 1280 wide
 _DPI = 110
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _FEW = 20  # points of a line that are shown each, with its interval
-_LONGEST_LABEL, _LONGEST_TITLE, _LONGEST_AXIS_LABEL = 40, 100, 60  # longer ones would leave no room for the data
+_LONGEST_LABEL, _LONGEST_TITLE, _LONGEST_AXIS_LABEL = 40, 100, 45  # longer ones would leave no room for the data
+_GROUP_LINE, _TITLE_LINE = 18, 52
 _CROWDED = 90  # characters of the names of groups that stand side by side
 _SETTINGS: dict[Any, Any] = {
     "font.size": 11,
@@ -63,7 +64,7 @@ def _save(figure: Figure, path: str, form: str, metadata: dict[str, None]) -> No
 
 
 def _frame(axes: Axes, plot: Plot) -> None:
-    axes.set_title(_plain(plot.title, _LONGEST_TITLE), loc="left", fontweight="bold")
+    axes.set_title(_folded(_plain(plot.title, _LONGEST_TITLE), _TITLE_LINE), loc="left", fontweight="bold")
     axes.set_xlabel(_plain(plot.x_label, _LONGEST_AXIS_LABEL))
     axes.set_ylabel(_plain(plot.y_label, _LONGEST_AXIS_LABEL))
     if plot.log_x:
@@ -106,6 +107,7 @@ def _draw_bars(axes: Axes, plot: Plot) -> None:
         axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor", fontsize="small")
     else:
         axes.set_xticks(range(len(names)), [_folded(name) for name in names])
+    axes.set_xlim(-0.6, max(len(names), 1) - 0.4)
     axes.grid(visible=False, axis="x")
     axes.margins(y=0.12)
 
@@ -178,7 +180,7 @@ def _draw_points(axes: Axes, plot: Plot) -> None:
             linestyle="none",
             marker=_MARKERS[number % len(_MARKERS)],
             fillstyle="none" if series.role == "predicted" else "full",
-            markersize=6,
+            markersize=max(9 - 2 * number, 4),  # of points at the same place each is seen
             capsize=4,
             alpha=0.7,
             color=_COLOURS[number % len(_COLOURS)],
@@ -199,13 +201,13 @@ def _is_there(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def _folded(text: str) -> str:
-    """Long names of groups on two lines."""
-    if len(text) <= 18 or " " not in text:
+def _folded(text: str, width: int = _GROUP_LINE) -> str:
+    """Long names of groups on two lines, long titles beside the legend."""
+    if len(text) <= width or " " not in text:
         return text
     words, lines = text.split(), [""]
     for word in words:
-        if lines[-1] and len(lines[-1]) + len(word) >= 18:
+        if lines[-1] and len(lines[-1]) + len(word) >= width:
             lines.append(word)
         else:
             lines[-1] = f"{lines[-1]} {word}".strip()
