@@ -42,6 +42,9 @@ probe_test() {
     need bubblewrap command -v bwrap
     need crun command -v crun
     need runc command -v runc
+    # The reports of experiments are looked at in a browser.
+    need chromium command -v chromium
+    need chromium-driver command -v chromedriver
 }
 
 probe_vm() {
