@@ -29,6 +29,7 @@ typedef _Bool bool;
 #define EBUSY 16
 #define PF_FORKNOEXEC 0x00000040 /* forked, but has not called execve (include/linux/sched.h) */
 #define MAX_CPUS 512
+#define LEVEL_BYTES 4095 /* all numbers[]: a level is at most 32 (MAX_PID_NS_LEVEL, include/linux/pid_namespace.h) */
 #define NEAR_PAGES 4096
 #define EXACT_EVERY 16
 #define SOFT_INTERVAL 50000000ULL /* nanoseconds */
@@ -190,10 +191,14 @@ static __always_inline s64 exact_pages(const bool typed, struct mm_struct *mm)
 	return sum < 0 ? 0 : sum;
 }
 
-/* The entry of a pid's numbers[] for a level; an array of one, whose real length is the pid's own. */
+/*
+ * The entry of a pid's numbers[] for a level; an array of one, whose real length is the pid's own. The mask is for 6.1's
+ * verifier: it takes a constant times a variable for unbounded.
+ */
 static __always_inline void *number_at(struct pid *pid, u32 level)
 {
-	return (void *)pid + bpf_core_field_offset(struct pid, numbers) + level * bpf_core_type_size(struct upid);
+	return (void *)pid + bpf_core_field_offset(struct pid, numbers) +
+	       (level * bpf_core_type_size(struct upid) & LEVEL_BYTES);
 }
 
 /* The inode of the pid namespace that a container at the level below the supervisor's would have. */

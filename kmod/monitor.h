@@ -98,7 +98,7 @@ struct scan {
 };
 
 struct event_queue {
-	struct mutex lock;
+	struct mutex lock;		/* who writes the ring, and who reads it */
 	wait_queue_head_t readers;
 	unsigned int head, tail;	/* written under lock */
 	u64 dropped;

@@ -270,7 +270,8 @@ int rss_scan(struct container *c, struct scan *scan)
 		walk.table = rcu_dereference_protected(c->table,
 					lockdep_is_held(&c->lock));
 		walk.number = ++c->scans ?: ++c->scans;
-		walk.pages = walk.correction = 0;
+		walk.pages = 0;
+		walk.correction = 0;
 		walk.crowded = false;
 		rss_for_each_process(c, count_process, &walk);
 		if (!walk.crowded && !is_crowded(walk.table)) {

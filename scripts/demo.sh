@@ -57,6 +57,10 @@ say "A hard memory limit holds, and the soft one speaks before"
 show engine run hog build/rootfs /memory_hog 16 20 256 --soft-mib 32 --hard-mib 64
 show engine events --since 1m --until 0s --filter container=hog --format '{{.Time}} {{.Action}} {{.Reason}}'
 
+say "Experiments: what nice values are worth, against the kernel's weights; memory limits by each enforcer"
+rm -rf --one-file-system build/demo-report
+show engine experiment run nice memory --nices 0,5,10 --seconds 2 --repeat 2 --out build/demo-report
+
 say "Workloads side by side, with nice values of the whole container"
 show engine start busy build/rootfs /cpu_hog 60
 show engine start idle build/rootfs /cpu_hog 60 --nice 15
@@ -91,3 +95,4 @@ if compgen -G "/sys/fs/cgroup{,/*}$parent" >/dev/null; then
     exit 1
 fi
 echo "No container, mount or control group of it is left."
+echo "The report of the experiments is build/demo-report/report.html."

@@ -16,10 +16,16 @@ from harness import REPOSITORY, Supervisor, Traces, wait_until
 from wherry import Event
 from wherry.client import Client
 from wherry.errors import CommandNotFound, NotFound, WherryError
+from wherry.kernel import cgroups
 from wherry.wire.config import container_config
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 
+ENFORCERS = os.environ.get("WHERRY_ENFORCERS", "bpf cgroup").split()
+"""Those of this machine; a guest with the kernel module names others (tests/vm/test_engine.py)."""
+KERNEL = tuple(map(int, os.uname().release.split("-")[0].split(".")[:2]))
+BPF_OVER = (2 << 20) if KERNEL < (6, 2) else (64 << 10)
+"""Bytes over a hard limit by bpf: before 6.2 the kernel tells of every 64th page fault of a thread."""
 GROW = f"{REPOSITORY}/build/workloads/memory_grow:/memory_grow:ro"
 MIB = 1 << 20
 WHO = ("first", "child", "grandchild", "thread")
@@ -84,7 +90,7 @@ def expected(who: str, end: str) -> tuple[str, int]:
 CELLS = {f"{who}-{end}".replace(" ", "_"): (who, end) for who in WHO for end in ENDS}
 
 
-@pytest.fixture(params=["bpf", "cgroup"])
+@pytest.fixture(params=ENFORCERS)
 def limited(request: pytest.FixtureRequest, tmp_path: Path, rootfs: Path, leftovers: Traces) -> Iterator[Supervisor]:
     """A supervisor with one of the enforcers."""
     options = ("--memory-enforcer", request.param)
@@ -165,7 +171,7 @@ def check_evidence(supervisor: Supervisor, begin: int) -> None:
         assert (ours["OomChildren"] > 0) is ("oom-child" in kinds), name
         if reason == "hard_limit":
             check_death(ours, enforcer)
-        if end == "oom" and enforcer == "bpf":  # which sees whom the OOM killer chooses
+        if end == "oom" and enforcer == "bpf" and KERNEL >= (6, 8):  # it sees whom the OOM killer chooses
             found = [
                 event.attributes["comm"] for event in events if event.name == name and event.kind.startswith("oom")
             ]
@@ -180,7 +186,7 @@ def check_death(ours: dict[str, Any], enforcer: str) -> None:
     assert 0 <= death["MillisecondsToDeath"] < 10_000
     if enforcer == "bpf":
         assert (death["Comm"], death["Pid"] > 0) == ("memory_grow", True)
-        assert death["Peak"] <= 32 * MIB + (64 << 10)
+        assert death["Peak"] <= 32 * MIB + BPF_OVER
 
 
 def test_a_crossing_while_no_supervisor_lives_is_booked_by_the_next(limited: Supervisor, rootfs: Path) -> None:
@@ -188,8 +194,11 @@ def test_a_crossing_while_no_supervisor_lives_is_booked_by_the_next(limited: Sup
     waits = "while [ ! -e /go/go ]; do sleep 0.01; done; "
     (limited.directory / "go").mkdir()
     volumes = [GROW, f"{limited.directory}/go:/go:ro"]
+    # Version 2 holds who is above memory.high back until somebody takes the news (docs/memory-limits.md).
+    is_held_back = limited.info()["enforcer"] == "cgroup" and cgroups.detect().version == 2
+    hard_limits = {"hard_mib": 32} if is_held_back else {"hard_mib": 32, "soft_mib": 16}
     scripts = {
-        "hard": (f"{waits} exec /memory_grow pages 500 1", {"hard_mib": 32, "soft_mib": 16}, "hard_limit"),
+        "hard": (f"{waits} exec /memory_grow pages 500 1", hard_limits, "hard_limit"),
         "family": (f"{waits} /memory_grow processes 500 4; sleep 1000", {"hard_mib": 32}, "hard_limit"),
         "oom": (f"{waits} exec /memory_grow pages 500 1", {"memory": 32 * MIB}, "oom"),
         "fine": (f"{waits} exit 137", {"hard_mib": 32}, "exited"),
@@ -215,7 +224,7 @@ def test_a_crossing_while_no_supervisor_lives_is_booked_by_the_next(limited: Sup
     ours = client.inspect("hard")["Wherry"]
     check_death(ours, limited.info()["enforcer"])
     told = [event.kind for event in client.events(since_ns=0, until_ns=time.time_ns()) if event.name == "hard"]
-    assert told[:2] == ["soft-limit", "hard-limit"]
+    assert told[: len(hard_limits)] == ["soft-limit", "hard-limit"][-len(hard_limits) :]
     if ours["Enforcer"] == "bpf":  # the instant is the kernel's, not that of the reading
         (event,) = client.events(
             since_ns=1, until_ns=time.time_ns(), filters={"container": "hard", "event": "hard-limit"}

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from harness import Supervisor, Word, wait_until
 
+from wherry.kernel import cgroups
+
 pytestmark = pytest.mark.root
 
 
@@ -107,10 +109,24 @@ def test_the_host_network(supervisor: Supervisor, rootfs: Path) -> None:
 
 
 def test_limits_reach_the_control_group(supervisor: Supervisor, rootfs: Path) -> None:
-    supervisor.engine("start", "--pids-limit", "7", "--cpus", "0.5", "c", rootfs, "/bin/sleep", "1000")
-    assert supervisor.control_file("c", "pids", "pids.max", "pids.max") == "7"
-    quota = supervisor.control_file("c", "cpu", "cpu.cfs_quota_us", "cpu.max")
-    assert quota in {"50000", "50000 100000"}
+    memory = ("--memory", "64m", "--memory-reservation", "32m", "--memory-swap", "96m")
+    options = (*memory, "--pids-limit", "7", "--cpus", "0.5", "--nice", "10")
+    supervisor.engine("start", *options, "c", rootfs, "/bin/sleep", "1000")
+    files = {
+        ("memory", "memory.limit_in_bytes", "memory.max"): {str(64 << 20)},
+        ("memory", "memory.soft_limit_in_bytes", "memory.low"): {str(32 << 20)},
+        ("pids", "pids.max", "pids.max"): {"7"},
+        ("cpu", "cpu.cfs_quota_us", "cpu.max"): {"50000", "50000 100000"},
+        ("cpu", "cpu.shares", "cpu.weight.nice"): {"110", "10"},
+    }
+    for file, values in files.items():
+        assert supervisor.control_file("c", *file) in values, file
+    if cgroups.detect().version == 2:
+        assert supervisor.control_file("c", "memory", "", "memory.swap.max") == str(32 << 20)
+    config = supervisor.client.inspect("c")["HostConfig"]
+    sizes = [config[name] >> 20 for name in ("Memory", "MemoryReservation", "MemorySwap")]
+    assert (sizes, config["PidsLimit"], config["NanoCpus"]) == ([64, 32, 96], 7, 500_000_000)
+    assert supervisor.ps()[0]["nice"] == 10
 
 
 def test_the_limit_of_processes_holds(supervisor: Supervisor, rootfs: Path) -> None:

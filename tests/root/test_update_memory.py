@@ -11,7 +11,6 @@ import pytest
 from harness import Supervisor, Traces, wait_until
 
 from wherry.errors import NotSupported
-from wherry.kernel import cgroups
 
 if TYPE_CHECKING:
     from wherry.client import Changes
@@ -33,31 +32,20 @@ def supervisor(request: pytest.FixtureRequest, tmp_path: Path, rootfs: Path, lef
         yield made
 
 
-def can_move_soft(supervisor: Supervisor) -> bool:
-    """A threshold of control groups version 1 stays where it is."""
-    return (supervisor.info()["enforcer"], cgroups.detect().version) != ("cgroup", 1)
-
-
 def test_limits_are_raised_and_lowered(supervisor: Supervisor, rootfs: Path) -> None:
     client = supervisor.client
     client.start("c", str(rootfs), GROW, soft_mib=40, hard_mib=48)
     supervisor.engine("update", "--hard-mib", "1000", "c")
-    if can_move_soft(supervisor):
-        client.update("c", soft_mib=64)
-    else:
-        with pytest.raises(NotSupported, match=r"cannot update c: .*memory\.usage_in_bytes"):
-            client.update("c", soft_mib=64, nice=5)
-        assert client.ps()[0].nice == 0
+    client.update("c", soft_mib=64)
     grown_to(supervisor, "c", 88)
     held = client.stats("c")["Wherry"]["Memory"]
     assert 88 * MIB <= held["Rss"] <= held["Peak"] < 1000 * MIB
     client.update("c", hard_mib=136)
     assert (client.wait("c"), client.ps()[0].reason) == (137, "hard_limit")
     found = client.inspect("c")["Wherry"]
-    soft_bytes = (64 if can_move_soft(supervisor) else 40) * MIB
-    assert (found["SoftLimit"], found["HardLimit"], found["MemoryDeath"]["Limit"]) == (soft_bytes, 136 * MIB, 136 * MIB)
+    assert (found["SoftLimit"], found["HardLimit"], found["MemoryDeath"]["Limit"]) == (64 * MIB, 136 * MIB, 136 * MIB)
     soft = client.events(since_ns=1, until_ns=time.time_ns(), filters={"event": "soft-limit"})
-    assert [event.attributes["limit"] for event in soft] == [str(soft_bytes)]
+    assert [event.attributes["limit"] for event in soft] == [str(64 * MIB)]
 
 
 def test_a_limit_that_it_was_not_started_with(supervisor: Supervisor, rootfs: Path) -> None:

@@ -128,7 +128,7 @@ def test_soft_on_version_2_is_told_once_and_slows_nobody_down(version2: Files, m
         assert watch.crossings() == []
         monkeypatch.setattr(cgroup, "_SOFT_INTERVAL_NS", 0)
         assert watch.crossings() == [Kind.SOFT]
-        version2["memory.events.local"] = "high 10\noom_kill 4"
+        version2["memory.events.local"] = "high 10\noom 1\noom_kill 4"
         assert watch.crossings() == [Kind.HARD]
     finally:
         watch.close()
@@ -138,7 +138,8 @@ TAKEOVERS = {
     "told by the one before": ("max", 40, "high 3\noom_kill 0", []),
     "crossed while nobody looked": (str(32 * MIB), 32, "high 3\noom_kill 0", [Kind.SOFT]),
     "told, and over": (str(32 * MIB), 4, "high 3\noom_kill 0", []),
-    "killed while nobody looked": (str(32 * MIB), 4, "high 3\noom_kill 1", [Kind.HARD]),
+    "killed while nobody looked": (str(32 * MIB), 4, "high 3\noom 1\noom_kill 1", [Kind.HARD]),
+    "killed for a shortage elsewhere": (str(32 * MIB), 4, "high 3\noom 0\noom_kill 1", []),
 }
 
 
@@ -160,7 +161,7 @@ def test_a_lower_limit_of_the_groups_own_is_not_the_hard_limit(version2: Files) 
     try:
         watch.limit(Limits(hard_bytes=64 * MIB))
         assert (version2["memory.max"], version2["memory.oom.group"]) == (str(16 * MIB), "0")
-        version2["memory.events.local"] = "high 0\noom_kill 4"
+        version2["memory.events.local"] = "high 0\noom 1\noom_kill 4"
         assert watch.crossings() == []
     finally:
         watch.close()

@@ -1,28 +1,22 @@
-"""One guest for each kernel, booted when the first test wants it."""
+"""The guests that the selected tests need, at work from the first of these tests on."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
-from tests.vm import kernels
-from tests.vm.guest import Guest
+from tests.vm.jobs import Guests
 
 collect_ignore = ["inside"]  # those run in the guests
 
 
 @pytest.fixture(scope="session")
-def boot() -> Iterator[Callable[[str], Guest]]:
-    """A function that returns the guest of a kernel of ``kernels.NAMES``."""
-    guests: dict[str, Guest] = {}
-    with contextlib.ExitStack() as stack:
-
-        def guest_of(name: str) -> Guest:
-            if name not in guests:
-                module, _ = kernels.build_module(name)
-                # Races need virtual CPUs that run at the same time; 6.12 does not always survive that (see Guest).
-                guests[name] = stack.enter_context(Guest(name, module, parallel=name != "6.12-amd64"))
-            return guests[name]
-
-        yield guest_of
+def guests(request: pytest.FixtureRequest) -> Iterator[Guests]:
+    """Tests name their job by a parameter ``job``."""
+    parameters = (getattr(item, "callspec", None) for item in request.session.items)
+    jobs = [each.params["job"] for each in parameters if each is not None and "job" in each.params]
+    guests = Guests(jobs)
+    try:
+        yield guests
+    finally:
+        guests.close()

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import base64
 import secrets
+import shlex
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -19,10 +19,7 @@ from typing import NamedTuple, Self
 
 from tests.vm import image, kernels
 
-from wherry.kernel import libc
-
 _BOOT_SECONDS = 90
-_PR_SET_PDEATHSIG = 1
 # oops=panic and panic=-1 end a broken guest at once, not at somebody's time limit. slub_debug writes down who
 # allocated what, checks every free, and poisons.
 _COMMAND_LINE = (
@@ -87,19 +84,23 @@ class Guest:
         assert done.status == 0, f"{command}: exit status {done.status}\n{done.output}"
         return done.output
 
-    def python(self, arguments: str, seconds: float = 60) -> Result:
+    def python(self, arguments: str, seconds: float = 60, **environment: str) -> Result:
         """``python ARGUMENTS``, with package and tests on its path."""
-        return self.sh(
-            f"PYTHONPATH={image.python_path()} PYTHONDONTWRITEBYTECODE=1 {image.PYTHON} {arguments}", seconds
-        )
+        environment |= {"PYTHONPATH": image.python_path(), "PYTHONDONTWRITEBYTECODE": "1"}
+        settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items())
+        return self.sh(f"{settings} {image.PYTHON} {arguments}", seconds)
 
-    def pytest(self, arguments: str, seconds: float) -> None:
+    def pytest(self, arguments: str, seconds: float, **environment: str) -> None:
         """Run tests in there; fails with their output when one fails or is skipped."""
-        options = "-q --tb=short -p no:cacheprovider --timeout=120"
-        done = self.python(f"-m pytest {options} {arguments}", seconds)
+        options = "-q --tb=short -p no:cacheprovider --timeout=120 --durations=10"
+        done = self.python(f"-m pytest {options} {arguments}", seconds, **environment)
         print(done.output)
         assert done.status == 0, f"{done.output}\n{self.console()[-3000:]}"
         assert "skipped" not in done.output
+
+    def kill(self) -> None:
+        """From another thread: what the guest's own one waits for will not come, and it gets GuestDied."""
+        self._process.kill()
 
     def close(self) -> None:
         process = getattr(self, "_process", None)
@@ -129,11 +130,7 @@ class Guest:
             listener.bind(str(path))
             listener.listen(1)
             self._process = subprocess.Popen(
-                self._command(path),
-                preexec_fn=_die_with_parent,  # noqa: PLW1509  # no thread of ours runs: pytest does not start any
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=said,
+                self._command(path), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said
             )
             listener.settimeout(20)
             self._connection, _ = listener.accept()
@@ -144,6 +141,8 @@ class Guest:
         serials = ["-serial", f"file:{self._directory}/console"]
         serials += ["-chardev", f"socket,id=shell,path={shell}", "-serial", "chardev:shell"]
         return [
+            # A test run that is killed leaves no emulator. The signal comes when the thread that has started it ends.
+            *"setpriv --pdeathsig KILL --".split(),
             *"qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot -M q35 -cpu max".split(),
             *f"-accel tcg,thread={mode} -smp 2 -m 2048 -kernel".split(),
             kernels.vmlinux(self.kernel),
@@ -174,7 +173,3 @@ class Guest:
         said = self._buffer.decode(errors="replace")[-4000:]
         qemu = (self._directory / "qemu").read_text(errors="replace")
         return f"guest with {kernels.release(self.kernel)}: {what}\n{said}\n{qemu}\n{self.console()[-6000:]}"
-
-
-def _die_with_parent() -> None:
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -5,6 +5,7 @@ The large part, everything that is not ours, is kept in build/vm and made anew w
 
 from __future__ import annotations
 
+import compileall
 import hashlib
 import importlib.metadata
 import os
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -24,6 +26,8 @@ INSIDE = "/wherry"
 """Where the repository is in a guest."""
 PYTHON = f"{sys.prefix}/bin/python"
 _WORK = REPOSITORY / "build/vm"
+_writing_base = threading.Lock()
+_GROW_SOURCE = REPOSITORY / "kmod/tests/grow.c"
 _DISTRIBUTIONS = ("wherry", "pytest", "pytest-timeout")
 _NOT_NEEDED = re.compile(
     r"/(test|tests|idlelib|lib2to3|tkinter|turtledemo|ensurepip|pydoc_data|site-packages|dist-packages|config-3[^/]*)/"
@@ -85,11 +89,16 @@ def build(name: str, module: Path, to: Path) -> None:
         archive = Archive(file)
         archive.file("overlay.ko", kernels.overlay_module(name))
         archive.file("monitor.ko", _without_debug_information(module))
-        for folder in ("src", "tests", "benchmarks"):
+        # With its byte code: compiling the package for each call of the CLI would take a guest longer than running it.
+        compileall.compile_dir(REPOSITORY / "src", quiet=1)
+        archive.tree(REPOSITORY / "src", f"{INSIDE}/src")
+        for folder in ("tests", "benchmarks"):
             archive.tree(REPOSITORY / folder, f"{INSIDE}/{folder}", frozenset({"__pycache__"}))
         archive.copy(REPOSITORY / "pyproject.toml", f"{INSIDE}/pyproject.toml")
         archive.tree(REPOSITORY / "build/rootfs", f"{INSIDE}/build/rootfs")
+        archive.copy(REPOSITORY / "build/workloads/memory_grow", f"{INSIDE}/build/workloads/memory_grow")
         archive.copy(grow_program(), f"{INSIDE}/build/vm/grow")
+        archive.copy(_GROW_SOURCE, f"{INSIDE}/{_GROW_SOURCE.relative_to(REPOSITORY)}")  # so that it need not be built
         archive.close()
 
 
@@ -102,7 +111,7 @@ def _without_debug_information(path: Path) -> bytes:
 
 def grow_program() -> Path:
     """The tests' static program that takes memory in all ways; built when its source is newer."""
-    source, program = REPOSITORY / "kmod/tests/grow.c", _WORK / "grow"
+    source, program = _GROW_SOURCE, _WORK / "grow"
     if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
         _WORK.mkdir(parents=True, exist_ok=True)
         flags = "-std=c11 -D_GNU_SOURCE -O2 -Wall -Wextra -Werror -static -pthread".split()
@@ -119,13 +128,14 @@ def _base() -> Path:
         status = path.stat()
         digest.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode())
     base = _WORK / f"base-{digest.hexdigest()[:16]}.cpio"
-    if not base.exists():
-        _WORK.mkdir(parents=True, exist_ok=True)
-        for old in _WORK.glob("base-*.cpio"):
-            old.unlink()
-        part = base.with_suffix(f".{os.getpid()}")
-        _write_base(part, paths)
-        part.rename(base)
+    with _writing_base:
+        if not base.exists():
+            _WORK.mkdir(parents=True, exist_ok=True)
+            for old in _WORK.glob("base-*.cpio"):
+                old.unlink()
+            part = base.with_suffix(f".{os.getpid()}")
+            _write_base(part, paths)
+            part.rename(base)
     return base
 
 

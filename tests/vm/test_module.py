@@ -5,25 +5,23 @@ from __future__ import annotations
 import shutil
 import struct
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.vm import kernels
-from tests.vm.guest import Guest
+from tests.vm.jobs import Guests, Job
 
 from wherry.kernel import container_monitor
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
 KMOD = kernels.REPOSITORY / "kmod"
 
 
 @pytest.mark.parametrize("kernel", kernels.NAMES)
-def test_it_builds_without_a_warning(kernel: str) -> None:
+def test_it_builds_without_a_warning(guests: Guests, kernel: str) -> None:  # noqa: ARG001  # they build at once
     """With the compiler's extra warnings, and sparse, which knows user pointers, locks and RCU."""
-    shutil.rmtree(kernels.REPOSITORY / "build/kmod" / kernel, ignore_errors=True)
-    module, said = kernels.build_module(kernel, "W=1", "C=1")
+    module, said = kernels.build_module_anew(kernel)
     assert said == ""
     assert module.exists()
 
@@ -112,11 +110,14 @@ def test_the_structures_are_the_same_on_32_bits(tmp_path: Path) -> None:
     subprocess.run(["cc", "-m32", "-ffreestanding", "-fsyntax-only", *includes, source], check=True)
 
 
-@pytest.mark.parametrize("file", ["test_limits.py", "test_device.py", "test_races.py"])
-@pytest.mark.parametrize("kernel", kernels.NAMES)
-def test_inside(boot: Callable[[str], Guest], kernel: str, file: str) -> None:
-    boot(kernel).pytest(f"tests/vm/inside/{file}", seconds=400)
+FILES = ("limits", "device", "races")
+JOBS = {
+    f"{kernel}-{file}": Job(kernel, "module", f"tests/vm/inside/test_{file}.py")
+    for kernel in kernels.NAMES
+    for file in FILES
+}
 
 
-def test_the_engine_with_it(boot: Callable[[str], Guest]) -> None:
-    boot("amd64").pytest("tests/vm/inside/test_engine.py", seconds=500)
+@pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
+def test_inside(guests: Guests, job: Job) -> None:
+    guests.wait(job)

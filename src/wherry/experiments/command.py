@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wherry.client import Client, absolute
@@ -62,7 +62,9 @@ def run(request: Request) -> int:
         folder = _make_folder(request.out or _default_folder(request.names))
         results = _run_all(client, experiments, settings, request, folder)
     if request.as_json:
-        print(json.dumps([asdict(result) for result in results], indent=2))
+        from wherry.experiments import report  # noqa: PLC0415 (jinja2)
+
+        print(json.dumps([report.as_data(result) for result in results], indent=2, allow_nan=False))
     return _exit_code(results)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from wherry.experiments import hogs, theory
@@ -54,7 +55,9 @@ class Fairness:
         rows = [(count, *each.index, 100 / count, each.least, each.greatest) for count, each in summary.items()]
         columns = ("CONTAINERS", "JAIN", "LEAST", "GREATEST", "FAIR SHARE %", "LEAST SHARE %", "GREATEST SHARE %")
         every = [window for windows in runs.values() for window in windows]
-        noise = [hogs.repeats(next(iter(runs.values())), data["seconds"]), hogs.taken_by_others(every, 1)]
+        others = [each for found in data["runs"].values() for each in found.get("others", [])]
+        disturbance = hogs.used_by_others(others) or hogs.taken_by_others(every, 1)
+        noise = [hogs.repeats(next(iter(runs.values())), data["seconds"]), disturbance]
         return Conclusion(
             tables=[Table(title="Jain's fairness index", columns=columns, rows=rows, bar="JAIN")],
             plots=[_index_plot(summary), _share_plot(summary)],
@@ -120,6 +123,10 @@ def _share_plot(summary: dict[int, _Summary]) -> Plot:
 
 
 def _findings(summary: dict[int, _Summary]) -> list[str]:
+    # A window in which nobody got any CPU time has no index, and no share says anything then.
+    summary = {count: each for count, each in summary.items() if not math.isnan(sum(each.index))}
+    if not summary:
+        return []
     worst = min(summary, key=lambda count: summary[count].index[0])
     found = [f"The least fair was {worst} containers, with an index of {summary[worst].index[0]:.4f}."]
     for count, each in summary.items():

@@ -9,6 +9,7 @@ from datetime import datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from wherry.experiments import hostload
 from wherry.experiments.lab import Lab, Sample, shares
 from wherry.experiments.theory import spread
 
@@ -27,14 +28,33 @@ def measure_windows(lab: Lab, names: Sequence[str], data: Data, seconds: float, 
     """``repeat`` windows one right after the other, each into ``data["windows"]``: CPUs by name.
 
     ``data["timeline"]`` gets the same in steps of half a second, ``at`` in seconds since the first window began.
+    ``data["others"]`` gets the part of ``settings.cpu``, to which the containers are taken to be pinned, that other
+    processes (and the host of a virtual machine) used in each window.
     """
     windows, timeline = data.setdefault("windows", []), data.setdefault("timeline", [])
+    others: list[float | None] = data.setdefault("others", [])
     last = lab.sample(names)
     begin = data.setdefault("began", last.at)
     for number in range(repeat):
         lab.doing(f"window {number + 1} of {repeat}")
+        busy = hostload.busy_seconds(lab.settings.cpu)
         opened, last = last, follow(lab, names, last, seconds, timeline, begin)
         windows.append(last.since(opened))
+        others.append(_others(busy, hostload.busy_seconds(lab.settings.cpu), last.at - opened.at, windows[-1]))
+
+
+def _others(before: float | None, after: float | None, seconds: float, window: Mapping[str, float]) -> float | None:
+    if before is None or after is None or seconds <= 0:
+        return None
+    return max((after - before) / seconds - sum(window.values()), 0.0)
+
+
+def used_by_others(others: Sequence[float | None]) -> str | None:
+    """A sentence when other processes were seen on the CPU of the containers."""
+    seen = [100 * each for each in others if each is not None]
+    if not seen or max(seen) < _OTHERS:
+        return None
+    return f"Other processes used up to {max(seen):.0f} % of the CPU that the containers ran on."
 
 
 def follow(lab: Lab, names: Sequence[str], last: Sample, seconds: float, timeline: list[Data], begin: float) -> Sample:

@@ -186,8 +186,12 @@ def _plot(firsts: Sequence[Data], data: Data) -> Plot:
         for run in firsts
     ]
     marks = [Mark(label="soft limit", y=data["soft"] / _MIB), Mark(label="hard limit", y=data["hard"] / _MIB)]
-    marks += [Mark(label=f"{run['enforcer']}: soft event", x=run["soft"]["at"]) for run in firsts if run["soft"]]
-    marks += [Mark(label=f"{run['enforcer']}: end", x=run["died"]) for run in firsts if run["died"] is not None]
+    for run in firsts:
+        name = run["enforcer"]
+        if run["soft"]:
+            marks.append(Mark(label=f"{name}: soft event", x=run["soft"]["at"], of=name))
+        if run["died"] is not None:
+            marks.append(Mark(label=f"{name}: end", x=run["died"], of=name))
     return Plot(
         name="memory",
         kind="steps",

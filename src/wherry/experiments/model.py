@@ -74,9 +74,13 @@ class Series:
 
 @dataclass(kw_only=True)
 class Mark:
-    """A line across the plot: at ``x`` (a moment) or at ``y`` (a limit), one of the two."""
+    """A line across the plot: at ``x`` (a moment) or at ``y`` (a limit), one of the two.
+
+    It takes the colour of the series labelled ``of``, if there is one.
+    """
 
     label: str
+    of: str | None = None
     x: float | None = None
     y: float | None = None
 

@@ -77,7 +77,8 @@ class Nice:
         nices: dict[str, int] = data["nices"]
         predicted = theory.shares({name: theory.weight(nice) for name, nice in nices.items()})
         measured = hogs.share_spreads(windows)
-        noise = [hogs.repeats(windows, data["seconds"]), hogs.taken_by_others(windows, 1)]
+        others = hogs.used_by_others(data.get("others", [])) or hogs.taken_by_others(windows, 1)
+        noise = [hogs.repeats(windows, data["seconds"]), others]
         conclusion = Conclusion(
             tables=[self._table(data, predicted, measured)],
             plots=[_shares_plot(nices, predicted, measured), _timeline_plot(data)],

@@ -76,8 +76,12 @@ def _frame(axes: Axes, plot: Plot) -> None:
 
 
 def _draw_marks(axes: Axes, plot: Plot) -> None:
-    for number, mark in enumerate(plot.marks):
-        style: dict[str, Any] = {"color": "black", "linestyle": ("--", ":", "-.")[number % 3], "linewidth": 1.3}
+    colours = {series.label: _COLOURS[number % len(_COLOURS)] for number, series in enumerate(plot.series)}
+    drawn: dict[str | None, int] = {}
+    for mark in plot.marks:
+        number = drawn[mark.of] = drawn.get(mark.of, -1) + 1
+        colour = "black" if mark.of is None else colours.get(mark.of, "black")
+        style: dict[str, Any] = {"color": colour, "linestyle": (":", "--", "-.")[number % 3], "linewidth": 1.4}
         if mark.x is not None:
             axes.axvline(mark.x, label=_plain(mark.label), **style)
         elif mark.y is not None:

@@ -71,11 +71,13 @@ class Quota:
             )
         columns = ("ASKED CPUS", "MEASURED", "LEAST", "GREATEST", "ERROR", "PERIODS", "THROTTLED", "STOPPED %")
         first = next(iter(runs.values()))
+        others = [each for found in runs.values() for each in found.get("others", [])]
+        noise = [hogs.repeats(first["windows"], data["seconds"]), hogs.used_by_others(others)]
         return Conclusion(
             tables=[Table(title="CPU time under a quota", columns=columns, rows=rows, bar="MEASURED")],
             plots=[_delivered_plot(runs), _stopped_plot(runs, data["seconds"])],
             findings=_findings(runs, data["seconds"]),
-            noise=[hogs.repeats(first["windows"], data["seconds"])],
+            noise=[sentence for sentence in noise if sentence],
         )
 
 

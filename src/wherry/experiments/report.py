@@ -52,9 +52,14 @@ def _section(result: Result, folder: str) -> dict[str, Any]:
     return {"result": result, "setup": setup, "tables": tables, "images": images, "command": command_line(result)}
 
 
+def as_data(result: Result) -> dict[str, Any]:
+    """A result as JSON values; NaN and infinity, which JSON does not have, are None."""
+    data: dict[str, Any] = _without_nan({"schema": SCHEMA, **asdict(result)})
+    return data
+
+
 def as_json(result: Result) -> str:
-    """NaN, which JSON does not have, is null."""
-    return json.dumps(_without_nan({"schema": SCHEMA, **asdict(result)}), indent=1, allow_nan=False) + "\n"
+    return json.dumps(as_data(result), indent=1, allow_nan=False) + "\n"
 
 
 def _without_nan(value: Any) -> Any:
@@ -62,7 +67,7 @@ def _without_nan(value: Any) -> Any:
         return {str(key): _without_nan(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [_without_nan(each) for each in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def command_line(result: Result) -> str:

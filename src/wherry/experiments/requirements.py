@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 
-from wherry.experiments.model import BadSettingsError
+from wherry import errors
 
-_MODULES = ("matplotlib", "jinja2", "rich")
+PACKAGES = ("matplotlib", "jinja2", "rich")
+
+
+class MissingPackageError(errors.WherryError):
+    """The message names the package and says how to install it."""
 
 
 def check() -> None:
-    """Raises BadSettingsError naming what is missing; nothing is loaded for the check."""
-    missing = [name for name in _MODULES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise BadSettingsError(
-            f"experiments need {', '.join(missing)}, which is not installed: pip install 'wherry[experiments]'"
-        )
+    """Raises MissingPackageError unless all of them can be imported: found out before anything is measured.
+
+    They are loaded for it, since one that is there may still lack what it needs; a run loads them anyway.
+    """
+    for name in PACKAGES:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise MissingPackageError(
+                f"experiments need {name}, which cannot be loaded ({error}): pip install 'wherry[experiments]'"
+            ) from None

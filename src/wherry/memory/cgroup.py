@@ -13,7 +13,6 @@ several processes share once. That is another meaning than that of kmod and bpf,
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import time
@@ -182,6 +181,10 @@ class _Soft:
         """It has crossed too soon after the last time."""
         self._told_ns = 0
 
+    def begin(self, usage: int, limits: Limits) -> None:
+        """With a new limit, which is a new crossing when memory is above it already: no signal comes for that."""
+        self.is_above, self.is_waiting, self._told_ns = False, usage >= (limits.soft_bytes or 0), 0
+
     def rises(self, crossed: bool, usage: int, limits: Limits) -> bool:
         """Whether a crossing is to be told now; ``crossed`` is that the kernel has just signalled one."""
         due = (crossed and not self.is_above) or (self.is_waiting and usage >= limits.clear_bytes)
@@ -210,6 +213,8 @@ class _Version1:
         self._eventfds: dict[str, int] = {}
         self._soft = _Soft()
         self._has_hard = False
+        self._has_other_sizes = False
+        self._is_adopted = False
 
     @classmethod
     def adopt(cls, group: Group, limits: Limits, kept: dict[str, int]) -> _Version1:
@@ -217,7 +222,7 @@ class _Version1:
         the past.
         """
         watch = cls(group)
-        watch.limits = limits
+        watch.limits, watch._is_adopted = limits, True
         watch._has_hard = _holds_hard_limit(group, limits)
         names = (["soft", "clear"] if limits.soft_bytes is not None else []) + (["oom"] if watch._has_hard else [])
         watch._eventfds = {name: os.dup(kept[f"memory-{name}"]) for name in names}
@@ -234,26 +239,41 @@ class _Version1:
         return {f"memory-{name}": descriptor for name, descriptor in self._eventfds.items()}
 
     def limit(self, limits: Limits) -> None:
-        if "soft" in self._eventfds and limits.soft_bytes != self.limits.soft_bytes:
-            # Only closing an eventfd takes its threshold away, and the shim has one of its descriptors.
-            raise OSError(errno.EOPNOTSUPP, "move a threshold", "memory.usage_in_bytes")
         has_hard = _holds_hard_limit(self.group, limits) or (self._has_hard and limits.hard_bytes is not None)
         if has_hard and limits.hard_bytes is not None:
             controller.set_limit(self.group, limits.hard_bytes)
             if "oom" not in self._eventfds:
                 self._eventfds["oom"] = controller.watch_version1(self.group, "memory.oom_control")
-        if limits.soft_bytes is not None and "soft" not in self._eventfds:
+        if limits.soft_bytes is not None and limits.soft_bytes != self.limits.soft_bytes:
             for name, size in (("soft", limits.soft_bytes), ("clear", limits.clear_bytes)):
-                self._eventfds[name] = controller.watch_version1(self.group, "memory.usage_in_bytes", str(size))
+                self._watch_size(name, str(size))
+            self._soft.begin(controller.usage(self.group) or 0, limits)
         self.limits, self._has_hard = limits, has_hard
+
+    def _watch_size(self, name: str, size: str) -> None:
+        """An eventfd that there is already must stay, since the shim keeps it for the next supervisor. It goes on being
+        signalled for the old size, too: the kernel has no call to end that.
+        """
+        if name in self._eventfds:
+            controller.watch_also_version1(self.group, self._eventfds[name], "memory.usage_in_bytes", size)
+            self._has_other_sizes = True
+        else:
+            self._eventfds[name] = controller.watch_version1(self.group, "memory.usage_in_bytes", size)
+
+    def _has_crossed(self, usage: int) -> bool:
+        """Signals do not tell up from down; from below, the first one is up, however short it was."""
+        if not controller.signalled(self._eventfds["soft"]):
+            return False
+        if self._is_adopted:  # nobody knows what other sizes it was signalled for
+            return (controller.peak(self.group) or usage) >= (self.limits.soft_bytes or 0)
+        return not self._has_other_sizes or usage >= self.limits.clear_bytes
 
     def crossings(self) -> list[Kind]:
         found = []
         usage = controller.usage(self.group) or 0
         if "soft" in self._eventfds:
-            crossed = controller.signalled(self._eventfds["soft"])
+            crossed = self._has_crossed(usage)
             controller.signalled(self._eventfds["clear"])
-            # Signals do not tell up from down; from below, the first one is up, however short it was.
             if self._soft.rises(crossed, usage, self.limits):
                 found.append(Kind.SOFT)
         if self._has_hard and controller.signalled(self._eventfds["oom"]):
@@ -307,8 +327,11 @@ class _Version2:
             self.group.write("memory", "memory.oom.group", 1)
         if self.limits == Limits():
             self._seen = controller.read_events(self._events)  # of a group that nobody has run in
-        if limits.soft_bytes is not None and not self._soft.is_above:
+        if limits.soft_bytes is not None and limits.soft_bytes != self.limits.soft_bytes:
+            # Before the write: it reclaims down to the limit what it can, and counts no event for that.
+            usage = controller.usage(self.group) or 0
             self.group.write("memory", "memory.high", limits.soft_bytes)
+            self._soft.begin(usage, limits)
         self.limits, self._has_hard = limits, has_hard
 
     def crossings(self) -> list[Kind]:
@@ -320,7 +343,8 @@ class _Version2:
         if self._soft.rises(crossed, usage, self.limits):
             found.append(Kind.SOFT)
             self._slow_down(False)
-        if self._has_hard and now.get("oom_kill", 0) > before.get("oom_kill", 0):
+        # "oom" counts that this group was full: a kill without it was for a group above, or for the whole machine.
+        if self._has_hard and now.get("oom_kill", 0) > before.get("oom_kill", 0) and now.get("oom", 0):
             return [*found, Kind.HARD]
         if self._soft.falls(usage, self.limits):
             found.append(Kind.SOFT_CLEARED)

@@ -86,18 +86,22 @@ def watch_version1(group: Group, file: str, argument: str = "") -> int:
 
     Held by whoever holds the descriptor; the registration goes with the group. Raises OSError.
     """
-    directory = group.directories[_MEMORY]
     descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     try:
-        control = os.open(f"{directory}/{file}", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            group.write(_MEMORY, "cgroup.event_control", f"{descriptor} {control} {argument}".strip())
-        finally:
-            os.close(control)
+        watch_also_version1(group, descriptor, file, argument)
     except OSError:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def watch_also_version1(group: Group, descriptor: int, file: str, argument: str = "") -> None:
+    """Have the same eventfd signalled for one thing more. Raises OSError."""
+    control = os.open(f"{group.directories[_MEMORY]}/{file}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        group.write(_MEMORY, "cgroup.event_control", f"{descriptor} {control} {argument}".strip())
+    finally:
+        os.close(control)
 
 
 def open_events_version2(group: Group) -> int:

@@ -188,8 +188,7 @@ class MemoryLimiter(Protocol):
 
     def update(self, container_id: str, limits: Limits) -> None:
         """New limits for a live container, in force when this returns: memory above the new hard limit ends it, if
-        not at once then with its next page. Raises KeyError (not armed) and OSError, EOPNOTSUPP where this enforcer
-        cannot change what is asked for; then the old ones hold.
+        not at once then with its next page. Raises KeyError (not armed) and OSError; then the old ones hold.
         """
 
     def stat(self, container_id: str) -> Usage:

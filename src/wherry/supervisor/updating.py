@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from wherry.errors import Conflict, InternalError, NotSupported, WherryError
+from wherry.errors import Conflict, InternalError, WherryError
 from wherry.kernel import scheduling
 from wherry.kernel.libc import describe
 from wherry.memory import Limits
@@ -81,8 +81,6 @@ def _explained(container: Container) -> Iterator[None]:
         yield
     except OSError as error:
         text = f"cannot update {container.record.name}: {describe(error)}"
-        if error.errno == errno.EOPNOTSUPP:
-            raise NotSupported(text) from error
         if error.errno in (errno.ENOENT, errno.ENODEV):  # the group is being removed
             raise Conflict(f"{text}; it is ending") from error
         raise InternalError(text) from error

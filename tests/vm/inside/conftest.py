@@ -16,7 +16,7 @@ from wherry.kernel.container_monitor import Monitor
 def clean_kernel() -> Iterator[None]:
     yield
     watched.wait_until(lambda: not watched.allocations(), 10)  # kvfree_rcu() frees in batches, up to 5 s late
-    assert watched.complaints() == []
+    assert watched.complaints(watched.kernel_log()) == []
 
 
 @pytest.fixture(scope="module")

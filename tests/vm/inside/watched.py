@@ -61,9 +61,8 @@ def kernel_log() -> list[str]:
     return subprocess.run(["dmesg"], check=True, capture_output=True, text=True).stdout.splitlines()
 
 
-def complaints() -> list[str]:
+def complaints(log: list[str]) -> list[str]:
     """What the kernel has complained of since it started /init. The trace of an OOM kill is no complaint."""
-    log = kernel_log()
     booted = next((number for number, line in enumerate(log) if "Run /init" in line), 0)
     return [
         line

@@ -1,0 +1,47 @@
+"""Shares of one CPU by nice value: what the scheduler really gives. Also run in guests, on control groups version 2."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import Supervisor
+
+from wherry.experiments import runner, theory
+from wherry.experiments.hogs import first_at, share_spreads
+from wherry.experiments.lab import Progress
+from wherry.experiments.model import Experiment, Settings
+from wherry.experiments.nice import Nice
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
+
+NICES = (0, 5, 10, 15)
+POINTS = 3.0
+"""Of percent of the CPU, which the published claim allows for."""
+
+
+@contextlib.contextmanager
+def silent(_experiment: Experiment, _seconds: float) -> Iterator[Progress]:
+    yield lambda _spent, _what: None
+
+
+def test_nice_values_of_containers_are_worth_their_weights(supervisor: Supervisor, rootfs: Path) -> None:
+    """On one CPU, whatever else runs there; and a new nice value is felt within a second."""
+    settings = Settings(rootfs=str(rootfs), nices=NICES, seconds=4, repeat=2)
+    experiment = Nice()
+    runner.check([experiment], settings)
+    result = runner.run(supervisor.client, experiment, settings, silent)
+    assert result.error == ""
+    nices: dict[str, int] = result.data["nices"]
+    predicted = theory.shares({name: theory.weight(nice) for name, nice in nices.items()})
+    for name, (median, _, _) in share_spreads(result.data["windows"]).items():
+        assert median == pytest.approx(predicted[name], abs=POINTS), result.data["windows"]
+    change = result.data["update"]
+    nices[change["who"]] = change["nice"]
+    target = theory.shares({name: theory.weight(nice) for name, nice in nices.items()})[change["who"]]
+    took = first_at(result.data["timeline"], change["who"], target, 2 * POINTS, change["at"])
+    assert took is not None
+    assert took <= 1
+    assert supervisor.ps() == []

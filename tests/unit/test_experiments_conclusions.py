@@ -1,0 +1,194 @@
+"""What experiments conclude from fixed data, whole or in part: no sentence that the numbers do not bear."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import pytest
+
+from wherry.experiments import hogs, hostload
+from wherry.experiments.catalogue import EXPERIMENTS
+from wherry.experiments.model import BadSettingsError, Conclusion, Settings
+from wherry.experiments.setup import online_cpus
+from wherry.experiments.theory import shares, weight
+
+BY_WEIGHT = {name: each / 100 for name, each in shares({"a": weight(0), "b": weight(15)}).items()}
+
+
+def steps(first: int, last: int, a: float) -> list[dict[str, Any]]:
+    """Time line entries of half a second from ``first`` to ``last`` halves, a having the part ``a`` of the CPU."""
+    return [{"from": n / 2, "at": (n + 1) / 2, "cpus": {"a": a, "b": 1 - a}} for n in range(first, last)]
+
+
+def nice(**changes: Any) -> dict[str, Any]:
+    data = {
+        "nices": {"a": 0, "b": 15},
+        "seconds": 2.0,
+        "windows": [BY_WEIGHT, BY_WEIGHT],
+        "timeline": steps(0, 8, BY_WEIGHT["a"]),
+        "work": {"a": 966.0, "b": 34.0},
+    }
+    return data | changes
+
+
+def quota(throttled: int) -> dict[str, Any]:
+    counters = {"periods": 40, "throttled_periods": throttled, "throttled_ns": throttled * 50_000_000}
+    return {"seconds": 2.0, "runs": {"0.5": {"windows": [{"hog": 0.5}, {"hog": 0.52}], **counters}}}
+
+
+def fairness(*windows: dict[str, float]) -> dict[str, Any]:
+    return {"seconds": 2.0, "runs": {"2": {"windows": list(windows)}}}
+
+
+def multicore(slow: float) -> dict[str, Any]:
+    nices = {"nice0": 0, "nice15": 15}
+    run = {"where": "one CPU", "cpus": 1, "nices": nices, "seconds": {"nice0": 3.1, "nice15": slow}}
+    return {"cpus": 2, "nices": [0, 15], "alone": 3.0, "rounds": 100, "runs": [run]}
+
+
+def autogroup(b: float) -> dict[str, Any]:
+    windows = [{"nice0": 1 - b, "nice15": b}]
+    equal = {"weights": {"nice0": 1.0, "nice15": 1.0}, "windows": windows}
+    return {"seconds": 2.0, "autogroup": True, "own group": "/", "arrangements": {"no container, two sessions": equal}}
+
+
+def concluded(name: str, data: dict[str, Any]) -> Conclusion:
+    """From the data as a report has them: through JSON."""
+    return EXPERIMENTS[name].conclude(json.loads(json.dumps(data)))
+
+
+def test_shares_by_weight_are_explained() -> None:
+    found = concluded("nice", nice())
+    assert found.findings[0].startswith(
+        "The weights explain the shares: the greatest difference from the prediction is 0.0"
+    )
+    assert found.findings[1] == "Nice 0 got 28.4 times the CPU of nice 15; the weights say 28.4."
+    assert len(found.findings) == 2
+
+
+def test_shares_that_differ_are_not_explained() -> None:
+    found = concluded("nice", nice(windows=[{"a": 0.6, "b": 0.4}]))
+    assert found.findings[0].startswith("The weights do not explain all of it")
+    row = found.tables[0].rows[1]
+    assert row[found.tables[0].columns.index("ERROR POINTS")] == pytest.approx(40 - 3.396, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("after", "sentence"),
+    [
+        (0.5, "its share was within 6 points of 50.0 %, as predicted, after 0.25 s."),
+        (BY_WEIGHT["a"], "its share did not come to stay within 6 points of 50.0 %."),
+    ],
+)
+def test_a_change_is_said_to_have_worked_only_when_it_has(after: float, sentence: str) -> None:
+    change = {"who": "b", "nice": 0, "was": 15, "at": 4.0}
+    found = concluded("nice", nice(update=change, timeline=steps(0, 8, BY_WEIGHT["a"]) + steps(8, 14, after)))
+    assert found.findings[-1] == f"After `update --nice 0` on b (was 15) {sentence}"
+    assert [mark.x for plot in found.plots for mark in plot.marks] == [4.0]
+
+
+def test_one_that_got_nothing_is_no_division_by_zero() -> None:
+    found = concluded("nice", nice(windows=[{"a": 0.0, "b": 0.0}], work={"a": None, "b": None}))
+    assert not any("times the CPU" in sentence for sentence in found.findings)
+    assert any("100 % of the CPU time went to other processes" in sentence for sentence in found.noise)
+
+
+def test_the_quota_says_how_often_it_stopped_the_container() -> None:
+    found = concluded("quota", quota(20))
+    assert "--cpus 0.5: stopped in 20 of 40 periods, 50 ms at a time on average" in found.findings[1]
+    assert "never stopped in 4 s" in concluded("quota", quota(0)).findings[1]
+
+
+def test_fairness_of_equal_and_unequal_shares() -> None:
+    assert concluded("fairness", fairness({"a": 0.5, "b": 0.5})).findings[0].endswith("with an index of 1.0000.")
+    assert concluded("fairness", fairness({"a": 1.0, "b": 0.0})).findings[0].endswith("with an index of 0.5000.")
+
+
+def test_a_window_in_which_nobody_got_anything_has_no_fairness() -> None:
+    found = concluded("fairness", fairness({"a": 0.0, "b": 0.0}))
+    assert found.findings == []
+
+
+def test_completion_times_and_the_weights_they_hide() -> None:
+    found = concluded("nice-multicore", multicore(6.2))
+    assert (
+        "took 2.00 times as long as nice 0 (predicted: 1.93), where the weights differ by a factor of 28.4"
+        in found.findings[0]
+    )
+    assert "cannot end in a greater ratio than 2" in found.findings[1]
+
+
+def test_autogroup_agrees_only_within_three_points() -> None:
+    assert concluded("autogroup", autogroup(0.49)).findings[0].endswith("nice 15 got 49.0 % of the CPU, as predicted.")
+    assert concluded("autogroup", autogroup(0.2)).findings[0].endswith("where 50.0 % were predicted.")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("data", [{"began": 1.0}, {"seconds": 1.0, "nices": {"a": 0}, "windows": [], "timeline": []}])
+def test_an_early_interruption_concludes_nothing(name: str, data: dict[str, Any]) -> None:
+    found = concluded(name, data)
+    assert (found.tables, found.plots, found.findings) == ([], [], [])
+    assert found.noise
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("nice", nice()),
+        ("quota", quota(3)),
+        ("fairness", fairness({"a": 0.5, "b": 0.5})),
+        ("nice-multicore", multicore(6.0)),
+        ("autogroup", autogroup(0.5)),
+    ],
+)
+def test_tables_and_plots_are_whole(name: str, data: dict[str, Any]) -> None:
+    found = concluded(name, data)
+    for table in found.tables:
+        assert all(len(row) == len(table.columns) for row in table.rows)
+        assert table.bar in table.columns
+    for plot in found.plots:
+        assert plot.name.startswith(name.removeprefix("nice-") if name != "nice-multicore" else name)
+        assert all((plot.title, plot.x_label, plot.y_label, plot.alt))
+        assert all(len(series.x) == len(series.y) for series in plot.series)
+
+
+@pytest.mark.parametrize(("count", "text"), [(1, "no repeat, so no interval"), (3, "3 windows of 2 s")])
+def test_repeats_are_stated(count: int, text: str) -> None:
+    assert text in hogs.repeats([None] * count, 2.0)
+
+
+@pytest.mark.parametrize("name", ["nice", "nice-multicore"])
+def test_too_few_nice_values_are_refused(name: str) -> None:
+    with pytest.raises(BadSettingsError, match="--nices"):
+        EXPERIMENTS[name].check(Settings(rootfs="/", nices=(0,)))
+
+
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name != "start"])  # which has no windows
+def test_a_longer_window_takes_longer(name: str) -> None:
+    short, long = (EXPERIMENTS[name].duration(Settings(rootfs="/", seconds=each)) for each in (1, 10))
+    assert 0 < short < long
+
+
+STAT = """cpu  900 0 300 5000 60 10 20 30 400 0
+cpu0 100 20 300 4000 50 1 2 7 90 0
+cpu1 800 0 0 1000 10 9 18 23 310 0
+intr 1
+"""
+
+
+def test_a_cpu_is_busy_when_it_is_not_idle() -> None:
+    assert hostload.busy_seconds(0, STAT) == pytest.approx((100 + 20 + 300 + 1 + 2 + 7) / os.sysconf("SC_CLK_TCK"))
+    assert hostload.busy_seconds(2, STAT) is None
+    assert hostload.busy_seconds(min(online_cpus())) is not None
+
+
+@pytest.mark.parametrize("name", ["nice", "fairness", "quota"])
+@pytest.mark.parametrize(("others", "said"), [([0.0, 0.25], True), ([0.01, None], False), ([], False)])
+def test_what_others_used_of_the_cpu_is_said(name: str, others: list[float | None], said: bool) -> None:
+    data = {"nice": nice(), "fairness": fairness({"a": 0.5, "b": 0.5}), "quota": quota(1)}[name]
+    for found in [data] if name == "nice" else data["runs"].values():
+        found["others"] = others
+    sentence = "Other processes used up to 25 % of the CPU that the containers ran on."
+    assert (sentence in concluded(name, data).noise) == said

@@ -1,0 +1,39 @@
+"""The engine inside guests: every enforcer, on control groups version 2, which this machine may not have.
+
+The tests are those of tests/root, which run on this machine as well.
+"""
+
+from __future__ import annotations
+
+import pytest
+from tests.vm.jobs import Guests, Job
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+
+CAUSES = "tests/root/test_causes.py"
+MATRIX = f"{CAUSES}::test_every_end_is_booked_as_what_it_is"
+UNSEEN = f"{CAUSES}::test_a_crossing_while_no_supervisor_lives_is_booked_by_the_next"
+HUGE_READ = f"{CAUSES}::test_one_huge_read_from_tmpfs_is_stopped"
+CPU = "tests/root/test_cpu.py"
+CONTROL_GROUPS = [
+    "tests/root/test_memory_cgroup.py",
+    "tests/root/test_options.py::test_limits_reach_the_control_group",
+    f"{CPU}::test_options_reach_the_control_group",
+    f"{CPU}::test_nice_is_changed_while_it_runs",
+    "tests/root/test_shares.py",
+    "'tests/root/test_update_memory.py::test_limits_are_raised_and_lowered[cgroup]'",
+]
+JOBS = {
+    "module": Job("amd64", "engine", "tests/vm/inside/test_engine.py"),
+    "ends-kmod": Job("amd64", "engine", f"{MATRIX} {UNSEEN} {HUGE_READ}", "kmod"),
+    "ends-cgroup": Job("amd64", "enforcers", f"{MATRIX} {UNSEEN}", "cgroup"),
+    "ends-bpf": Job("amd64", "enforcers", MATRIX, "bpf"),
+    "ends-bpf-rt": Job("rt-amd64", "module", HUGE_READ, "bpf"),
+    "ends-bpf-6.12": Job("6.12-amd64", "module", MATRIX, "bpf"),
+    "control-groups": Job("amd64", "enforcers", " ".join(CONTROL_GROUPS)),
+}
+
+
+@pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
+def test_inside(guests: Guests, job: Job) -> None:
+    guests.wait(job)
