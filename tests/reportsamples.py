@@ -33,7 +33,11 @@ def plots() -> dict[str, Plot]:
         label="measured", x=[0.0, 25.0, 50.0], y=[3.0, 4.0, None], low=[2.5, 3.0, 0.0], high=[3.5, 6.0, 0.0]
     )
     floor = Series(label="floor", x=[0.0, 50.0], y=[1.0, 1.0], role="predicted")
-    marks = [Mark(label="soft limit", y=20), Mark(label="hard limit", y=25), Mark(label="the end", x=21.5)]
+    marks = [
+        Mark(label="soft limit", y=20),
+        Mark(label="hard limit", y=25),
+        Mark(label="its end", x=21.5, of="with a hole"),
+    ]
     dots = [
         Series(label=label, x=[1, 10, 100, 1000], y=[1.0, 30.0, None, 900.0 / (number + 1)])
         for number, label in enumerate(("alone", "together"))

@@ -23,7 +23,7 @@ _LINES = ("-", "--", "-.", ":")
 _INCHES = (10.5, 4.6)  # 1155 pixels: fits a page 1280 wide
 _DPI = 110
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-_FEW = 20  # points of a line that are shown each, with its interval
+_SHOWN_EACH = 20  # points of a line that are shown each, with its interval
 _LONGEST_LABEL, _LONGEST_TITLE, _LONGEST_AXIS_LABEL = 40, 100, 45  # longer ones would leave no room for the data
 _GROUP_LINE, _TITLE_LINE = 18, 52
 _CROWDED = 90  # characters of the names of groups that stand side by side
@@ -159,7 +159,7 @@ def _draw_lines(axes: Axes, plot: Plot, *, drawstyle: str = "default") -> None:
         dashes = (0, (4, 3)) if series.role == "predicted" else _LINES[number // len(_COLOURS) % len(_LINES)]
         style: dict[str, Any] = {"color": colour, "linestyle": dashes, "linewidth": 1.8, "drawstyle": drawstyle}
         label, places, values = _plain(series.label), _numbers(series), _values(series)
-        if len(values) <= _FEW and series.role == "measured":
+        if len(values) <= _SHOWN_EACH and series.role == "measured":
             marker = _MARKERS[number % len(_MARKERS)]
             axes.errorbar(
                 places, values, _interval(series), label=label, marker=marker, markersize=5, capsize=4, **style
