@@ -15,6 +15,7 @@ MARKERS = """
 markers =
     root: r
     docker: d
+    browser: b
     host_variant: h
 """
 
@@ -69,8 +70,10 @@ def test_the_needs_skip_what_they_are_not_met_for(tmp_path: Path) -> None:
     sources = {
         "root": "import os\nos.geteuid = lambda: 1000\n@pytest.mark.root\ndef test(): raise AssertionError",
         "docker": "@pytest.mark.docker\ndef test(): raise AssertionError",
+        "browser": "@pytest.mark.browser\ndef test(): raise AssertionError",
     }
     result = run_pytest(tmp_path, sources, WHERRY_STRICT="0", PATH=str(tmp_path))
     assert "needs root" in result.stdout
     assert "needs a docker client on PATH" in result.stdout
-    assert "2 skipped" in result.stdout.splitlines()[-1]
+    assert "needs chromium and chromedriver on PATH" in result.stdout
+    assert "3 skipped" in result.stdout.splitlines()[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,11 @@ _LINES = ("-", "--", "-.", ":")
 _INCHES = (10.5, 4.6)  # 1155 pixels: fits a page 1280 wide
 _DPI = 110
 _FEW = 12  # places on the x axis that are each named
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_SHOWN_EACH = 20  # points of a line that are shown each, with its interval
+_LONGEST_LABEL, _LONGEST_TITLE, _LONGEST_AXIS_LABEL = 40, 100, 45  # longer ones would leave no room for the data
+_GROUP_LINE, _TITLE_LINE = 18, 52
+_CROWDED = 90  # characters of the names of groups that stand side by side
 _SETTINGS: dict[Any, Any] = {
     "font.size": 11,
     "axes.grid": True,
@@ -43,17 +49,25 @@ def render(plot: Plot, folder: str) -> tuple[str, str]:
         _DRAW[plot.kind](axes, plot)
         _frame(axes, plot)
         _draw_marks(axes, plot)
+        if not any(_is_there(value) for series in plot.series for value in series.y):
+            axes.text(0.5, 0.5, "nothing was measured", transform=axes.transAxes, ha="center", color="#666666")
         _legend(figure, axes)
         paths = os.path.join(folder, f"{plot.name}.png"), os.path.join(folder, f"{plot.name}.svg")
-        figure.savefig(paths[0], metadata={"Software": None})
-        figure.savefig(paths[1], metadata={"Date": None, "Creator": None})
+        _save(figure, paths[0], "png", {"Software": None})
+        _save(figure, paths[1], "svg", {"Date": None, "Creator": None})
     return paths
 
 
+def _save(figure: Figure, path: str, form: str, metadata: dict[str, None]) -> None:
+    """Whoever reads meanwhile has the old file or the new one."""
+    figure.savefig(f"{path}.part", format=form, metadata=metadata)
+    os.replace(f"{path}.part", path)
+
+
 def _frame(axes: Axes, plot: Plot) -> None:
-    axes.set_title(_plain(plot.title), loc="left", fontweight="bold")
-    axes.set_xlabel(_plain(plot.x_label))
-    axes.set_ylabel(_plain(plot.y_label))
+    axes.set_title(_folded(_plain(plot.title, _LONGEST_TITLE), _TITLE_LINE), loc="left", fontweight="bold")
+    axes.set_xlabel(_plain(plot.x_label, _LONGEST_AXIS_LABEL))
+    axes.set_ylabel(_plain(plot.y_label, _LONGEST_AXIS_LABEL))
     if plot.log_x:
         axes.set_xscale("log")
     if plot.log_y:
@@ -88,12 +102,17 @@ def _draw_bars(axes: Axes, plot: Plot) -> None:
     colours: dict[str, str] = {}
     for number, series in enumerate(plot.series):
         middles = [group + (number - (len(plot.series) - 1) / 2) * width for group in range(len(groups))]
-        heights = [0.0 if value is None else value for value in series.y]
+        heights = _values(series)
         style = _bar_style(series, colours)
         axes.bar(middles, heights, width * 0.94, label=_plain(series.label), yerr=_interval(series), capsize=4, **style)
         if len(groups) * len(plot.series) <= 16:
             _label_bars(axes, middles, series)
-    axes.set_xticks(range(len(groups)), [_plain(_folded(group)) for group in groups])
+    names = [_plain(group) for group in groups]
+    if sum(map(len, names)) > _CROWDED:
+        axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor", fontsize="small")
+    else:
+        axes.set_xticks(range(len(names)), [_folded(name) for name in names])
+    axes.set_xlim(-0.6, max(len(names), 1) - 0.4)
     axes.grid(visible=False, axis="x")
     axes.margins(y=0.12)
 
@@ -109,26 +128,29 @@ def _bar_style(series: Series, colours: dict[str, str]) -> dict[str, Any]:
 
 
 def _interval(series: Series) -> list[list[float]] | None:
+    """Lengths below and above each value; none around a value that is not there."""
     if series.low is None or series.high is None:
         return None
-    pairs = list(zip(series.y, series.low, series.high, strict=True))
-    below = [max((y or 0) - low, 0) for y, low, _ in pairs]
-    above = [max(high - (y or 0), 0) for y, _, high in pairs]
+    triples = list(zip(_values(series), series.low, series.high, strict=True))
+    below = [0.0 if math.isnan(value) else max(value - low, 0.0) for value, low, _ in triples]
+    above = [0.0 if math.isnan(value) else max(high - value, 0.0) for value, _, high in triples]
     return [below, above]
 
 
 def _label_bars(axes: Axes, middles: Sequence[float], series: Series) -> None:
     tops = series.high if series.high is not None else series.y
     for middle, value, top in zip(middles, series.y, tops, strict=True):
-        if value is not None:
+        if value is not None and _is_there(value):
             axes.annotate(
                 f"{value:.3g}",
-                (middle, top or 0),
+                (middle, value if top is None else max(value, top)),
                 xytext=(0, 4),
                 textcoords="offset points",
                 ha="center",
                 va="bottom",
                 fontsize=8.5,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},  # a mark's line may run there
+                zorder=5,
             )
 
 
@@ -136,18 +158,18 @@ def _draw_lines(axes: Axes, plot: Plot, *, drawstyle: str = "default") -> None:
     for number, series in enumerate(plot.series):
         colour = _COLOURS[number % len(_COLOURS)]
         dashes = (0, (4, 3)) if series.role == "predicted" else _LINES[number // len(_COLOURS) % len(_LINES)]
-        values = [float("nan") if value is None else value for value in series.y]
-        axes.plot(
-            _numbers(series),
-            values,
-            color=colour,
-            linestyle=dashes,
-            linewidth=1.8,
-            drawstyle=drawstyle,
-            label=_plain(series.label),
-        )
+        style: dict[str, Any] = {"color": colour, "linestyle": dashes, "linewidth": 1.8, "drawstyle": drawstyle}
+        label, places, values = _plain(series.label), _numbers(series), _values(series)
+        if len(values) <= _SHOWN_EACH and series.role == "measured":
+            marker = _MARKERS[number % len(_MARKERS)]
+            axes.errorbar(
+                places, values, _interval(series), label=label, marker=marker, markersize=5, capsize=4, **style
+            )
+            continue
+        axes.plot(places, values, label=label, **style)
         if series.low is not None and series.high is not None:
-            axes.fill_between(_numbers(series), series.low, series.high, color=colour, alpha=0.15)
+            there = [_is_there(value) for value in series.y]
+            axes.fill_between(places, series.low, series.high, where=there, color=colour, alpha=0.15, linewidth=0)
 
 
 def _draw_steps(axes: Axes, plot: Plot) -> None:
@@ -156,13 +178,15 @@ def _draw_steps(axes: Axes, plot: Plot) -> None:
 
 def _draw_points(axes: Axes, plot: Plot) -> None:
     for number, series in enumerate(plot.series):
-        pairs = [(x, y) for x, y in zip(_numbers(series), series.y, strict=True) if y is not None]
-        axes.plot(
-            [x for x, _ in pairs],
-            [y for _, y in pairs],
+        axes.errorbar(
+            _numbers(series),
+            _values(series),
+            _interval(series),
             linestyle="none",
-            marker="o",
-            markersize=6,
+            marker=_MARKERS[number % len(_MARKERS)],
+            fillstyle="none" if series.role == "predicted" else "full",
+            markersize=max(9 - 2 * number, 4),  # of points at the same place each is seen
+            capsize=4,
             alpha=0.7,
             color=_COLOURS[number % len(_COLOURS)],
             label=_plain(series.label),
@@ -176,22 +200,32 @@ def _numbers(series: Series) -> list[float]:
     return [float(x) for x in series.x]
 
 
-def _folded(text: str) -> str:
-    """Long names of groups on two lines."""
-    if len(text) <= 18 or " " not in text:
+def _values(series: Series) -> list[float]:
+    """NaN, which is not drawn, for what is not there: 0 would be a measurement."""
+    return [value if value is not None and _is_there(value) else math.nan for value in series.y]
+
+
+def _is_there(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _folded(text: str, width: int = _GROUP_LINE) -> str:
+    """Long names of groups on two lines, long titles beside the legend."""
+    if len(text) <= width or " " not in text:
         return text
     words, lines = text.split(), [""]
     for word in words:
-        if lines[-1] and len(lines[-1]) + len(word) >= 18:
+        if lines[-1] and len(lines[-1]) + len(word) >= width:
             lines.append(word)
         else:
             lines[-1] = f"{lines[-1]} {word}".strip()
     return "\n".join(lines)
 
 
-def _plain(text: str) -> str:
+def _plain(text: str, longest: int = _LONGEST_LABEL) -> str:
     """A dollar sign begins a formula, and an underscore hides a label from the legend."""
-    shown = "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)
+    shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    shown = shown if len(shown) <= longest else f"{shown[: longest - 1]}\N{HORIZONTAL ELLIPSIS}"
     shown = shown.replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown
 

@@ -152,6 +152,7 @@ class Children:
 
     async def get(self, plan: Plan) -> Child:
         """A child for this plan: a spare one when the template is the one that spares are kept for, else a new one."""
+        await self._shim.ready()  # spare ones may belong to one that has just died
         if plan.template == self._template:
             while self._spares:
                 spare = self._spares.popleft()

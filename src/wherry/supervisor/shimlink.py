@@ -222,9 +222,14 @@ class ShimLink:
         if self._connection is not None:
             asyncio.get_running_loop().remove_writer(self._connection.fileno())
 
+    async def ready(self) -> None:
+        """Until there is a shim: after the death of one it takes a moment. Raises TimeoutError."""
+        if not self._connected.is_set():
+            await asyncio.wait_for(self._connected.wait(), _CONNECT_SECONDS)
+
     async def spawn(self, slot: str, template: list[list[object]], cgroups: list[str], channel: int) -> tuple[int, int]:
         """Clone a process; ``channel`` (not closed here) is its end of the socket. Returns (pid, pidfd)."""
-        await asyncio.wait_for(self._connected.wait(), _CONNECT_SECONDS)
+        await self.ready()
         future: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
         self._spawning[slot] = future
         try:
