@@ -167,6 +167,8 @@ class PlayedShim:
         self.failing = False
         self.on_exit: Callable[[str, ExitStatus], None] = lambda _slot, _status: None
 
+    async def ready(self) -> None: ...
+
     async def spawn(self, slot: str, _template: object, cgroups: list[str], channel: int) -> tuple[int, int]:
         if self.failing:
             raise InternalError("clone: no")
