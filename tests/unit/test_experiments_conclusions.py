@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from typing import Any
 
 import pytest
@@ -192,3 +193,21 @@ def test_what_others_used_of_the_cpu_is_said(name: str, others: list[float | Non
         found["others"] = others
     sentence = "Other processes used up to 25 % of the CPU that the containers ran on."
     assert (sentence in concluded(name, data).noise) == said
+
+
+def test_a_busy_machine_is_seen_before_a_run() -> None:
+    stop = threading.Event()
+
+    def burn() -> None:
+        while not stop.is_set():
+            sum(range(1000))
+
+    thread = threading.Thread(target=burn)
+    thread.start()
+    try:
+        cpus = online_cpus()
+        assert hostload.busy_share(cpus, 1.0) > 0.3 / len(cpus)
+    finally:
+        stop.set()
+        thread.join()
+    assert hostload.busy_share(cpus, 0.05) >= 0

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from wherry import errors
-from wherry.experiments import setup
+from wherry.experiments import hostload, setup
 from wherry.experiments.lab import Lab
 from wherry.experiments.model import BadSettingsError, Conclusion, Data, Experiment, Result, Settings
 
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from wherry.client import Client
     from wherry.experiments.lab import Progress
 
-_LOADED = 0.3
-"""Load average by CPU from which on a run says that the machine was busy: a tenth would be its own supervisor."""
+_LOADED = 0.1
+"""Part of the machine's CPU time from which on a run says that it was busy; looked at for so many seconds before it."""
+_LOOK_SECONDS = 0.5
 _SECONDS_MOST = 3600.0
 _REPEAT_MOST = 1000
 
@@ -81,7 +82,7 @@ def run(client: Client, experiment: Experiment, settings: Settings, show: ShowPr
         setup=described,
         settings=asdict(settings),
     )
-    busy = setup.load_per_cpu()
+    busy = hostload.busy_share(setup.online_cpus(), _LOOK_SECONDS)
     began = time.monotonic()
     name = f"{experiment.name}-{secrets.token_hex(3)}"
     with _terminating() as quiet, show(experiment, experiment.duration(settings)) as progress:
@@ -97,7 +98,8 @@ def run(client: Client, experiment: Experiment, settings: Settings, show: ShowPr
     result.conclusion = _concluded(experiment, result.data)
     if busy >= _LOADED:
         result.conclusion.noise.insert(
-            0, f"The machine was loaded when this began: {busy:.2f} runnable tasks a CPU. Take the numbers with care."
+            0,
+            f"The machine was busy before this began: {100 * busy:.0f} % of its CPU time. Take the numbers with care.",
         )
     return result
 

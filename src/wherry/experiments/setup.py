@@ -46,11 +46,6 @@ def online_cpus() -> list[int]:
     return found
 
 
-def load_per_cpu() -> float:
-    """The one-minute load average, by CPU: 1 is a machine with nothing to spare."""
-    return os.getloadavg()[0] / max(len(online_cpus()), 1)
-
-
 def autogroup_is_on() -> bool:
     return _read("/proc/sys/kernel/sched_autogroup_enabled") == "1"
 
