@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,8 +9,7 @@ from harness import Supervisor
 
 from wherry.experiments import runner, theory
 from wherry.experiments.hogs import first_at, share_spreads
-from wherry.experiments.lab import Progress
-from wherry.experiments.model import Experiment, Settings
+from wherry.experiments.model import Settings
 from wherry.experiments.nice import Nice
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
@@ -22,17 +19,12 @@ POINTS = 3.0
 """Of percent of the CPU, which the published claim allows for."""
 
 
-@contextlib.contextmanager
-def silent(_experiment: Experiment, _seconds: float) -> Iterator[Progress]:
-    yield lambda _spent, _what: None
-
-
 def test_nice_values_of_containers_are_worth_their_weights(supervisor: Supervisor, rootfs: Path) -> None:
     """On one CPU, whatever else runs there; and a new nice value is felt within a second."""
     settings = Settings(rootfs=str(rootfs), nices=NICES, seconds=4, repeat=2)
     experiment = Nice()
     runner.check([experiment], settings)
-    result = runner.run(supervisor.client, experiment, settings, silent)
+    result = runner.run(supervisor.client, experiment, settings)
     assert result.error == ""
     nices: dict[str, int] = result.data["nices"]
     predicted = theory.shares({name: theory.weight(nice) for name, nice in nices.items()})

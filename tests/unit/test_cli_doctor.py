@@ -32,6 +32,7 @@ def host(tmp_path: Path) -> Path:
     write(tmp_path / "dev/container_monitor", "")
     write(tmp_path / "sys/kernel/btf/vmlinux", "")
     write(tmp_path / "proc/sys/kernel/sched_autogroup_enabled", "0\n")
+    write(tmp_path / "sys/block/sda/queue/scheduler", "none mq-deadline [bfq]\n")
     names = ("MEMCG", "CFS_BANDWIDTH", "CGROUP_PIDS", "OVERLAY_FS", "BPF_SYSCALL", "POSIX_MQUEUE")
     write(tmp_path / f"boot/config-{os.uname().release}", "".join(f"CONFIG_{name}=y\n" for name in names))
     return tmp_path
@@ -55,6 +56,7 @@ WITHOUT = {
     "overlayfs": ("proc/filesystems", "problem", "modprobe overlay"),
     "control groups": ("proc/self/mountinfo", "problem", "mount -t cgroup2"),
     "kernel module": ("dev/container_monitor", "warning", "bpf or cgroup hold memory limits"),
+    "I/O weights": ("sys/block/sda/queue/scheduler", "warning", "echo bfq"),
     "BPF": ("sys/kernel/btf/vmlinux", "warning", "CONFIG_DEBUG_INFO_BTF"),
 }
 

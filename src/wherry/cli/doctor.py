@@ -54,6 +54,7 @@ def examine(root: str) -> list[Finding]:
         _bpf,
         _enforcer,
         _autogroup,
+        _io_weight,
         _kernel_options,
     )
     return [check(root) for check in checks]
@@ -160,7 +161,25 @@ def _autogroup(root: str) -> Finding:
     if (_read(f"{root}/proc/sys/kernel/sched_autogroup_enabled") or "0").strip() == "0":
         return Finding(OK, "autogroup", "off")
     fix = "sysctl kernel.sched_autogroup_enabled=0, where nice values of processes in different sessions are compared"
-    return Finding(WARNING, "autogroup", "on: nice values count within a session only", fix)
+    return Finding(
+        WARNING,
+        "autogroup",
+        "on: nice values of plain processes count within a session only (--nice of containers is not concerned)",
+        fix,
+    )
+
+
+def _io_weight(root: str) -> Finding:
+    """The kernel takes a weight whether or not a disk's scheduler looks at it."""
+    try:
+        disks = sorted(os.listdir(f"{root}/sys/block"))
+    except OSError:
+        disks = []
+    weighing = [disk for disk in disks if "[bfq]" in (_read(f"{root}/sys/block/{disk}/queue/scheduler") or "")]
+    if weighing:
+        return Finding(OK, "I/O weights", f"bfq schedules {' '.join(weighing)}")
+    fix = "echo bfq > /sys/block/DISK/queue/scheduler, where --io-weight is wanted"
+    return Finding(WARNING, "I/O weights", "no disk's scheduler is bfq: --io-weight has no effect", fix)
 
 
 def _kernel_options(root: str) -> Finding:

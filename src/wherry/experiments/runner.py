@@ -65,7 +65,13 @@ def _check_rootfs(rootfs: str, needs: set[str]) -> None:
         )
 
 
-def run(client: Client, experiment: Experiment, settings: Settings, show: ShowProgress) -> Result:
+@contextlib.contextmanager
+def silent(_experiment: Experiment, _seconds: float) -> Iterator[Progress]:
+    """No progress bar."""
+    yield lambda _spent, _what: None
+
+
+def run(client: Client, experiment: Experiment, settings: Settings, show: ShowProgress = silent) -> Result:
     """Run one experiment.
 
     What stops it early (Ctrl-C, SIGTERM, an error of the supervisor's) is in the result, with the data measured until
