@@ -17,6 +17,7 @@ from wherry import Event
 from wherry.client import Client
 from wherry.errors import CommandNotFound, NotFound, WherryError
 from wherry.kernel import cgroups
+from wherry.kernel import cgroups
 from wherry.wire.config import container_config
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
@@ -315,9 +316,16 @@ def test_one_huge_read_from_tmpfs_is_stopped(limited: Supervisor, rootfs: Path) 
 
 def test_what_no_host_enforces_is_refused(limited: Supervisor) -> None:
     words = ("supervisor", "--state-dir", limited.directory / "other", "--socket", limited.directory / "s2")
+    mounts = cgroups.detect().mounts.values()
+
+    def groups() -> set[str]:
+        return {str(path) for mount in mounts for path in Path(mount, "wherry").glob("*")}
+
+    before = groups()
     refused = limited.engine(*words, "--memory-enforcer", "kmod", check=False)
     assert refused.returncode == 1
     assert "memory enforcer kmod: " in refused.stderr
+    assert groups() == before
     refused = limited.engine(*words, "--memory-enforcer", "wish", check=False)
     assert refused.returncode == 2
 

@@ -126,6 +126,23 @@ def test_an_interruption_ends_the_experiments_own_supervisors(supervisor: Superv
     assert not any("memory_hog" in line for line in command_lines())
 
 
+def test_the_death_of_the_experiments_own_supervisor_leaves_nothing(supervisor: Supervisor, tmp_path: Path) -> None:
+    words = ("experiment", "run", "memory", "--seconds", "30", "--repeat", "1", "--out", tmp_path / "out", "--json")
+    process = supervisor.popen(*words)
+    wait_until(lambda: any("memory_hog" in line for line in command_lines()), 60)
+    (pid,) = [
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if b"wherry-experiment-" in path.read_bytes() and b"supervisor" in path.read_bytes()
+    ]
+    os.kill(pid, signal.SIGKILL)
+    shown, complaints = process.communicate(timeout=60)
+    assert (process.returncode, "Traceback" in complaints) == (1, False), complaints
+    assert json.loads(shown)[0]["error"]
+    assert supervisors_of_experiments() == []
+    assert not any("memory_hog" in line for line in command_lines())
+
+
 def command_lines() -> list[str]:
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):

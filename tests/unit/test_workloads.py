@@ -159,6 +159,10 @@ def test_io_pulse_says_how_late_it_woke_up(workloads: Path, tmp_path: Path) -> N
     assert (least, most) == (min(late), max(late))
 
 
+def test_io_pulse_without_sleep_wakes_up_from_nothing(workloads: Path, tmp_path: Path) -> None:
+    assert "woke" not in run(workloads / "io_pulse", "2", "0", TMPDIR=str(tmp_path)).stdout
+
+
 def test_io_pulse_leaves_no_file(workloads: Path, tmp_path: Path) -> None:
     command = [str(workloads / "io_pulse"), "5", "60000"]
     environment = {"TMPDIR": str(tmp_path)}

@@ -89,9 +89,18 @@ class CpuVsIo:
             return Conclusion(noise=["Interrupted before the first run was over: nothing was measured."])
         whats = list(dict.fromkeys(run["what"] for run in runs))
         summary = {what: _Summary([run for run in runs if run["what"] == what]) for what in whats}
-        columns = ("WHAT", "CPU_HOG S", "PULSES/S", "WOKE LATE MS", "P95 MS", "MAX MS", "FSYNC MS")
+        columns = ("WHAT", "CPU_HOG S", "PULSES/S", "WOKE LATE MS", "P95 MS", "P99 MS", "MAX MS", "FSYNC MS")
         rows = [
-            (what, each.cpu, each.pulses, each.woke(50), each.woke(95), each.woke(100), _percentile(each.wrote, 50))
+            (
+                what,
+                each.cpu,
+                each.pulses,
+                each.woke(50),
+                each.woke(95),
+                each.woke(99),
+                each.woke(100),
+                _percentile(each.wrote, 50),
+            )
             for what, each in summary.items()
         ]
         return Conclusion(
@@ -191,8 +200,8 @@ def _findings(summary: dict[str, _Summary]) -> list[str]:
         if alone and each and alone.late and each.late:
             found.append(
                 f"{what[0].upper()}{what[1:]}, io_pulse woke up {each.woke(50):.3f} ms late in the median and "
-                f"{each.woke(95):.3f} ms at the 95th percentile; alone {alone.woke(50):.3f} ms and "
-                f"{alone.woke(95):.3f} ms."
+                f"{each.woke(99):.3f} ms at the 99th percentile; alone {alone.woke(50):.3f} ms and "
+                f"{alone.woke(99):.3f} ms."
             )
     hog, both = summary.get(_ALONE_CPU), summary.get(_TOGETHER)
     if hog and both and hog.cpu and both.cpu:

@@ -102,23 +102,35 @@ class Memory:
 def _supervisor(rootfs: str, enforcer: str) -> Iterator[Client | str]:
     """A supervisor with that enforcer, or why there is none; it is stopped, with its containers, in the end."""
     with tempfile.TemporaryDirectory(prefix="wherry-experiment-") as place:
-        log = Path(place, "log")
-        socket = os.path.join(place, "engine.sock")
-        command = [sys.executable, "-m", "wherry.cli", "supervisor", rootfs, "--socket", socket]
-        command += ["--state-dir", os.path.join(place, "state"), "--memory-enforcer", enforcer]
-        with log.open("wb") as output:
-            # A session of its own: a Ctrl-C is ours to pass on, once its containers are gone.
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=output, start_new_session=True)
+        log, socket = Path(place, "log"), os.path.join(place, "engine.sock")
+        process = _started(rootfs, place, socket, log, enforcer)
         try:
             with Client(socket) as client:
                 yield client if _answers(client, process) else _last_line(log)
         finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(_STOPPING)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            _stop(process)
+            if Path(place, "state/run/shim.sock").exists():  # it was killed: the next one clears up after it
+                process = _started(rootfs, place, socket, log, enforcer)
+                with Client(socket) as client:
+                    _answers(client, process)
+                _stop(process)
+
+
+def _started(rootfs: str, place: str, socket: str, log: Path, enforcer: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "wherry.cli", "supervisor", rootfs, "--socket", socket]
+    command += ["--state-dir", os.path.join(place, "state"), "--memory-enforcer", enforcer]
+    with log.open("ab") as output:
+        # A session of its own: a Ctrl-C is ours to pass on, once its containers are gone.
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=output, start_new_session=True)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(_STOPPING)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _answers(client: Client, process: subprocess.Popen[bytes]) -> bool:

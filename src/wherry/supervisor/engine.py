@@ -13,7 +13,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 import wherry
-from wherry.errors import Conflict, InternalError, NameInUse, NotFound, StartFailed, WherryError
+from wherry.errors import Conflict, InternalError, InvalidRequest, NameInUse, NotFound, StartFailed, WherryError
 from wherry.kernel import cgroups, process
 from wherry.kernel.libc import describe
 from wherry.logs import Log, Pipeline
@@ -115,6 +115,9 @@ class Engine:
         kept, self._shim.kept = self._shim.kept, {}
         try:
             await self._memory.open(self._enforcer, kept, in_use)
+        except InvalidRequest:
+            self._remove_parent_group()
+            raise
         finally:
             for descriptor in kept.values():
                 os.close(descriptor)
@@ -135,6 +138,11 @@ class Engine:
         group.create()
         if not any(cgroups.children(self._layout, self._parent)):
             cgroups.restrict_devices(group)
+
+    def _remove_parent_group(self) -> None:
+        """Unless a group of a container, or of another supervisor, is in it."""
+        for path in (self._parent, "wherry"):
+            cgroups.Group(self._layout, path).remove()
 
     # What a client can ask for.
 
@@ -531,7 +539,7 @@ class Engine:
         await asyncio.to_thread(self._pipeline.close)
         await recovery.sweep(self._layout, self._parent, set())
         await remove_group(cgroups.Group(self._layout, self._parent))
-        cgroups.Group(self._layout, "wherry").remove()
+        self._remove_parent_group()
         self._records.retry()
         self._records.close()
         self._state.unlock()
