@@ -42,5 +42,7 @@ echo 'debug kernel: building it, once (six CPU minutes)'
 rm -f "$kernel/config"
 make -s -C "$source" ARCH=um allnoconfig KCONFIG_ALLCONFIG="$wanted" >/dev/null
 check_options
-make -s -C "$source" ARCH=um -j"$(nproc)" linux modules
+# The linker warns of UML's own ways; a compiler's error is at the end.
+make -s -C "$source" ARCH=um -j"$(nproc)" linux modules >"$kernel/log" 2>&1 ||
+    die "$kernel/log ends so:"$'\n'"$(tail -30 "$kernel/log")"
 cp "$wanted" "$kernel/config"
