@@ -20,7 +20,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' Makefile
 
 setup: .venv/.compiled $(STAMPS)/rootfs $(BPF_OBJECT) ## Debian packages, .venv with the package, BPF object, workloads, build/rootfs
 
@@ -38,6 +38,10 @@ test: setup-test setup-vm lint ## lint, types and all tests; WHERRY_STRICT=1 mak
 
 test-vm: setup-vm ## the kernel module and control groups version 2, in virtual machines
 	@$(BIN)/pytest tests/vm
+
+test-kmod-debug: setup ## the kernel module in a kernel with KASAN, lockdep and kmemleak, which is built first
+	@scripts/setup-debian.sh debug
+	@$(BIN)/pytest tests/vm/debug
 
 chaos: setup-test ## the log tests with thousands of kills and longer searches (hours)
 	@WHERRY_KILLS=3000 WHERRY_CHAOS=1 $(BIN)/pytest tests/unit/test_logs_*.py tests/root/test_log_truth.py
@@ -120,4 +124,4 @@ $(STAMPS)/rootfs: FORCE
 endif
 
 FORCE:
-.PHONY: help setup setup-test setup-vm demo test chaos test-unit test-vm lint fmt bench bench-kmod wheel lock clean packages FORCE
+.PHONY: help setup setup-test setup-vm demo test test-kmod-debug chaos test-unit test-vm lint fmt bench bench-kmod wheel lock clean packages FORCE

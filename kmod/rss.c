@@ -235,10 +235,14 @@ static void forget_gone(struct mm_table *table, unsigned int number)
 	}
 }
 
+static struct mm_table *current_table(struct container *c)
+{
+	return rcu_dereference_protected(c->table, lockdep_is_held(&c->lock));
+}
+
 static int replace_table(struct container *c, unsigned int processes)
 {
-	struct mm_table *old = rcu_dereference_protected(c->table,
-					lockdep_is_held(&c->lock));
+	struct mm_table *old = current_table(c);
 	struct mm_table *table = alloc_table(processes);
 
 	if (!table)
@@ -267,8 +271,7 @@ int rss_scan(struct container *c, struct scan *scan)
 	}
 	for (attempt = 0; attempt < 3; attempt++) {
 		memset(scan, 0, sizeof(*scan));
-		walk.table = rcu_dereference_protected(c->table,
-					lockdep_is_held(&c->lock));
+		walk.table = current_table(c);
 		walk.number = ++c->scans ?: ++c->scans;
 		walk.pages = 0;
 		walk.correction = 0;

@@ -3,6 +3,7 @@
 #   scripts/setup-debian.sh base    to build and run the project
 #   scripts/setup-debian.sh test    for the tests and benchmarks: peers to compare with, and a docker client
 #   scripts/setup-debian.sh vm      for building the kernel module and testing it in virtual machines
+#   scripts/setup-debian.sh debug   for testing it in a kernel with KASAN and lockdep, which this builds (minutes)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PATH=$PATH:/usr/sbin:/sbin
@@ -54,6 +55,13 @@ probe_vm() {
     need binutils command -v strip
 }
 
+probe_debug() {
+    probe_vm
+    need flex command -v flex
+    need bison command -v bison
+    need bc command -v bc
+}
+
 install_missing() {
     [[ ${#missing[@]} -gt 0 ]] || return 0
     echo "setup: installing Debian packages: ${missing[*]}"
@@ -102,8 +110,14 @@ vm)
     [[ -n $(apt-cache pkgnames linux-image-amd64 2>/dev/null) ]] || { missing=("Debian's kernels"); update_lists; }
     scripts/fetch-kernels.sh
     ;;
+debug)
+    probe_debug
+    install_missing
+    [[ -n $(apt-cache pkgnames linux-source-6.1 2>/dev/null) ]] || { missing=(linux-source-6.1); update_lists; }
+    scripts/build-debug-kernel.sh
+    ;;
 *)
-    echo "usage: $0 base|test|vm" >&2
+    echo "usage: $0 base|test|vm|debug" >&2
     exit 2
     ;;
 esac

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 from tests.vm.jobs import Guests
 
-collect_ignore = ["inside"]  # those run in the guests
+# Those in inside/ run in the guests, those of debug/ for `make test-kmod-debug` only.
+collect_ignore = ["inside", "debug"]
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from tests.vm import image, kernels
+from tests.vm.inside import watched
 
 _BOOT_SECONDS = 90
 # oops=panic and panic=-1 end a broken guest at once, not at somebody's time limit. slub_debug writes down who
@@ -50,6 +51,7 @@ class Guest:
         self._parallel = parallel
         self._options = options
         self._directory = Path(tempfile.mkdtemp(prefix="wherry-guest-"))
+        self._said = self._directory / "said"
         self._buffer = b""
         try:
             image.build(kernel, module, self._directory / "initrd")
@@ -98,6 +100,10 @@ class Guest:
         assert done.status == 0, f"{done.output}\n{self.console()[-3000:]}"
         assert "skipped" not in done.output
 
+    def complaints(self) -> list[str]:
+        """What the kernel has to complain of by now."""
+        return watched.complaints(self.run("dmesg").splitlines())
+
     def kill(self) -> None:
         """From another thread: what the guest's own one waits for will not come, and it gets GuestDied."""
         self._process.kill()
@@ -113,7 +119,9 @@ class Guest:
     def _boot_until_ready(self) -> None:
         for attempt in range(3):
             try:
-                self._boot()
+                self._buffer = b""
+                self._start()
+                self._receive_until(b"READY\n", _BOOT_SECONDS)
                 return
             except GuestDied:
                 if attempt == 2:
@@ -122,11 +130,11 @@ class Guest:
                 self._process.wait()
                 self._connection.close()
 
-    def _boot(self) -> None:
-        self._buffer = b""
+    def _start(self) -> None:
+        """Sets ``_process``, and ``_connection`` to the other end of ttyS1."""
         path = self._directory / "shell"
         path.unlink(missing_ok=True)
-        with socket.socket(socket.AF_UNIX) as listener, (self._directory / "qemu").open("wb") as said:
+        with socket.socket(socket.AF_UNIX) as listener, self._said.open("wb") as said:
             listener.bind(str(path))
             listener.listen(1)
             self._process = subprocess.Popen(
@@ -134,7 +142,6 @@ class Guest:
             )
             listener.settimeout(20)
             self._connection, _ = listener.accept()
-        self._receive_until(b"READY\n", _BOOT_SECONDS)
 
     def _command(self, shell: Path) -> list[str | Path]:
         mode = "multi" if self._parallel else "single"
@@ -171,5 +178,5 @@ class Guest:
 
     def _last_words(self, what: str) -> str:
         said = self._buffer.decode(errors="replace")[-4000:]
-        qemu = (self._directory / "qemu").read_text(errors="replace")
-        return f"guest with {kernels.release(self.kernel)}: {what}\n{said}\n{qemu}\n{self.console()[-6000:]}"
+        emulator = self._said.read_text(errors="replace")
+        return f"guest with {kernels.release(self.kernel)}: {what}\n{said}\n{emulator}\n{self.console()[-6000:]}"

@@ -9,11 +9,12 @@ import os
 import threading
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
 
 from tests.vm import kernels
 from tests.vm.guest import Guest
-from tests.vm.inside import watched
+from tests.vm.uml import DebugGuest
 
 # Races need virtual CPUs that run at the same time; 6.12 does not always survive that (see Guest).
 NOT_PARALLEL = frozenset({"6.12-amd64"})
@@ -42,7 +43,13 @@ class Job(NamedTuple):
         guest.pytest(self.tests, _SECONDS, WHERRY_ENFORCERS=self.enforcers)
         if with_module:
             guest.run("rmmod monitor")
-        assert watched.complaints(guest.run("dmesg").splitlines()) == []
+        assert guest.complaints() == []
+
+
+def boot(kernel: str, module: Path) -> Guest:
+    if kernel == kernels.DEBUG:
+        return DebugGuest(kernel, module)
+    return Guest(kernel, module, parallel=kernel not in NOT_PARALLEL)
 
 
 class Guests:
@@ -74,7 +81,7 @@ class Guests:
         try:
             kernel = jobs[0].kernel
             module, _ = kernels.build_module_anew(kernel)
-            with Guest(kernel, module, parallel=kernel not in NOT_PARALLEL) as guest:
+            with boot(kernel, module) as guest:
                 self._running.add(guest)
                 for job in jobs:
                     self._do(job, guest)

@@ -14,6 +14,8 @@ REPOSITORY = Path(__file__).parents[2]
 KERNELS = REPOSITORY / "build/kernels"
 NAMES = ("amd64", "rt-amd64", "6.12-amd64")
 """Links in ``KERNELS``: Debian's flavours, whatever release of them was unpacked."""
+DEBUG = "debug"
+"""The one of scripts/build-debug-kernel.sh: a program of its own, User-Mode Linux."""
 
 
 def are_unpacked() -> bool:
@@ -50,13 +52,17 @@ def _payload(image: bytes) -> bytes:
     return elf
 
 
+def debug_kernel() -> Path:
+    return KERNELS / DEBUG / "linux"
+
+
 def overlay_module(name: str) -> bytes:
     (path,) = (KERNELS / name / "modules").glob("overlay.ko*")
     content = path.read_bytes()
     return lzma.decompress(content) if path.suffix == ".xz" else content
 
 
-_BUILDING = {name: threading.Lock() for name in NAMES}
+_BUILDING = {name: threading.Lock() for name in (*NAMES, DEBUG)}
 _BUILT: dict[str, tuple[Path, str]] = {}
 
 
@@ -72,8 +78,9 @@ def build_module_anew(name: str) -> tuple[Path, str]:
 def build_module(name: str, *arguments: str) -> tuple[Path, str]:
     """Build kmod/ for a kernel in build/kmod/NAME; returns monitor.ko and what the build wrote on stderr."""
     output = REPOSITORY / "build/kmod" / name
+    settings = [f"KDIR={KERNELS / name / 'build'}", f"OUT={output}", *(["ARCH=um"] if name == DEBUG else [])]
     built = subprocess.run(
-        ["make", "-s", "-C", REPOSITORY / "kmod", f"KDIR={KERNELS / name / 'build'}", f"OUT={output}", *arguments],
+        ["make", "-s", "-C", REPOSITORY / "kmod", *settings, *arguments],
         check=False,
         capture_output=True,
         text=True,

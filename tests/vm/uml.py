@@ -1,0 +1,65 @@
+"""The debugging kernel, which is a program: User-Mode Linux with KASAN, lockdep and kmemleak. Needs root."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+
+from tests.vm import kernels
+from tests.vm.guest import Guest
+
+KMEMLEAK = "/sys/kernel/debug/kmemleak"
+# noreboot: else a panic would run the program anew. Notes of who allocated what, but no poison and no red zones of
+# SLUB's own: KASAN sees more.
+_COMMAND_LINE = (
+    "mem=2048M noreboot quiet loglevel=4 panic=-1 oops=panic log_buf_len=8M slub_debug=U,kmalloc-*"
+    " con=null con0=null,fd:1 ssl=null"
+)
+
+
+class DebugGuest(Guest):
+    """A guest like the others, with the console on its standard output and ttyS1 a socket that it inherits."""
+
+    def complaints(self) -> list[str]:
+        return super().complaints() + self.unreferenced() + self._lockdep_is_off()
+
+    def unreferenced(self) -> list[str]:
+        """Allocations that nothing points to any more.
+
+        kmemleak reports none younger than five seconds (MSECS_MIN_AGE in mm/kmemleak.c), and none that has changed
+        since the scan before.
+        """
+        return self.run(f"sleep 6; for _ in 1 2; do echo scan >{KMEMLEAK} || exit; done; cat {KMEMLEAK}").splitlines()
+
+    def _lockdep_is_off(self) -> list[str]:
+        """It turns itself off at its first complaint, and when it runs out of memory."""
+        found = self.run("cat /proc/lockdep_stats").splitlines()
+        return [line for line in found if "debug_locks" in line and line.split()[-1] != "1"]
+
+    def _boot_until_ready(self) -> None:
+        """And forget what it said meanwhile: UML 6.1's own fork walks a process's mappings without the lock that
+        lib/maple_tree.c asks for ("suspicious RCU usage", from force_flush_all() in arch/um/kernel/tlb.c), which each
+        place complains of once.
+        """
+        super()._boot_until_ready()
+        self.run("dmesg -c >/dev/null; echo 'Run /init: tests from here on' >/dev/kmsg")
+
+    def _start(self) -> None:
+        self._connection, theirs = socket.socketpair()
+        with theirs, (self._directory / "console").open("wb") as console, self._said.open("wb") as said:
+            self._process = subprocess.Popen(
+                self._program(theirs.fileno()),
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=said,
+                pass_fds=[theirs.fileno()],
+            )
+
+    def _program(self, line: int) -> list[str]:
+        """Each process in there is one out here: a pid namespace takes them all along."""
+        directories = f"uml_dir={self._directory} umid=guest initrd={self._directory}/initrd"
+        return [
+            *"setpriv --pdeathsig KILL -- unshare --pid --fork --kill-child --".split(),
+            str(kernels.debug_kernel()),
+            *f"{_COMMAND_LINE} {directories} ssl1=fd:{line} {self._options}".split(),
+        ]
