@@ -17,7 +17,6 @@ from wherry import Event
 from wherry.client import Client
 from wherry.errors import CommandNotFound, NotFound, WherryError
 from wherry.kernel import cgroups
-from wherry.kernel import cgroups
 from wherry.wire.config import container_config
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
