@@ -49,7 +49,11 @@ $bb mkdir -p dev/pts dev/shm
 $bb mount -t devpts -o newinstance,ptmxmode=0666 pts dev/pts
 $bb mount -t tmpfs shm dev/shm
 $bb mount -t tmpfs run run
+# What the image has below /tmp (a repository that lies there, with its .venv) must be seen on the tmpfs as well.
+$bb mkdir run/tmp
+$bb mount --bind tmp run/tmp
 $bb mount -t tmpfs -o mode=1777 tmp tmp
+for name in $($bb ls -A run/tmp); do $bb mkdir tmp/$name; $bb mount --bind run/tmp/$name tmp/$name; done
 $bb mount -t cgroup2 cgroup sys/fs/cgroup
 $bb mount -t debugfs debug sys/kernel/debug
 $bb mount -t tracefs trace sys/kernel/tracing

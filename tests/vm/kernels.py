@@ -29,10 +29,11 @@ def release(name: str) -> str:
 def vmlinux(name: str) -> Path:
     """The uncompressed image, made once: under emulation unpacking the compressed one takes longer than the boot."""
     path = KERNELS / name / "vmlinux"
-    if not path.exists():
-        part = path.with_suffix(f".{os.getpid()}")
-        part.write_bytes(_payload((KERNELS / name / "vmlinuz").read_bytes()))
-        part.rename(path)
+    with _UNPACKING:  # guests begin side by side
+        if not path.exists():
+            part = path.with_suffix(f".{os.getpid()}")
+            part.write_bytes(_payload((KERNELS / name / "vmlinuz").read_bytes()))
+            part.rename(path)
     return path
 
 
@@ -62,6 +63,7 @@ def overlay_module(name: str) -> bytes:
     return lzma.decompress(content) if path.suffix == ".xz" else content
 
 
+_UNPACKING = threading.Lock()
 _BUILDING = {name: threading.Lock() for name in (*NAMES, DEBUG)}
 _BUILT: dict[str, tuple[Path, str]] = {}
 
