@@ -27,6 +27,7 @@ INSIDE = "/wherry"
 PYTHON = f"{sys.prefix}/bin/python"
 _WORK = REPOSITORY / "build/vm"
 _writing_base = threading.Lock()
+_building_grow = threading.Lock()
 _GROW_SOURCE = REPOSITORY / "kmod/tests/grow.c"
 _DISTRIBUTIONS = ("wherry", "pytest", "pytest-timeout")
 _NOT_NEEDED = re.compile(
@@ -117,12 +118,13 @@ def _without_debug_information(path: Path) -> bytes:
 def grow_program() -> Path:
     """The tests' static program that takes memory in all ways; built when its source is newer."""
     source, program = _GROW_SOURCE, _WORK / "grow"
-    if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
-        _WORK.mkdir(parents=True, exist_ok=True)
-        flags = "-std=c11 -D_GNU_SOURCE -O2 -Wall -Wextra -Werror -static -pthread".split()
-        part = program.with_suffix(f".{os.getpid()}")
-        subprocess.run(["cc", *flags, "-o", part, source], check=True)
-        part.rename(program)
+    with _building_grow:
+        if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
+            _WORK.mkdir(parents=True, exist_ok=True)
+            flags = "-std=c11 -D_GNU_SOURCE -O2 -Wall -Wextra -Werror -static -pthread".split()
+            part = program.with_suffix(f".{os.getpid()}")
+            subprocess.run(["cc", *flags, "-o", part, source], check=True)
+            part.rename(program)
     return program
 
 
