@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import struct
+import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, cast
@@ -272,5 +273,32 @@ def test_a_failing_spawn_leaves_nothing(tmp_path: Path) -> None:
         assert await nursery.refilled("[1]") == []
         assert nursery.nothing_is_left()
         assert os.listdir("/proc/self/fd") == before
+
+    run(check())
+
+
+def test_closing_waits_for_a_control_group_that_is_being_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a thread, which goes on making directories when the refill is cancelled."""
+    begun, go_on, made = threading.Event(), threading.Event(), threading.Event()
+    create = Group.create
+
+    def slow(group: Group) -> None:
+        begun.set()
+        go_on.wait(20)
+        create(group)
+        made.set()
+
+    monkeypatch.setattr(Group, "create", slow)
+
+    async def check() -> None:
+        nursery = Nursery(tmp_path)
+        nursery.children.refill("[1]")
+        await asyncio.to_thread(begun.wait, 20)
+        closing = asyncio.create_task(nursery.children.close())
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_later(0.05, go_on.set)
+        await closing
+        await asyncio.to_thread(made.wait, 20)
+        assert nursery.nothing_is_left()
 
     run(check())

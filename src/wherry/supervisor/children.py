@@ -177,7 +177,7 @@ class Children:
                 if at_once:
                     child.group.create()
                 else:
-                    await asyncio.to_thread(child.group.create)
+                    await _create_in_thread(child.group)
                 steps = json.loads(template)
                 files = child.group.process_files()
                 child.pid, child.pidfd = await self._shim.spawn(slot, steps, files, theirs.fileno())
@@ -260,6 +260,16 @@ class Children:
                 status = ExitStatus(information.si_code, information.si_status, time.monotonic_ns())
         if not child.exited.done():
             child.exited.set_result(status)
+
+
+async def _create_in_thread(group: Group) -> None:
+    """A thread cannot be interrupted: who is cancelled waits for it, so that all it makes is there to be removed."""
+    work = asyncio.ensure_future(asyncio.to_thread(group.create))
+    try:
+        await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait({work})
+        raise
 
 
 async def remove_group(group: Group, root: int = -1) -> None:
