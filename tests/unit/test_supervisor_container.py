@@ -316,6 +316,12 @@ def test_cpus_that_are_not_there(written: Written, group: Group, file: str) -> N
     assert written["cpuset/cpuset.cpus"] == "1-2"
 
 
+def test_other_changes_do_not_ask_for_the_cpus_again(written: Written) -> None:
+    """One of them may have been taken offline since; here there is not even a cpuset controller."""
+    limits.update(VERSION1, Resources(cpu=Cpu(cpus="1-2")), Resources(cpu=Cpu(cpus="1-2", shares=36)))
+    assert written == {"cpu/cpu.shares": "36"}
+
+
 def test_real_time_policies_need_real_time_time(written: Written) -> None:
     limits.check_real_time(VERSION1)  # a kernel without groups of real-time processes
     written["cpu/cpu.rt_runtime_us"] = "0"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from wherry.errors import StartFailed
+from wherry.errors import Conflict, StartFailed
 from wherry.kernel.cgroups import Group, Layout
 from wherry.logs import Log
 from wherry.memory import Event, Host, Limits, Target, Usage, Verdict, controller
@@ -171,3 +171,17 @@ def test_without_limits_nothing_is_armed(tmp_path: Path, written: list[int]) -> 
 
     run(tmp_path, work)
     assert written == []
+
+
+def test_new_limits_come_too_late_for_a_container_that_has_ended(tmp_path: Path) -> None:
+    """It counts as running until the last of its output is written; its limits are gone before."""
+
+    def work(memory: Memory, _limiter: FakeLimiter, container: Container, child: Child) -> None:
+        for descriptor in memory.arm(container, child).values():
+            os.close(descriptor)
+        memory.disarm(container)
+        memory.update(container, Limits(soft_bytes=8 * MIB), Limits(soft_bytes=8 * MIB))
+        with pytest.raises(Conflict, match="alpha has ended"):
+            memory.update(container, Limits(soft_bytes=8 * MIB), Limits(soft_bytes=9 * MIB))
+
+    run(tmp_path, work, soft_bytes=8 * MIB)

@@ -23,6 +23,7 @@ def apply(group: Group, resources: Resources) -> None:
 
     Raises OSError naming the control file, InvalidRequest, NotSupported: a limit that cannot be set is not ignored.
     """
+    _check_cpus(group, resources.cpu.cpus)
     _set_memory(group, resources.memory)
     _write(group, _changed(_settings(group, _NONE), _settings(group, resources)))
 
@@ -34,6 +35,8 @@ def update(group: Group, before: Resources, after: Resources) -> None:
     """
     old, new = _settings(group, before), _settings(group, after)
     changed = _changed(old, new)
+    if ("cpuset", "cpuset.cpus") in changed:
+        _check_cpus(group, after.cpu.cpus)
     unset = {file: _read(group, *file) or "\n" for file in changed if file not in old}
     try:
         _write(group, changed)
@@ -46,8 +49,10 @@ def update(group: Group, before: Resources, after: Resources) -> None:
 
 def _settings(group: Group, resources: Resources) -> _Files:
     files = (_cpu_version1 if group.layout.version == 1 else _cpu_version2)(resources)
-    if resources.cpu.cpus or resources.block_io.weight is not None:
-        files |= _cpus(group, resources.cpu.cpus) | _io_weight(group, resources.block_io.weight)
+    if resources.cpu.cpus:
+        files["cpuset", "cpuset.cpus"] = resources.cpu.cpus
+    if resources.block_io.weight is not None:
+        files |= _io_weight(group, resources.block_io.weight)
     return files | {("pids", "pids.max"): "max" if resources.pids is None else str(resources.pids.limit)}
 
 
@@ -82,16 +87,15 @@ def _cpu_version2(resources: Resources) -> _Files:
     return {**weight, ("cpu", "cpu.max"): quota, ("cpu", "cpu.idle"): str(cpu.idle or 0)}
 
 
-def _cpus(group: Group, wanted: str) -> _Files:
-    """The kernel takes CPUs that it does not have, on version 2 silently."""
+def _check_cpus(group: Group, wanted: str) -> None:
+    """The kernel takes CPUs that it does not have, on version 2 silently. Raises InvalidRequest, NotSupported."""
     if not wanted:
-        return {}
+        return
     available = _available_cpus(group)
     if not parse_cpu_list(wanted) <= available:
         raise InvalidRequest(
             f"requested CPUs are not available: requested {wanted}, available: {format_cpu_list(available)}"
         )
-    return {("cpuset", "cpuset.cpus"): wanted}
 
 
 def _available_cpus(group: Group) -> frozenset[int]:
@@ -104,9 +108,7 @@ def _available_cpus(group: Group) -> frozenset[int]:
     return parse_cpu_list(found)
 
 
-def _io_weight(group: Group, weight: int | None) -> _Files:
-    if weight is None:
-        return {}
+def _io_weight(group: Group, weight: int) -> _Files:
     name, own, bfq = _IO_WEIGHTS[group.layout.version]
     if _read(group, name, own) is not None:
         # 10 to 1000 becomes 1 to 10000, as in runc (ConvertBlkIOToIOWeightValue).

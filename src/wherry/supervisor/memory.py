@@ -9,7 +9,7 @@ import os
 import signal
 from collections.abc import Mapping
 
-from wherry.errors import InvalidRequest, NotSupported, StartFailed
+from wherry.errors import Conflict, InvalidRequest, NotSupported, StartFailed
 from wherry.kernel import procfs
 from wherry.kernel.libc import describe
 from wherry.memory import Event, Host, Kind, Limits, MemoryLimiter, Target, Unusable, Usage, choice, controller
@@ -164,16 +164,18 @@ class Memory:
     def update(self, container: Container, old: Limits, limits: Limits) -> None:
         """New values for the limits that a running container has.
 
-        Raises NotSupported when it has none of that kind, OSError.
+        Raises NotSupported when it has none of that kind, Conflict when it has ended, OSError.
         """
-        watched = self._watched[container.record.id]
+        if old == limits:
+            return
         for what, before, after in zip(("soft", "hard"), old, limits, strict=True):
             if (before is None) != (after is None):
                 raise NotSupported(
                     f"{container.record.name} runs without a {what} limit: it can get one when it starts"
                 )
-        if old == limits:
-            return
+        watched = self._watched.get(container.record.id)
+        if watched is None:  # its last output is still being written, its memory is gone
+            raise Conflict(f"{container.record.name} has ended")
         if watched.limiter is None:
             raise NotSupported(f"{container.record.name}: its memory limits were lost, see the supervisor's log")
         rises = (limits.hard_bytes or 0) > (old.hard_bytes or 0)
