@@ -96,7 +96,7 @@ def test_quota_and_cpus_are_changed_while_it_runs(supervisor: Supervisor, rootfs
     assert supervisor.control_file("c", "cpu", quota, quota) in {"-1", "max 100000"}
     assert supervisor.control_file("c", "pids", "pids.max", "pids.max") == "max"
     events = supervisor.client.events(since_ns=1, until_ns=time.time_ns(), filters={"event": "update"})
-    assert [event.attributes["cpus"] for event in events] == ["0.25", "None"]
+    assert [event.attributes["cpus"] for event in events] == ["0.25", "unlimited"]
 
 
 def test_what_was_changed_holds_for_the_next_supervisor(supervisor: Supervisor, rootfs: Path) -> None:

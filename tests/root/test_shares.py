@@ -11,6 +11,7 @@ from wherry.experiments import runner, theory
 from wherry.experiments.hogs import first_at, share_spreads
 from wherry.experiments.model import Settings
 from wherry.experiments.nice import Nice
+from wherry.weights import weight_of_nice
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 
@@ -27,12 +28,12 @@ def test_nice_values_of_containers_are_worth_their_weights(supervisor: Superviso
     result = runner.run(supervisor.client, experiment, settings)
     assert result.error == ""
     nices: dict[str, int] = result.data["nices"]
-    predicted = theory.shares({name: theory.weight(nice) for name, nice in nices.items()})
+    predicted = theory.shares({name: weight_of_nice(nice) for name, nice in nices.items()})
     for name, (median, _, _) in share_spreads(result.data["windows"]).items():
         assert median == pytest.approx(predicted[name], abs=POINTS), result.data["windows"]
     change = result.data["update"]
     nices[change["who"]] = change["nice"]
-    target = theory.shares({name: theory.weight(nice) for name, nice in nices.items()})[change["who"]]
+    target = theory.shares({name: weight_of_nice(nice) for name, nice in nices.items()})[change["who"]]
     took = first_at(result.data["timeline"], change["who"], target, 2 * POINTS, change["at"])
     assert took is not None
     assert took <= 1

@@ -457,3 +457,9 @@ def test_importing_the_package_does_not_load_the_client() -> None:
     code = "import sys, wherry; assert wherry.__version__; print([m for m in sys.modules if m.startswith('wherry.')])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"
+
+
+def test_every_public_name_is_there() -> None:
+    from wherry import client  # noqa: PLC0415
+
+    assert [name for name in client.__all__ if not hasattr(client, name)] == []

@@ -13,9 +13,10 @@ from wherry.experiments import hogs, hostload
 from wherry.experiments.catalogue import EXPERIMENTS
 from wherry.experiments.model import BadSettingsError, Conclusion, Settings
 from wherry.experiments.setup import online_cpus
-from wherry.experiments.theory import shares, weight
+from wherry.experiments.theory import shares
+from wherry.weights import weight_of_nice
 
-BY_WEIGHT = {name: each / 100 for name, each in shares({"a": weight(0), "b": weight(15)}).items()}
+BY_WEIGHT = {name: each / 100 for name, each in shares({"a": weight_of_nice(0), "b": weight_of_nice(15)}).items()}
 
 
 def steps(first: int, last: int, a: float) -> list[dict[str, Any]]:

@@ -7,24 +7,12 @@ import math
 import pytest
 
 from wherry.experiments import theory
-from wherry.experiments.lab import Sample, shares
-
-
-@pytest.mark.parametrize(
-    ("nice", "weight"), [(-20, 88761), (-1, 1277), (0, 1024), (5, 335), (10, 110), (15, 36), (19, 15)]
-)
-def test_weights_are_the_kernels(nice: int, weight: int) -> None:
-    assert theory.weight(nice) == weight
-    assert len(theory.WEIGHTS) == 40
-
-
-def test_a_step_of_nice_is_about_a_quarter() -> None:
-    for nice in range(-20, 19):
-        assert theory.weight(nice) / theory.weight(nice + 1) == pytest.approx(1.25, rel=0.08)
+from wherry.experiments.lab import Sample
+from wherry.weights import weight_of_nice
 
 
 def test_shares_of_the_example_in_the_issue() -> None:
-    found = theory.shares({str(nice): theory.weight(nice) for nice in (0, 5, 10, 15)})
+    found = theory.shares({str(nice): weight_of_nice(nice) for nice in (0, 5, 10, 15)})
     assert found == pytest.approx({"0": 68.04, "5": 22.26, "10": 7.31, "15": 2.39}, abs=0.01)
 
 
@@ -65,5 +53,5 @@ def test_what_was_used_between_two_samples() -> None:
     earlier = Sample(10.0, {"a": 1_000_000_000, "b": 0})
     used = Sample(12.0, {"a": 2_500_000_000, "b": 500_000_000}).since(earlier)
     assert used == {"a": 0.75, "b": 0.25}
-    assert shares(used) == {"a": 75.0, "b": 25.0}
-    assert shares({"a": 0.0}) == {"a": 0.0}
+    assert theory.shares(used) == {"a": 75.0, "b": 25.0}
+    assert theory.shares({"a": 0.0}) == {"a": 0.0}

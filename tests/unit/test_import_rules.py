@@ -28,7 +28,7 @@ def layer(*ours: str, third_party: tuple[str, ...] = ()) -> Layer:
     return Layer(frozenset(ours), frozenset(third_party))
 
 
-BOTH_SIDES = ("wherry", "wherry.errors", "wherry.defaults")
+BOTH_SIDES = ("wherry", "wherry.errors", "wherry.defaults", "wherry.weights")
 
 # By longest prefix. "wherry" stands for the package's own __init__ alone, not for all below it.
 LAYERS = {
@@ -36,6 +36,7 @@ LAYERS = {
     "wherry.__main__": layer("wherry.cli"),
     "wherry.errors": layer(),
     "wherry.defaults": layer(),
+    "wherry.weights": layer(),
     "wherry.http1": layer(*BOTH_SIDES),
     "wherry.wire": layer("wherry.http1", *BOTH_SIDES),
     "wherry.client": layer("wherry.http1", "wherry.wire", *BOTH_SIDES),

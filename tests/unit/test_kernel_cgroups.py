@@ -228,14 +228,6 @@ def test_devices_are_denied_before_any_is_allowed(layout1: Layout, monkeypatch: 
     assert readable == {f"c {number} rwm" for number in numbers}
 
 
-def test_weights_of_nice_values() -> None:
-    """kernel/sched/core.c: nice 0 is 1024, and each step of nice is worth about 10 % of CPU between two tasks."""
-    assert [cgroups.shares_of_nice(nice) for nice in (-20, -10, 0, 5, 15, 19)] == [88761, 9548, 1024, 335, 36, 15]
-    assert len(cgroups.WEIGHTS) == 40
-    for heavier, lighter in zip(cgroups.WEIGHTS, cgroups.WEIGHTS[1:], strict=False):
-        assert 1.1 < heavier / lighter < 1.35
-
-
 @pytest.mark.parametrize(
     ("shares", "weight"), [(2, 1), (1024, 100), (262144, 10000), (0, 1), (1 << 40, 10000), (88761, 3918), (15, 5)]
 )

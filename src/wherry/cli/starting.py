@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from wherry.cli.parser import Namespace, Parser
-    from wherry.client import Options, StartedContainer
+    from wherry.client import StartedContainer
+    from wherry.wire.config import Options
 
 USAGE = "%(prog)s [OPTIONS] NAME ROOTFS COMMAND [ARG...] [LONG OPTIONS]"
 

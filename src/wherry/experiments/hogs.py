@@ -10,8 +10,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from wherry.experiments import hostload
-from wherry.experiments.lab import Lab, Sample, shares
-from wherry.experiments.theory import spread
+from wherry.experiments.lab import Lab, Sample
+from wherry.experiments.theory import shares, spread
 
 if TYPE_CHECKING:
     from wherry.experiments.model import Data

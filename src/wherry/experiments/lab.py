@@ -15,7 +15,8 @@ from wherry.experiments.model import Settings
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from wherry.client import Client, Options
+    from wherry.client import Client
+    from wherry.wire.config import Options
 
 LABEL = "wherry.experiment"
 
@@ -34,12 +35,6 @@ class Sample:
         """CPUs that each used on average since ``earlier`` (1.0 is one whole CPU)."""
         span = (self.at - earlier.at) * 1e9
         return {name: (used - earlier.cpu_ns[name]) / span for name, used in self.cpu_ns.items()}
-
-
-def shares(used: Mapping[str, float]) -> dict[str, float]:
-    """Each one's part of what all of them used, in percent; all 0 when nobody used anything."""
-    total = sum(used.values())
-    return {name: 100 * value / total if total else 0.0 for name, value in used.items()}
 
 
 class Lab:

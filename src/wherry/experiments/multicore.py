@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from wherry.experiments import theory
 from wherry.experiments.model import BadSettingsError, Conclusion, Data, Plot, Series, Settings, Table
 from wherry.experiments.setup import online_cpus
+from wherry.weights import weight_of_nice
 
 if TYPE_CHECKING:
     from wherry.experiments.lab import Lab
@@ -121,7 +122,7 @@ Times = tuple[float, float, float, float]
 def _summary(runs: list[Data], data: Data) -> dict[int, Times]:
     """By nice value."""
     nices: dict[str, int] = runs[0]["nices"]
-    weights = {name: float(theory.weight(nice)) for name, nice in nices.items()}
+    weights = {name: float(weight_of_nice(nice)) for name, nice in nices.items()}
     predicted = theory.completion_times(weights, data["alone"], runs[0]["cpus"])
     found = {}
     for nice in sorted(set(nices.values())):
@@ -163,7 +164,7 @@ def _plot(summary: dict[str, dict[int, Times]], nices: tuple[int, int]) -> Plot:
 
 
 def _findings(summary: dict[str, dict[int, Times]], low: int, high: int) -> list[str]:
-    weights = theory.weight(low) / theory.weight(high)
+    weights = weight_of_nice(low) / weight_of_nice(high)
     found = []
     for where, times in summary.items():
         ratio, predicted = times[high][1] / times[low][1], times[high][0] / times[low][0]

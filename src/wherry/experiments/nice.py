@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wherry.experiments import hogs, theory
-from wherry.experiments.lab import shares
 from wherry.experiments.model import BadSettingsError, Conclusion, Data, Mark, Plot, Series, Settings, Table
+from wherry.weights import weight_of_nice
 
 if TYPE_CHECKING:
     from wherry.experiments.lab import Lab
@@ -75,7 +75,7 @@ class Nice:
         if not windows:
             return Conclusion(noise=["Interrupted before the first window was over: nothing was measured."])
         nices: dict[str, int] = data["nices"]
-        predicted = theory.shares({name: theory.weight(nice) for name, nice in nices.items()})
+        predicted = theory.shares({name: weight_of_nice(nice) for name, nice in nices.items()})
         measured = hogs.share_spreads(windows)
         others = hogs.used_by_others(data.get("others", [])) or hogs.taken_by_others(windows, 1)
         noise = [hogs.repeats(windows, data["seconds"]), others]
@@ -92,12 +92,12 @@ class Nice:
     @staticmethod
     def _table(data: Data, predicted: dict[str, float], measured: dict[str, tuple[float, float, float]]) -> Table:
         work = {name: rate for name, rate in data.get("work", {}).items() if rate is not None}
-        of_work = shares(work) if len(work) == len(predicted) else {}
+        of_work = theory.shares(work) if len(work) == len(predicted) else {}
         rows = [
             (
                 name,
                 nice,
-                theory.weight(nice),
+                weight_of_nice(nice),
                 predicted[name],
                 measured[name][0],
                 measured[name][0] - predicted[name],
@@ -174,7 +174,7 @@ def _findings(
     first, last = min(nices, key=lambda name: nices[name]), max(nices, key=lambda name: nices[name])
     if measured[last][0] > 0 and nices[first] != nices[last]:
         ratio = measured[first][0] / measured[last][0]
-        by_weight = theory.weight(nices[first]) / theory.weight(nices[last])
+        by_weight = weight_of_nice(nices[first]) / weight_of_nice(nices[last])
         found.append(
             f"Nice {nices[first]} got {ratio:.1f} times the CPU of nice {nices[last]}; the weights say {by_weight:.1f}."
         )
@@ -183,7 +183,7 @@ def _findings(
 
 def _update_finding(data: Data) -> str:
     change, nices = data["update"], data["nices"] | {data["update"]["who"]: data["update"]["nice"]}
-    target = theory.shares({name: theory.weight(nice) for name, nice in nices.items()})[change["who"]]
+    target = theory.shares({name: weight_of_nice(nice) for name, nice in nices.items()})[change["who"]]
     took = hogs.first_at(data["timeline"], change["who"], target, 2 * _TOLERANCE, change["at"])
     what = f"After `update --nice {change['nice']}` on {change['who']} (was {change['was']})"
     if took is None:

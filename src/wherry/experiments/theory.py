@@ -6,24 +6,11 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-WEIGHTS = (
-    *(88761, 71755, 56483, 46273, 36291, 29154, 23254, 18705, 14949, 11916),
-    *(9548, 7620, 6100, 4904, 3906, 3121, 2501, 1991, 1586, 1277),
-    *(1024, 820, 655, 526, 423, 335, 272, 215, 172, 137),
-    *(110, 87, 70, 56, 45, 36, 29, 23, 18, 15),
-)
-"""Of nice -20 to 19: kernel/sched/core.c, sched_prio_to_weight. A step is about 1.25, or 10 % of CPU between two."""
-
-
-def weight(nice: int) -> int:
-    """The weight that the scheduler gives to nice -20 to 19."""
-    return WEIGHTS[nice + 20]
-
 
 def shares(weights: Mapping[str, float]) -> dict[str, float]:
-    """Percent of one CPU that each always runnable competitor gets."""
+    """Each one's part of the whole, in percent: of one CPU, by weight, or of what was used. All 0 when nothing was."""
     total = sum(weights.values())
-    return {name: 100 * each / total for name, each in weights.items()}
+    return {name: 100 * each / total if total else 0.0 for name, each in weights.items()}
 
 
 def rates(weights: Mapping[str, float], cpus: int) -> dict[str, float]:

@@ -26,19 +26,6 @@ _DEVICE_RULES = (
     *("c 5:0 rwm", "c 5:1 rwm", "c 5:2 rwm", "c 136:* rwm"),
 )
 
-# kernel/sched/core.c, sched_prio_to_weight: nice -20 to 19. Version 1's cpu.shares are these weights, nice 0 is 1024.
-WEIGHTS = (
-    *(88761, 71755, 56483, 46273, 36291, 29154, 23254, 18705, 14949, 11916),
-    *(9548, 7620, 6100, 4904, 3906, 3121, 2501, 1991, 1586, 1277),
-    *(1024, 820, 655, 526, 423, 335, 272, 215, 172, 137),
-    *(110, 87, 70, 56, 45, 36, 29, 23, 18, 15),
-)
-
-
-def shares_of_nice(nice: int) -> int:
-    """The ``cpu.shares`` that give a group the weight of one process at ``nice`` (-20 to 19)."""
-    return WEIGHTS[nice + 20]
-
 
 def weight_of_shares(shares: int) -> int:
     """Version 2's ``cpu.weight`` (1 to 10000) for version 1's ``cpu.shares`` (2 to 262144).

@@ -276,7 +276,11 @@ class Engine:
             self._check_present(container)
             request = updating.changed(container.record.request, changes)
             await updating.update(container, self._records, self._memory, request)
-        self._events.emit(Action.UPDATE, container.record, {name: str(value) for name, value in changes.items()})
+        self._events.emit(
+            Action.UPDATE,
+            container.record,
+            {name: "unlimited" if value is None else str(value) for name, value in changes.items()},
+        )
 
     async def wait(self, ref: str, condition: str) -> Record:
         """``not-running``, ``next-exit`` or ``removed``."""
@@ -322,8 +326,7 @@ class Engine:
         return None if child is None else usage.measure(child.group)
 
     def resident(self, ref: str) -> Resident | None:
-        found = self._memory.usage(self._find(ref))
-        return None if found is None else Resident(*found)
+        return self._memory.usage(self._find(ref))
 
     def info(self) -> EngineInfo:
         states = [container.record.state for container in self._containers.values()]

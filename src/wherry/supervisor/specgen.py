@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import resource
 
-from wherry.kernel import cgroups
 from wherry.runtime import defaults
 from wherry.runtime.spec import (
     ANNOTATION_HARD_LIMIT,
@@ -28,6 +27,7 @@ from wherry.runtime.spec import (
 from wherry.runtime.spec import User as SpecUser
 from wherry.supervisor.request import CreateRequest, clean_path
 from wherry.supervisor.users import User
+from wherry.weights import weight_of_nice
 
 _NAME_FILES = ("/etc/hosts", "/etc/resolv.conf")
 _CPU_PERIOD = 100_000  # microseconds; docker's
@@ -154,7 +154,7 @@ def resources(request: CreateRequest) -> Resources:
 def _cpu(request: CreateRequest) -> Cpu:
     quota = None if request.cpus is None else round(request.cpus * _CPU_PERIOD)
     return Cpu(
-        shares=request.cpu_shares or cgroups.shares_of_nice(request.nice),
+        shares=request.cpu_shares or weight_of_nice(request.nice),
         quota=quota,
         period=_CPU_PERIOD if quota else None,
         cpus=request.cpuset_cpus,

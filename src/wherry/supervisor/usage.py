@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
+from wherry import memory
 from wherry.kernel.cgroups import Group
 from wherry.memory import controller
 
@@ -38,12 +39,8 @@ class Usage(NamedTuple):
     pids_limit: int | None
 
 
-class Resident(NamedTuple):
-    """What a memory enforcer counts against the limits it holds; processes None where it does not count them."""
-
-    rss_bytes: int
-    peak_bytes: int
-    processes: int | None
+Resident = memory.Usage
+"""What a memory enforcer counts against the limits it holds."""
 
 
 def measure(group: Group) -> Usage:
