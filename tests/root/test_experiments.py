@@ -113,6 +113,23 @@ def test_the_others_in_short(supervisor: Supervisor, tmp_path: Path) -> None:
     assert supervisors_of_experiments() == []
 
 
+def test_nothing_of_the_root_file_system_is_executed_on_the_host(
+    supervisor: Supervisor, rootfs: Path, tmp_path: Path
+) -> None:
+    hostile, mark = tmp_path / "hostile", tmp_path / "executed-on-the-host"
+    subprocess.run(["cp", "-a", rootfs, hostile], check=True)
+    (hostile / "cpu_hog").rename(hostile / "real")
+    (hostile / "bin/true").unlink()
+    for program, real in (("cpu_hog", "/real"), ("bin/true", "/bin/busybox true")):
+        (hostile / program).write_text(f'#!/bin/sh\n(echo x >{mark}) 2>/dev/null\nexec {real} "$@"\n')
+        (hostile / program).chmod(0o755)
+    words = ("run", "autogroup", "start", "--seconds", "1", "--repeat", "1", "--rootfs", hostile, "--json")
+    done = experiment(supervisor, *words, "--out", tmp_path / "out")
+    assert done.returncode == 0, done
+    assert [result["error"] for result in json.loads(done.stdout)] == ["", ""]
+    assert not mark.exists()
+
+
 def test_an_interruption_ends_the_experiments_own_supervisors(supervisor: Supervisor, tmp_path: Path) -> None:
     words = ("experiment", "run", "memory", "--seconds", "30", "--repeat", "1", "--out", tmp_path / "out", "--json")
     process = supervisor.popen(*words)

@@ -161,6 +161,11 @@ def test_repeats_are_stated(count: int, text: str) -> None:
     assert text in hogs.repeats([None] * count, 2.0)
 
 
+def test_two_values_that_are_the_same_are_nothing_to_compare() -> None:
+    with pytest.raises(BadSettingsError, match="--nices 5,5: this experiment compares two different values"):
+        EXPERIMENTS["nice-multicore"].check(Settings(rootfs="/", nices=(5, 5)))
+
+
 @pytest.mark.parametrize("name", ["nice", "nice-multicore"])
 def test_too_few_nice_values_are_refused(name: str) -> None:
     with pytest.raises(BadSettingsError, match="--nices"):

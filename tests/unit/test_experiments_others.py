@@ -117,7 +117,7 @@ def test_starts_against_the_floor() -> None:
     ]
     assert concluded.findings == [
         "With 100 containers alive a short one took 1.50 times as long as with 0 (15.0 and 10.0 ms in the median).",
-        "The same program without a container takes 0.50 ms; with 0 alive, one in a container takes 20.0 times that.",
+        "The host's `true` without a container takes 0.50 ms; with 0 alive, one in a container takes 20.0 times that.",
     ]
     assert [series.role for series in concluded.plots[0].series] == ["measured", "measured", "predicted"]
 

@@ -15,7 +15,7 @@ import pytest
 from tests import reportsamples
 from tests.reportsamples import HOSTILE, LONG
 
-from wherry.experiments import report
+from wherry.experiments import plots, report
 from wherry.experiments.model import Conclusion, Plot
 
 ROOT = Path(__file__).parents[2]
@@ -155,3 +155,40 @@ def test_a_wheel_has_the_template(tmp_path: Path) -> None:
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     assert "wherry/experiments/report.html.j2" in zipfile.ZipFile(wheel).namelist()
+
+
+def test_a_link_that_somebody_has_put_there_is_not_followed(tmp_path: Path) -> None:
+    """The folder may be below /tmp."""
+    victim, out = tmp_path / "victim", tmp_path / "out"
+    victim.write_text("precious")
+    out.mkdir()
+    for name in ("report.html", "report.html.part", "sample.json", "bars.png"):
+        (out / name).symlink_to(victim)
+    report.write([reportsamples.result()], str(out))
+    assert victim.read_text() == "precious"
+    assert not (out / "report.html").is_symlink()
+    assert (out / "report.html").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "report.html").mkdir()
+    (tmp_path / "report.html/x").touch()
+    with pytest.raises(OSError, match=r"report\.html"):
+        report.write([replace(reportsamples.result(), conclusion=Conclusion())], str(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "sample.json"}
+
+
+def test_each_result_is_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+
+    def draw(plot: Plot, _folder: str) -> bytes:
+        drawn.append(plot.name)
+        return b"<svg/>"
+
+    monkeypatch.setattr(plots, "render", draw)
+    result = reportsamples.result()
+    growing = report.Report(str(tmp_path))
+    growing.add(result)
+    growing.add(replace(result, experiment="second"))
+    assert len(drawn) == 2 * len(result.conclusion.plots)
+    assert Page(Path(growing.path).read_text(encoding="utf-8")).text.count("begun") >= 2

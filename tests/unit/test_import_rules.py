@@ -44,6 +44,7 @@ LAYERS = {
     # The one command that is more than a front of the client.
     "wherry.cli.experiment": layer("wherry.client", "wherry.cli", "wherry.experiments", *BOTH_SIDES),
     "wherry.experiments.__main__": layer("wherry.cli"),
+    "wherry.experiments.terminal": layer("wherry.cli.terminal", "wherry.experiments", third_party=("rich",)),
     # What users copy: nothing but the public client.
     "wherry.experiments": layer(
         "wherry.client", "wherry.wire", *BOTH_SIDES, third_party=("jinja2", "matplotlib", "rich")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import signal
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from wherry.experiments import hogs, theory
@@ -23,6 +26,7 @@ _PROCESS, _CONTAINER, _BARE = (
     "nice of the container",
     "no container, two sessions",
 )
+_BURN = "while True: pass"
 _BY_ITSELF = ["/bin/sh", "-c", f"renice -n {_NICE} -p $$ >/dev/null; exec /cpu_hog 1000000"]
 
 
@@ -31,7 +35,7 @@ class Autogroup:
 
     name = "autogroup"
     title = "nice 0 against nice 15: of the process, of the container, of sessions without containers"
-    needs = ("/cpu_hog", "/bin/sh")
+    needs = ("/cpu_hog",)
     method = f"""
         Two programs that burn CPU are pinned to one CPU, one of them with nice {_NICE}, in three arrangements:
         each in a container of nice 0, where one lowers its own priority (`renice`); in containers started with
@@ -58,10 +62,9 @@ class Autogroup:
         lab.start("nice0", hogs.FOREVER, cpuset_cpus=pin)
         lab.start("nice15", hogs.FOREVER, cpuset_cpus=pin, nice=_NICE)
         self._windows(lab, data, _CONTAINER, _FAVOURED)
-        if os.path.isdir(lab.settings.rootfs):  # else the program is in an archive
-            lab.doing(_BARE)
-            grouped = data["autogroup"] and data["own group"] == "/"
-            self._bare(lab, data, _EQUAL if grouped else _FAVOURED)
+        lab.doing(_BARE)
+        grouped = data["autogroup"] and data["own group"] == "/"
+        self._bare(lab, data, _EQUAL if grouped else _FAVOURED)
 
     @staticmethod
     def _windows(lab: Lab, data: Data, arrangement: str, weights: dict[str, float]) -> None:
@@ -74,12 +77,12 @@ class Autogroup:
     def _bare(lab: Lab, data: Data, weights: dict[str, float]) -> None:
         windows: list[dict[str, float]] = []
         data["arrangements"][_BARE] = {"weights": weights, "windows": windows}
-        with _Sessions(lab.settings, {"nice0": 0, "nice15": _NICE}) as sessions:
+        with _sessions({"nice0": 0, "nice15": _NICE}, lab.settings.cpu) as pids:
             hogs.settle(lab)
             for _ in range(lab.settings.repeat):
-                before = sessions.sample()
+                before = _sample(pids)
                 lab.sleep_until(before.at + data["seconds"])
-                windows.append(sessions.sample().since(before))
+                windows.append(_sample(pids).since(before))
 
     def conclude(self, data: Data) -> Conclusion:
         measured = {name: each for name, each in data.get("arrangements", {}).items() if each.get("windows")}
@@ -91,7 +94,7 @@ class Autogroup:
         columns = ("ARRANGEMENT", "PREDICTED %", "MEASURED %", "LEAST %", "GREATEST %", "ERROR POINTS")
         first = next(iter(measured.values()))
         every = [window for each in measured.values() for window in each["windows"]]
-        noise = [hogs.repeats(first["windows"], data["seconds"]), hogs.taken_by_others(every, 1)]
+        noise = [hogs.repeats(first["windows"], data["seconds"]), hogs.disturbance(every)]
         return Conclusion(
             tables=[Table(title="Share of the one with nice 15", columns=columns, rows=rows, bar="MEASURED %")],
             plots=[_plot(predicted, spreads)],
@@ -100,37 +103,31 @@ class Autogroup:
         )
 
 
-class _Sessions:
-    """The same program outside containers, each in a session of its own."""
+@contextlib.contextmanager
+def _sessions(nices: dict[str, int], cpu: int) -> Iterator[dict[str, int]]:
+    """Processes outside containers that burn CPU, each in a session of its own: name -> pid.
 
-    def __init__(self, settings: Settings, nices: dict[str, int]) -> None:
-        self._settings = settings
-        self._nices = nices
-        self._pids: dict[str, int] = {}
+    Ours, and not the root file system's programs: what is in there is for containers.
+    """
+    with contextlib.ExitStack() as undo:
+        pids = {}
+        for name, nice in nices.items():
+            process = subprocess.Popen([sys.executable, "-I", "-S", "-c", _BURN], start_new_session=True)
+            undo.callback(process.wait)
+            undo.callback(process.kill)
+            os.sched_setaffinity(process.pid, {cpu})
+            os.setpriority(os.PRIO_PROCESS, process.pid, nice)
+            pids[name] = process.pid
+        yield pids
 
-    def __enter__(self) -> _Sessions:
-        program = os.path.join(self._settings.rootfs, "cpu_hog")
-        null = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1, 2)]
-        for name, nice in self._nices.items():
-            # Not preexec_fn: what is set here is the child's before it can use any CPU worth mentioning.
-            pid = os.posix_spawn(program, [program, "1000000"], {}, file_actions=null, setsid=True)
-            self._pids[name] = pid
-            os.sched_setaffinity(pid, {self._settings.cpu})
-            os.setpriority(os.PRIO_PROCESS, pid, nice)
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        for pid in self._pids.values():
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-
-    def sample(self) -> Sample:
-        """Time on the CPU in nanoseconds: Documentation/scheduler/sched-stats.rst, /proc/PID/schedstat."""
-        used = {}
-        for name, pid in self._pids.items():
-            with open(f"/proc/{pid}/schedstat", encoding="ascii") as file:
-                used[name] = int(file.read().split()[0])
-        return Sample(time.monotonic(), used)
+def _sample(pids: dict[str, int]) -> Sample:
+    """Time on the CPU in nanoseconds: Documentation/scheduler/sched-stats.rst, /proc/PID/schedstat."""
+    used = {}
+    for name, pid in pids.items():
+        with open(f"/proc/{pid}/schedstat", encoding="ascii") as file:
+            used[name] = int(file.read().split()[0])
+    return Sample(time.monotonic(), used)
 
 
 def _plot(predicted: dict[str, float], spreads: dict[str, tuple[float, float, float]]) -> Plot:
@@ -145,13 +142,7 @@ def _plot(predicted: dict[str, float], spreads: dict[str, tuple[float, float, fl
         + ", ".join(f"{name} {spreads[name][0]:.1f} % ({predicted[name]:.1f} predicted)" for name in names),
         series=[
             Series(label="predicted", x=names, y=[predicted[name] for name in names], role="predicted"),
-            Series(
-                label="measured",
-                x=names,
-                y=[spreads[name][0] for name in names],
-                low=[spreads[name][1] for name in names],
-                high=[spreads[name][2] for name in names],
-            ),
+            Series.of_spreads("measured", names, list(spreads.values())),
         ],
     )
 

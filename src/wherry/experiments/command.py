@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wherry.client import Client, absolute
-from wherry.experiments import runner
+from wherry.experiments import requirements, runner
 from wherry.experiments.catalogue import EXPERIMENTS
 from wherry.experiments.model import BadSettingsError, Experiment, Result, Settings
 
@@ -46,11 +46,9 @@ def show_list() -> int:
 
 def run(request: Request) -> int:
     """Run them one after the other, show and write what came of it. Raises BadSettingsError, wherry.errors, OSError."""
-    from wherry.experiments import requirements  # noqa: PLC0415 (the extra)
-
-    requirements.check()
     experiments = _chosen(request.names)
     with Client(request.socket) as client:
+        # Also when --rootfs is given: without a supervisor nothing is to be left behind, not even a folder.
         settings = Settings(
             rootfs=_rootfs(client, request.rootfs),
             cpu=request.cpu,
@@ -59,6 +57,7 @@ def run(request: Request) -> int:
             nices=request.nices,
         )
         runner.check(experiments, settings)
+        requirements.check()  # last: it loads them, which takes a second
         folder = _make_folder(request.out or _default_folder(request.names))
         results = _run_all(client, experiments, settings, request, folder)
     if request.as_json:
@@ -71,18 +70,20 @@ def run(request: Request) -> int:
 def _run_all(
     client: Client, experiments: Sequence[Experiment], settings: Settings, request: Request, folder: str
 ) -> list[Result]:
-    from wherry.experiments import report, terminal  # noqa: PLC0415 (matplotlib, rich)
+    from wherry.experiments import terminal  # noqa: PLC0415 (rich)
+    from wherry.experiments.report import Report  # noqa: PLC0415 (matplotlib)
 
+    report = Report(folder)
     results: list[Result] = []
     for experiment in experiments:
         result = runner.run(client, experiment, settings, terminal.progress)
         results.append(result)
-        path = report.write(results, folder)  # after each, so that what there is stays whatever comes
+        report.add(result)  # after each, so that what there is stays whatever comes
         if not request.as_json:
             terminal.print_result(result, sys.stdout)
         if result.error:
             break
-    print(f"report: {path}", file=sys.stderr if request.as_json else sys.stdout)
+    print(f"report: {report.path}", file=sys.stderr if request.as_json else sys.stdout)
     return results
 
 

@@ -6,7 +6,7 @@ import re
 import time
 from typing import TYPE_CHECKING
 
-from wherry.experiments import theory
+from wherry.experiments import hogs, theory
 from wherry.experiments.model import Conclusion, Data, Plot, Series, Settings, Table
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ _ALONE_IO, _ALONE_CPU = "io_pulse alone", "cpu_hog alone"
 _TOGETHER, _NICED = "together", f"together, cpu_hog at nice {_NICE}"
 _WOKE = re.compile(r"woke up ([0-9.]+) ms late$", re.MULTILINE)
 _WROTE = re.compile(r"write and fsync ([0-9.]+) ms$", re.MULTILINE)
-_DONE = re.compile(r"^cpu_hog: done, ([0-9]+) rounds of [0-9]+ steps in ([0-9.]+) s$", re.MULTILINE)
 
 
 class CpuVsIo:
@@ -48,21 +47,13 @@ class CpuVsIo:
     def measure(self, lab: Lab, data: Data) -> None:
         seconds = lab.settings.seconds or _SECONDS
         lab.doing("measuring out the work")
-        rounds = self._calibrate(lab, seconds)
+        rounds = hogs.rounds_for(lab, seconds)
         data |= {"runs": [], "alone": seconds}
         for _ in range(lab.settings.repeat):
             self._run(lab, data, _ALONE_IO, None, 0)
             self._run(lab, data, _ALONE_CPU, rounds, 0, pulse=False)
             self._run(lab, data, _TOGETHER, rounds, 0)
             self._run(lab, data, _NICED, rounds, _NICE)
-
-    @staticmethod
-    def _calibrate(lab: Lab, seconds: float) -> int:
-        lab.start("hog", ["/cpu_hog", "1"], cpuset_cpus=str(lab.settings.cpu))
-        lab.client.wait(lab.name("hog"))
-        rounds, took = _done(lab)
-        lab.remove(["hog"])
-        return max(round(rounds / took * seconds), 1)
 
     @staticmethod
     def _run(lab: Lab, data: Data, what: str, rounds: int | None, nice: int, *, pulse: bool = True) -> None:
@@ -75,10 +66,13 @@ class CpuVsIo:
             lab.sleep_until(time.monotonic() + data["alone"])
         else:
             lab.start("hog", ["/cpu_hog", "1000000", str(rounds)], cpuset_cpus=pin, nice=nice)
-            while not lab.has_ended("hog"):
-                lab.sleep_until(time.monotonic() + 0.05)
+            lab.wait("hog")
         written = lab.output("pulse") if pulse else ""
-        run = {"what": what, "seconds": time.monotonic() - began, "cpu": None if rounds is None else _done(lab)[1]}
+        run = {
+            "what": what,
+            "seconds": time.monotonic() - began,
+            "cpu": None if rounds is None else hogs.done(lab, "hog")[1],
+        }
         run |= {name: [float(each) for each in found.findall(written)] for name, found in _LATENCIES.items()}
         data["runs"].append(run)
         lab.remove([*(["pulse"] if pulse else []), *(["hog"] if rounds is not None else [])])
@@ -99,7 +93,7 @@ class CpuVsIo:
                 each.woke(95),
                 each.woke(99),
                 each.woke(100),
-                _percentile(each.wrote, 50),
+                theory.percentile(each.wrote, 50) if each.wrote else None,
             )
             for what, each in summary.items()
         ]
@@ -117,13 +111,6 @@ class CpuVsIo:
 _LATENCIES = {"woke": _WOKE, "wrote": _WROTE}
 
 
-def _done(lab: Lab) -> tuple[int, float]:
-    match = _DONE.search(lab.output("hog"))
-    if match is None:
-        raise RuntimeError(f"{lab.name('hog')} has not said that it is done")
-    return int(match[1]), float(match[2])
-
-
 class _Summary:
     """Of all runs of one kind; latencies in ms, sorted; ``cpu`` in seconds."""
 
@@ -136,14 +123,7 @@ class _Summary:
         self.pulses = theory.spread(rates)[0] if self.late else None
 
     def woke(self, percent: float) -> float | None:
-        return _percentile(self.late, percent)
-
-
-def _percentile(values: Sequence[float], percent: float) -> float | None:
-    """Of sorted values: the smallest that so many percent are not above."""
-    if not values:
-        return None
-    return values[min(int(len(values) * percent / 100), len(values) - 1)]
+        return theory.percentile(self.late, percent) if self.late else None
 
 
 def _plot(summary: dict[str, _Summary]) -> Plot:

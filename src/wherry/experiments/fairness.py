@@ -56,7 +56,7 @@ class Fairness:
         columns = ("CONTAINERS", "JAIN", "LEAST", "GREATEST", "FAIR SHARE %", "LEAST SHARE %", "GREATEST SHARE %")
         every = [window for windows in runs.values() for window in windows]
         others = [each for found in data["runs"].values() for each in found.get("others", [])]
-        disturbance = hogs.used_by_others(others) or hogs.taken_by_others(every, 1)
+        disturbance = hogs.disturbance(every, others)
         noise = [hogs.repeats(next(iter(runs.values())), data["seconds"]), disturbance]
         return Conclusion(
             tables=[Table(title="Jain's fairness index", columns=columns, rows=rows, bar="JAIN")],
@@ -89,13 +89,7 @@ def _index_plot(summary: dict[int, _Summary]) -> Plot:
         + ", ".join(f"{count} containers {each[0]:.4f}" for count, each in zip(counts, indexes, strict=True)),
         series=[
             Series(label="predicted", x=counts, y=[1.0] * len(counts), role="predicted"),
-            Series(
-                label="measured",
-                x=counts,
-                y=[each[0] for each in indexes],
-                low=[each[1] for each in indexes],
-                high=[each[2] for each in indexes],
-            ),
+            Series.of_spreads("measured", counts, indexes),
         ],
     )
 

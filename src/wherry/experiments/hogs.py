@@ -20,6 +20,7 @@ FOREVER = ["/cpu_hog", "1000000"]
 WARM_UP = 1.0
 """Seconds between the start of the last container and the first window."""
 _STEP = 0.5
+_DONE = re.compile(r"^cpu_hog: done, ([0-9]+) rounds of [0-9]+ steps in ([0-9.]+) s$", re.MULTILINE)
 _LINE = re.compile(r"^(\S+) cpu_hog: second [0-9]+ of [0-9]+, ([0-9]+) rounds$", re.MULTILINE)
 _OTHERS = 3.0  # percent of a CPU
 
@@ -49,12 +50,34 @@ def _others(before: float | None, after: float | None, seconds: float, window: M
     return max((after - before) / seconds - sum(window.values()), 0.0)
 
 
-def used_by_others(others: Sequence[float | None]) -> str | None:
-    """A sentence when other processes were seen on the CPU of the containers."""
+def disturbance(windows: Sequence[Mapping[str, float]], others: Sequence[float | None] = ()) -> str | None:
+    """A sentence when the containers did not have their one CPU for themselves: by what others were seen to use there,
+    else by what they did not get.
+    """
     seen = [100 * each for each in others if each is not None]
-    if not seen or max(seen) < _OTHERS:
-        return None
-    return f"Other processes used up to {max(seen):.0f} % of the CPU that the containers ran on."
+    if seen and max(seen) >= _OTHERS:
+        return f"Other processes used up to {max(seen):.0f} % of the CPU that the containers ran on."
+    missing = [100 * (1 - sum(window.values())) for window in windows]
+    if missing and max(missing) >= _OTHERS:
+        return f"Up to {max(missing):.0f} % of the CPU time went to other processes or was not there (a busy host)."
+    return None
+
+
+def rounds_for(lab: Lab, seconds: float) -> int:
+    """As much of cpu_hog's work as takes so many seconds alone: measured in one."""
+    lab.start("alone", ["/cpu_hog", "1"], cpuset_cpus=str(lab.settings.cpu))
+    lab.wait("alone")
+    rounds, took = done(lab, "alone")
+    lab.remove(["alone"])
+    return max(round(rounds / took * seconds), 1)
+
+
+def done(lab: Lab, name: str) -> tuple[int, float]:
+    """Rounds and seconds of a cpu_hog that has ended. Raises RuntimeError when it was killed before its last line."""
+    match = _DONE.search(lab.output(name))
+    if match is None:
+        raise RuntimeError(f"{lab.name(name)} has not said that it is done")
+    return int(match[1]), float(match[2])
 
 
 def follow(lab: Lab, names: Sequence[str], last: Sample, seconds: float, timeline: list[Data], begin: float) -> Sample:
@@ -100,14 +123,6 @@ def timeline_series(timeline: Sequence[Data], name: str) -> tuple[list[float], l
     """Middles of the steps, and the share of ``name`` in each."""
     middles = [(step["from"] + step["at"]) / 2 for step in timeline]
     return middles, [shares(step["cpus"])[name] for step in timeline]
-
-
-def taken_by_others(windows: Sequence[Mapping[str, float]], cpus: float) -> str | None:
-    """A sentence when the containers did not get all of ``cpus``."""
-    missing = [100 * (cpus - sum(window.values())) / cpus for window in windows]
-    if not missing or max(missing) < _OTHERS:
-        return None
-    return f"Up to {max(missing):.0f} % of the CPU time went to other processes or was not there (a busy host)."
 
 
 def repeats(windows: Sequence[Any], seconds: float) -> str:

@@ -122,6 +122,11 @@ class Lab:
         """All that a container has written so far."""
         return b"".join(data for _, data in self.client.logs(self.name(short))).decode("utf-8", "replace")
 
+    def wait(self, short: str) -> None:
+        """Until it has ended: asking again and again would take CPU time from what is measured."""
+        self.client.wait(self.name(short))
+        self.doing(self._doing)
+
     def has_ended(self, short: str) -> bool:
         """Raises NotFound."""
         return not self.client.inspect(self.name(short))["State"]["Running"]

@@ -71,6 +71,14 @@ class Series:
     high: Sequence[float] | None = None
     role: Literal["measured", "predicted"] = "measured"
 
+    @classmethod
+    def of_spreads(
+        cls, label: str, x: Sequence[float] | Sequence[str], spreads: Sequence[tuple[float, float, float]]
+    ) -> Series:
+        """What was measured, with intervals; a spread is middle, low and high (``theory.spread``)."""
+        middles, lows, highs = zip(*spreads, strict=True)
+        return cls(label=label, x=x, y=middles, low=lows, high=highs)
+
 
 @dataclass(kw_only=True)
 class Mark:
@@ -150,7 +158,7 @@ class Experiment(Protocol):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Programs that must be in the root file system."""
+        """Programs that must be at the top of the root file system ("/cpu_hog")."""
 
     def check(self, settings: Settings) -> None:
         """Raises BadSettingsError; what concerns all experiments (CPU, seconds, programs) has been checked."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
-import time
 from typing import TYPE_CHECKING
 
-from wherry.experiments import theory
+from wherry.experiments import hogs, theory
 from wherry.experiments.model import BadSettingsError, Conclusion, Data, Plot, Series, Settings, Table
 from wherry.experiments.setup import online_cpus
 from wherry.weights import weight_of_nice
@@ -16,9 +14,7 @@ if TYPE_CHECKING:
 
 _NICES = (0, 15)
 _SECONDS = 3.0
-_CALIBRATION = 1
 _MOST_CONTAINERS = 64
-_DONE = re.compile(r"^cpu_hog: done, ([0-9]+) rounds of [0-9]+ steps in ([0-9.]+) s$", re.MULTILINE)
 
 
 class NiceMulticore:
@@ -38,21 +34,21 @@ class NiceMulticore:
     """
 
     def check(self, settings: Settings) -> None:
-        if settings.nices is not None and len(settings.nices) != 2:
-            raise BadSettingsError(f"--nices: {len(settings.nices)} values; this experiment compares two")
+        if settings.nices is not None and (len(settings.nices) != 2 or len(set(settings.nices)) != 2):
+            given = ",".join(map(str, settings.nices))
+            raise BadSettingsError(f"--nices {given}: this experiment compares two different values")
 
     def duration(self, settings: Settings) -> float:
         # On one CPU the work of two, on all CPUs of one, crowded again of two.
-        return _CALIBRATION + 5.5 * (settings.seconds or _SECONDS) * settings.repeat
+        return 1 + 5.5 * (settings.seconds or _SECONDS) * settings.repeat
 
     def measure(self, lab: Lab, data: Data) -> None:
         settings, cpus = lab.settings, len(online_cpus())
         low, high = sorted(settings.nices or _NICES)
         lab.doing("measuring out the work")
-        rounds, took = self._calibrate(lab)
+        alone = settings.seconds or _SECONDS
+        data |= {"alone": alone, "rounds": hogs.rounds_for(lab, alone)}
         data |= {"cpus": cpus, "nices": [low, high], "runs": []}
-        data["alone"] = settings.seconds or _SECONDS
-        data["rounds"] = round(rounds / took * data["alone"])
         pairs = min(cpus, _MOST_CONTAINERS // 2)
         for _ in range(settings.repeat):
             self._run(lab, data, "one CPU", 1, {f"nice{low}": low, f"nice{high}": high})
@@ -62,25 +58,15 @@ class NiceMulticore:
                 self._run(lab, data, f"{cpus} CPUs, {2 * pairs} containers", cpus, crowd)
 
     @staticmethod
-    def _calibrate(lab: Lab) -> tuple[int, float]:
-        lab.start("alone", ["/cpu_hog", str(_CALIBRATION)], cpuset_cpus=str(lab.settings.cpu))
-        lab.client.wait(lab.name("alone"))
-        rounds, took = _done(lab, "alone")
-        lab.remove(["alone"])
-        return rounds, took
-
-    @staticmethod
     def _run(lab: Lab, data: Data, where: str, cpus: int, nices: dict[str, int]) -> None:
         lab.doing(where)
         pin = str(lab.settings.cpu) if cpus == 1 else ""
         for name, nice in nices.items():
             lab.start(name, ["/cpu_hog", "1000000", str(data["rounds"])], nice=nice, cpuset_cpus=pin)
         for name in nices:
-            while not lab.has_ended(name):
-                lab.sleep_until(time.monotonic() + 0.05)
-        data["runs"].append(
-            {"where": where, "cpus": cpus, "nices": nices, "seconds": {name: _done(lab, name)[1] for name in nices}}
-        )
+            lab.wait(name)
+        seconds = {name: hogs.done(lab, name)[1] for name in nices}
+        data["runs"].append({"where": where, "cpus": cpus, "nices": nices, "seconds": seconds})
         lab.remove(nices)
 
     def conclude(self, data: Data) -> Conclusion:
@@ -102,13 +88,6 @@ class NiceMulticore:
             findings=_findings(summary, low, high),
             noise=[f"{repeat} runs each; numbers are medians over runs and containers, intervals least and greatest."],
         )
-
-
-def _done(lab: Lab, name: str) -> tuple[int, float]:
-    match = _DONE.search(lab.output(name))
-    if match is None:
-        raise RuntimeError(f"{lab.name(name)} has not said that it is done")
-    return int(match[1]), float(match[2])
 
 
 def _places(runs: list[Data]) -> list[str]:
@@ -139,15 +118,7 @@ def _plot(summary: dict[str, dict[int, Times]], nices: tuple[int, int]) -> Plot:
         series.append(
             Series(label=f"nice {nice}, predicted", x=list(summary), y=[each[0] for each in times], role="predicted")
         )
-        series.append(
-            Series(
-                label=f"nice {nice}",
-                x=list(summary),
-                y=[each[1] for each in times],
-                low=[each[2] for each in times],
-                high=[each[3] for each in times],
-            )
-        )
+        series.append(Series.of_spreads(f"nice {nice}", list(summary), [each[1:] for each in times]))
     return Plot(
         name="nice-multicore",
         kind="bars",

@@ -77,8 +77,7 @@ class Nice:
         nices: dict[str, int] = data["nices"]
         predicted = theory.shares({name: weight_of_nice(nice) for name, nice in nices.items()})
         measured = hogs.share_spreads(windows)
-        others = hogs.used_by_others(data.get("others", [])) or hogs.taken_by_others(windows, 1)
-        noise = [hogs.repeats(windows, data["seconds"]), others]
+        noise = [hogs.repeats(windows, data["seconds"]), hogs.disturbance(windows, data.get("others", []))]
         conclusion = Conclusion(
             tables=[self._table(data, predicted, measured)],
             plots=[_shares_plot(nices, predicted, measured), _timeline_plot(data)],
@@ -130,13 +129,7 @@ def _shares_plot(
         ),
         series=[
             Series(label="predicted by weight", x=names, y=[predicted[name] for name in names], role="predicted"),
-            Series(
-                label="measured",
-                x=names,
-                y=[median for median, _, _ in bars],
-                low=[low for _, low, _ in bars],
-                high=[high for _, _, high in bars],
-            ),
+            Series.of_spreads("measured", names, bars),
         ],
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from wherry.experiments import files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,8 +43,8 @@ _SETTINGS: dict[Any, Any] = {
 }
 
 
-def render(plot: Plot, folder: str) -> tuple[str, str]:
-    """Write NAME.png and NAME.svg into ``folder`` and return their paths. Raises OSError."""
+def render(plot: Plot, folder: str) -> bytes:
+    """Write NAME.png and NAME.svg into ``folder`` and return the SVG. Raises OSError."""
     with mpl.rc_context(_SETTINGS):
         figure = Figure(figsize=_INCHES, dpi=_DPI, layout="constrained")
         FigureCanvasAgg(figure)
@@ -52,16 +55,17 @@ def render(plot: Plot, folder: str) -> tuple[str, str]:
         if not any(_is_there(value) for series in plot.series for value in series.y):
             axes.text(0.5, 0.5, "nothing was measured", transform=axes.transAxes, ha="center", color="#666666")
         _legend(figure, axes)
-        paths = os.path.join(folder, f"{plot.name}.png"), os.path.join(folder, f"{plot.name}.svg")
-        _save(figure, paths[0], "png", {"Software": None})
-        _save(figure, paths[1], "svg", {"Date": None, "Creator": None})
-    return paths
+        png = _drawn(figure, "png", {"Software": None})
+        svg = _drawn(figure, "svg", {"Date": None, "Creator": None})
+    for form, content in (("png", png), ("svg", svg)):
+        files.replace(os.path.join(folder, f"{plot.name}.{form}"), content)
+    return svg
 
 
-def _save(figure: Figure, path: str, form: str, metadata: dict[str, None]) -> None:
-    """Whoever reads meanwhile has the old file or the new one."""
-    figure.savefig(f"{path}.part", format=form, metadata=metadata)
-    os.replace(f"{path}.part", path)
+def _drawn(figure: Figure, form: str, metadata: dict[str, None]) -> bytes:
+    content = io.BytesIO()
+    figure.savefig(content, format=form, metadata=metadata)
+    return content.getvalue()
 
 
 def _frame(axes: Axes, plot: Plot) -> None:

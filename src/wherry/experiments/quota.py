@@ -72,7 +72,7 @@ class Quota:
         columns = ("ASKED CPUS", "MEASURED", "LEAST", "GREATEST", "ERROR", "PERIODS", "THROTTLED", "STOPPED %")
         first = next(iter(runs.values()))
         others = [each for found in runs.values() for each in found.get("others", [])]
-        noise = [hogs.repeats(first["windows"], data["seconds"]), hogs.used_by_others(others)]
+        noise = [hogs.repeats(first["windows"], data["seconds"]), hogs.disturbance([], others)]
         return Conclusion(
             tables=[Table(title="CPU time under a quota", columns=columns, rows=rows, bar="MEASURED")],
             plots=[_delivered_plot(runs), _stopped_plot(runs, data["seconds"])],
@@ -106,13 +106,7 @@ def _delivered_plot(runs: dict[str, Data]) -> Plot:
         alt="Bars: " + ", ".join(f"--cpus {quota} {each[0]:.3f}" for quota, each in zip(quotas, spreads, strict=True)),
         series=[
             Series(label="asked", x=quotas, y=[float(quota) for quota in quotas], role="predicted"),
-            Series(
-                label="measured",
-                x=quotas,
-                y=[each[0] for each in spreads],
-                low=[each[1] for each in spreads],
-                high=[each[2] for each in spreads],
-            ),
+            Series.of_spreads("measured", quotas, spreads),
         ],
     )
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from wherry.experiments import numbers, plots
+from wherry.experiments import files, numbers, plots
 
 if TYPE_CHECKING:
     from wherry.experiments.model import Cell, Result, Table
@@ -25,28 +25,39 @@ SCHEMA = 1
 """Of the JSON files: ``schema``, and the fields of ``model.Result``."""
 
 
-def write(results: Sequence[Result], folder: str) -> str:
-    """Write ``report.html``, and NAME.json, PLOT.png and PLOT.svg for each result; returns the page's path.
+class Report:
+    """A folder that grows by a result at a time: ``report.html``, and NAME.json, PLOT.png and PLOT.svg of each.
 
-    Files of these names that are there already are replaced, each at once. Raises OSError, ValueError for names that
-    are no plain file names.
+    Files of these names that are there already are replaced, each at once.
     """
-    sections = [_section(result, folder) for result in results]
-    page = _template().render(sections=sections, started=results[0].started if results else "")
-    path = os.path.join(folder, "report.html")
-    _replace(path, page)
-    return path
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._sections: list[dict[str, Any]] = []
+        self.path = os.path.join(folder, "report.html")
+
+    def add(self, result: Result) -> None:
+        """Raises OSError, ValueError for names that are no plain file names."""
+        self._sections.append(_section(result, self._folder))
+        page = _template().render(sections=self._sections)
+        files.replace(self.path, page.encode("utf-8", "backslashreplace"))
+
+
+def write(results: Sequence[Result], folder: str) -> str:
+    """A report of these results; returns the page's path. Raises what ``Report.add`` raises."""
+    report = Report(folder)
+    for result in results:
+        report.add(result)
+    return report.path
 
 
 def _section(result: Result, folder: str) -> dict[str, Any]:
     _checked(result.experiment)
-    _replace(os.path.join(folder, f"{result.experiment}.json"), as_json(result))
+    files.replace(os.path.join(folder, f"{result.experiment}.json"), as_json(result).encode())
     images = []
     for plot in result.conclusion.plots:
         _checked(plot.name)
-        _png, svg = plots.render(plot, folder)
-        with open(svg, "rb") as file:
-            images.append({"alt": plot.alt, "name": plot.name, "source": _data_uri(file.read())})
+        images.append({"alt": plot.alt, "name": plot.name, "source": _data_uri(plots.render(plot, folder))})
     tables = [_table(table) for table in result.conclusion.tables]
     setup = {key: str(value) for key, value in result.setup.items()}
     return {"result": result, "setup": setup, "tables": tables, "images": images, "command": command_line(result)}
@@ -115,11 +126,3 @@ def _data_uri(svg: bytes) -> str:
 def _checked(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} is no file name of small letters, digits and dashes")
-
-
-def _replace(path: str, text: str) -> None:
-    """Whoever reads meanwhile has the old file or the new one."""
-    part = f"{path}.part"
-    with open(part, "w", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(text)
-    os.replace(part, path)

@@ -7,6 +7,7 @@ import os
 import secrets
 import signal
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -56,7 +57,7 @@ def _check_rootfs(rootfs: str, needs: set[str]) -> None:
             return  # an archive: a start will tell
     except OSError as error:
         raise BadSettingsError(f"--rootfs {rootfs}: {error.strerror}") from None
-    # Only a look, at what is an absolute path inside; lexists, since a link there points into the root file system.
+    # Only a look, and only at the top: a link in the root file system leads to where it leads in a container.
     missing = sorted(program for program in needs if not os.path.lexists(rootfs + program))
     if missing:
         raise BadSettingsError(
@@ -116,7 +117,13 @@ def _concluded(experiment: Experiment, data: Data) -> Conclusion:
 
 @contextlib.contextmanager
 def _terminating() -> Iterator[Callable[[], None]]:
-    """SIGTERM and SIGHUP are taken for Ctrl-C. Yields what makes all three be ignored: while containers are removed."""
+    """SIGTERM and SIGHUP are taken for Ctrl-C. Yields what makes all three be ignored: while containers are removed.
+
+    In another thread than the main one, where Python handles no signals, nothing is done.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in signals}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from typing import TYPE_CHECKING
 
@@ -16,24 +17,24 @@ if TYPE_CHECKING:
 
 _ALIVE = (0, 10, 25, 50, 100)
 _STARTS = 10
-_PROGRAM = ["/cpu_hog", "--help"]
+_PROGRAM = ["/bin/true"]
 _SLEEP = ["/bin/sleep", "1000000"]
 
 
 class Start:
-    """``data``: ``runs`` {number alive as text: {started [ms], ended [ms]}}, ``floor`` [ms]: the same program without a
-    container.
+    """``data``: ``runs`` {number alive as text: {started [ms], ended [ms]}}, ``floor`` [ms]: the host's own ``true``
+    without a container, nothing where there is none.
     """
 
     name = "start"
     title = "start latency against the number of containers that are alive"
-    needs = ("/cpu_hog", "/bin/sleep")
+    needs = ()
     method = f"""
-        A short program ({" ".join(_PROGRAM)}, a static binary) is run in a container of its own, again and again,
-        while 0, 10, 25 ... other containers sleep. Taken are the time until the supervisor has answered that it was
-        executed, and until its end was booked and its output delivered. The floor is the same program started by
-        posix_spawn and waited for, from the same process, without a container. One start after the other, {_STARTS}
-        a repeat.
+        {_PROGRAM[0]} is run in a container of its own, again and again, while 0, 10, 25 ... other containers sleep.
+        Taken are the time until the supervisor has answered that it was executed, and until its end was booked and
+        its output delivered. The floor is the host's own `true`, started by posix_spawn and waited for, from the
+        same process, without a container: of a root file system nothing is executed outside containers. One start
+        after the other, {_STARTS} a repeat.
     """
 
     def check(self, settings: Settings) -> None:
@@ -44,8 +45,8 @@ class Start:
 
     def measure(self, lab: Lab, data: Data) -> None:
         data |= {"floor": [], "runs": {}}
-        program = os.path.join(lab.settings.rootfs, _PROGRAM[0].lstrip("/"))
-        if os.path.isfile(program):  # else it is in an archive
+        program = shutil.which("true")
+        if program is not None:
             lab.doing("without a container")
             data["floor"] = [_spawn(program) for _ in range(_STARTS * lab.settings.repeat)]
         alive = 0
@@ -66,12 +67,12 @@ class Start:
         runs = {int(count): each for count, each in data.get("runs", {}).items() if each["ended"]}
         if not runs:
             return Conclusion(noise=["Interrupted before the first start: nothing was measured."])
-        floor = _quartiles(data["floor"])[1] if data.get("floor") else None
+        floor = theory.spread(data["floor"])[0] if data.get("floor") else None
         rows = []
         for count, each in runs.items():
             started, ended = _quartiles(each["started"]), _quartiles(each["ended"])
-            rows.append((count, started[1], ended[0], ended[1], ended[2], ended[1] / floor if floor else None))
-        columns = ("ALIVE", "STARTED MS", "1ST QUARTILE", "ENDED MS", "3RD QUARTILE", "TIMES THE FLOOR")
+            rows.append((count, started[0], *ended, ended[0] / floor if floor else None))
+        columns = ("ALIVE", "STARTED MS", "ENDED MS", "1ST QUARTILE", "3RD QUARTILE", "TIMES THE FLOOR")
         return Conclusion(
             tables=[Table(title="One short container", columns=columns, rows=rows, bar="ENDED MS")],
             plots=[_plot(runs, floor)],
@@ -84,7 +85,7 @@ def _spawn(program: str) -> float:
     """Milliseconds."""
     null = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1, 2)]
     began = time.perf_counter()
-    os.waitpid(os.posix_spawn(program, [program, *_PROGRAM[1:]], {}, file_actions=null), 0)
+    os.waitpid(os.posix_spawn(program, [program], {}, file_actions=null), 0)
     return (time.perf_counter() - began) * 1e3
 
 
@@ -96,9 +97,9 @@ def _run(lab: Lab, short: str) -> tuple[float, float]:
 
 
 def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Median, first and third."""
     ordered = sorted(values)
-    low, high = ordered[len(ordered) // 4], ordered[(3 * len(ordered)) // 4]
-    return low, theory.spread(ordered)[0], high
+    return theory.spread(ordered)[0], theory.percentile(ordered, 25), theory.percentile(ordered, 75)
 
 
 def _plot(runs: dict[int, Data], floor: float | None) -> Plot:
@@ -106,15 +107,7 @@ def _plot(runs: dict[int, Data], floor: float | None) -> Plot:
     series = []
     for key, label in (("ended", "until its end was booked"), ("started", "until it was executed")):
         found = [_quartiles(runs[count][key]) for count in counts]
-        series.append(
-            Series(
-                label=label,
-                x=[float(count) for count in counts],
-                y=[middle for _, middle, _ in found],
-                low=[low for low, _, _ in found],
-                high=[high for _, _, high in found],
-            )
-        )
+        series.append(Series.of_spreads(label, [float(count) for count in counts], found))
     if floor is not None:
         ends = [float(counts[0]), float(max(counts[-1], 1))]
         series.append(Series(label="floor: no container", x=ends, y=[floor, floor], role="predicted"))
@@ -125,13 +118,13 @@ def _plot(runs: dict[int, Data], floor: float | None) -> Plot:
         x_label="containers alive besides",
         y_label="time (ms)",
         alt="Lines of median time with quartiles: "
-        + ", ".join(f"{count} alive {_quartiles(runs[count]['ended'])[1]:.1f} ms" for count in counts),
+        + ", ".join(f"{count} alive {_quartiles(runs[count]['ended'])[0]:.1f} ms" for count in counts),
         series=series,
     )
 
 
 def _findings(runs: dict[int, Data], floor: float | None) -> list[str]:
-    medians = {count: _quartiles(each["ended"])[1] for count, each in runs.items()}
+    medians = {count: _quartiles(each["ended"])[0] for count, each in runs.items()}
     few, many = min(medians), max(medians)
     found = []
     if few != many:
@@ -141,7 +134,7 @@ def _findings(runs: dict[int, Data], floor: float | None) -> list[str]:
         )
     if floor is not None:
         found.append(
-            f"The same program without a container takes {floor:.2f} ms; with {few} alive, one in a container "
+            f"The host's `true` without a container takes {floor:.2f} ms; with {few} alive, one in a container "
             f"takes {medians[few] / floor:.1f} times that."
         )
     return found

@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TextIO
 
+from wherry.cli.terminal import escaped
 from wherry.experiments import numbers
 
 if TYPE_CHECKING:
@@ -21,20 +22,20 @@ _BAR = 30
 def print_result(result: Result, file: TextIO) -> None:
     """Tables in columns with a bar, then what the numbers say and how far to trust them."""
     width = min(shutil.get_terminal_size((100, 24)).columns, 120)
-    print(f"\n{result.experiment}: {_line(result.title)}", file=file)
+    print(f"\n{result.experiment}: {escaped(result.title)}", file=file)
     if result.error:
-        print("  ended early: " + _line(result.error), file=file)
+        print("  ended early: " + escaped(result.error), file=file)
     for table in result.conclusion.tables:
         print(f"\n{text_table(table)}", end="", file=file)
     print(file=file)
     for sentence in (*result.conclusion.findings, *(f"({text})" for text in result.conclusion.noise)):
-        print(textwrap.fill(_line(sentence), width, initial_indent="- ", subsequent_indent="  "), file=file)
+        print(textwrap.fill(escaped(sentence), width, initial_indent="- ", subsequent_indent="  "), file=file)
 
 
 def text_table(table: Table) -> str:
     """Headings in capitals, three spaces between columns, numbers to the right, bars last."""
-    cells = [[_line(column) for column in table.columns]]
-    cells += [[_line(numbers.shown(cell)) for cell in row] for row in table.rows]
+    cells = [[escaped(column) for column in table.columns]]
+    cells += [[escaped(numbers.shown(cell)) for cell in row] for row in table.rows]
     is_number = [all(not isinstance(row[n], str) for row in table.rows) for n in range(len(table.columns))]
     widths = [max(len(row[n]) for row in cells) for n in range(len(table.columns))]
     bars = ["", *_bars(table)]
@@ -54,11 +55,6 @@ def _bars(table: Table) -> list[str]:
     column = list(table.columns).index(table.bar)
     values: list[Cell] = [row[column] for row in table.rows]
     return ["#" * round(_BAR * fraction) for fraction in numbers.bar_fractions(values)]
-
-
-def _line(text: str) -> str:
-    """On one line, with what is not printable escaped: names and errors may come from a container."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 @contextlib.contextmanager
@@ -82,4 +78,4 @@ def progress(experiment: Experiment, seconds: float) -> Iterator[Progress]:
 def _markup(text: str) -> str:
     from rich.markup import escape  # noqa: PLC0415
 
-    return escape(_line(text))
+    return escape(escaped(text))

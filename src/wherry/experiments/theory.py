@@ -57,3 +57,10 @@ def spread(values: Sequence[float]) -> tuple[float, float, float]:
     if not values:
         raise ValueError("no values")
     return statistics.median(values), min(values), max(values)
+
+
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """The value of a sorted sequence that so many percent of it stand before. Raises ValueError without values."""
+    if not ordered:
+        raise ValueError("no values")
+    return ordered[min(int(len(ordered) * percent / 100), len(ordered) - 1)]
