@@ -42,6 +42,29 @@ def test_ps_logs_stop_inspect_rm(supervisor: Supervisor, rootfs: Path) -> None:
     assert docker(supervisor, "ps", "-aq").stdout == ""
 
 
+def test_update(supervisor: Supervisor, rootfs: Path) -> None:
+    supervisor.client.start("job", str(rootfs), ["/bin/sleep", "1000"])
+    options = (
+        "--cpus",
+        "0.5",
+        "--cpu-shares",
+        "512",
+        "--cpuset-cpus",
+        "0",
+        "--blkio-weight",
+        "300",
+        "--pids-limit",
+        "50",
+    )
+    assert docker(supervisor, "update", *options, "job").stdout == "job\n"
+    config = json.loads(docker(supervisor, "inspect", "job").stdout)[0]["HostConfig"]
+    assert (config["NanoCpus"], config["CpuShares"], config["CpusetCpus"]) == (500_000_000, 512, "0")
+    assert (config["BlkioWeight"], config["PidsLimit"]) == (300, 50)
+    assert supervisor.control_file("job", "cpu", "cpu.shares", "cpu.weight") in {"512", "59"}
+    refused = docker(supervisor, "update", "--memory", "64m", "job", check=False)
+    assert (refused.returncode, "cannot be updated: Memory" in refused.stderr) == (1, True)
+
+
 def test_kill_wait_start_version_info(supervisor: Supervisor, rootfs: Path) -> None:
     supervisor.client.start("job", str(rootfs), ["/bin/sleep", "1000"])
     docker(supervisor, "kill", "job")
