@@ -204,8 +204,10 @@ def test_several_are_stopped_at_the_same_time(fake: FakeSupervisor, engine: Engi
 
 
 def test_a_container_that_was_not_running_is_stopped(fake: FakeSupervisor, engine: Engine) -> None:
+    """Case 31: the exit code is docker's, and a line on stderr says that there was nothing to do."""
     fake.on("POST", "/containers/a/stop", empty(304))
-    assert engine("stop", "a") == (0, "a\n", "")
+    fake.on("POST", "/containers/b/stop", empty(204))
+    assert engine("stop", "a", "b") == (0, "a\nb\n", "engine: a was not running\n")
 
 
 @pytest.mark.parametrize(("words", "signal"), [([], "KILL"), (["-s", "TERM"], "TERM"), (["--signal=9"], "9")])

@@ -9,7 +9,7 @@ import msgspec
 
 from wherry.api import times
 from wherry.logs import Log, LogOptions, rfc3339_nano
-from wherry.supervisor.model import MEMORY_REASONS, Reason, Record, State
+from wherry.supervisor.model import MEMORY_REASONS, End, Reason, Record, State
 from wherry.supervisor.request import CreateRequest
 
 _EXIT_UNKNOWN = 125
@@ -106,13 +106,33 @@ class Summary(msgspec.Struct, rename="pascal"):
     wherry: WherryView
 
 
-def status_code(record: Record) -> int:
+def status_code(record: Record | End) -> int:
     """The exit code as shells and docker count it: 128 + signal for a container that a signal ended."""
     if record.exit_code is not None:
         return record.exit_code
     if record.signal is not None:
         return 128 + record.signal
     return _EXIT_UNKNOWN if record.reason in (Reason.START_FAILED, Reason.LOST) else 0
+
+
+def ending(end: End, *, in_full: bool) -> dict[str, Any]:
+    """What ``wait`` answers; ``in_full`` with what Wherry knows beyond docker's two fields."""
+    answer: dict[str, Any] = {
+        "StatusCode": status_code(end),
+        "Error": {"Message": end.error} if end.error else None,
+    }
+    if in_full:
+        answer["Wherry"] = {
+            "Id": end.id,
+            "Name": end.name,
+            "Reason": end.reason,
+            "ExitCode": end.exit_code,
+            "Signal": end.signal,
+            "Error": end.error,
+            "Started": _time(end.started_ns, ""),
+            "Finished": _time(end.finished_ns, ""),
+        }
+    return answer
 
 
 def wherry(record: Record, log: Log) -> WherryView:

@@ -67,8 +67,8 @@ def _time(text: str) -> int:
 
 
 def _filter(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not key or not equals:
+    key, _, value = text.partition("=")
+    if not key or not value:
         raise BadValue(f"{text!r} is not KEY=VALUE")
     return key, value
 

@@ -19,7 +19,8 @@ _AT_ONCE = 16
 def add_stop(parser: Parser) -> None:
     parser.description = (
         "Ask containers to end (SIGTERM), end them after a while (SIGKILL), and wait until they have. Several are\n"
-        "stopped at the same time. Prints the name of each; 1 is the exit code if one could not be stopped."
+        "stopped at the same time. Prints the name of each, and says on stderr of which it was not running; 1 is the\n"
+        "exit code if one could not be stopped."
     )
     add_names(parser, many=True, running=True)
     parser.option(
@@ -52,7 +53,8 @@ def stop(args: Namespace) -> int:
     with Client(args.socket) as client:
 
         def stop_one(name: str) -> str:
-            client.stop(name, args.time)
+            if not client.stop(name, args.time):
+                terminal.complain(f"{name} was not running")
             return name
 
         return for_each(args.names, stop_one, at_once=_AT_ONCE)

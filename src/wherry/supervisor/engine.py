@@ -8,6 +8,7 @@ import copy
 import logging
 import os
 import secrets
+import sqlite3
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
@@ -22,11 +23,12 @@ from wherry.rootfs import RootfsStore
 from wherry.supervisor import ending, recovery, updating, usage
 from wherry.supervisor.children import Child, Children, remove_group
 from wherry.supervisor.container import Container
+from wherry.supervisor.event_log import EventLog
 from wherry.supervisor.events import Action, Events
 from wherry.supervisor.layers import Layers
 from wherry.supervisor.log_reports import LogReports
 from wherry.supervisor.memory import Memory
-from wherry.supervisor.model import EngineInfo, Reason, Record, State
+from wherry.supervisor.model import End, EngineInfo, Reason, Record, State
 from wherry.supervisor.names import generate_name
 from wherry.supervisor.records import Records
 from wherry.supervisor.request import CreateRequest
@@ -64,6 +66,10 @@ class Engine:
             process.become_subreaper()
             self._records = Records(self._state.records)
             undo.callback(self._records.close)
+            self._event_log = EventLog(self._state.events)
+            undo.callback(self._event_log.close)
+            self._events.restore(self._event_log.load())
+            self._events.keep = self._event_log.keep
             reports = LogReports(self._events, self._record_of)
             self._pipeline = Pipeline(reports.on_gap, reports.on_trouble)
             self._pipeline.start()
@@ -173,12 +179,12 @@ class Engine:
         self._containers[container_id] = self._names[name] = container
         return container
 
-    async def start(self, ref: str) -> bool:
-        """False when it runs already."""
+    async def start(self, ref: str) -> Record | None:
+        """A copy of the record as it was when the command had been executed; None when it runs already."""
         container = self._find(ref)
         async with container.lock:
             if container.running:
-                return False
+                return None
             self._check_present(container)
             if container.record.request.auto_remove and container.record.finished_ns:
                 raise Conflict(f"container {container.record.name} has ended and is being removed")
@@ -189,16 +195,50 @@ class Engine:
                 await self._start(container)
             except WherryError as error:
                 self._book_failed_start(container, error)
+                if container.record.request.auto_remove:  # as docker does: nobody would remove it later
+                    self._forget(container)
+                    self._background(self._remove_layer(container))
                 raise
-        return True
+            return copy.copy(container.record)
 
-    async def run(self, name: str | None, request: CreateRequest, *, hold: bool = False) -> Record:
+    async def run(
+        self, name: str | None, request: CreateRequest, *, hold: bool = False, replace: bool = False
+    ) -> Record:
         """Create and start as one: when it fails, nothing is left, not even a record.
 
         Returns a copy of the record as it was when the command had been executed. With ``hold`` automatic removal
-        waits until ``release``, so that a caller can read the output of a container that ends at once.
+        waits until ``release``, so that a caller can read the output of a container that ends at once. With
+        ``replace`` a container that has the name is stopped and removed before.
         """
-        container = self._create(name, request)
+        replaced = replace and await self._make_way(name, request)
+        try:
+            return await self._run(self._create(name, request), hold)
+        except WherryError as error:
+            if not replaced:
+                raise
+            raise type(error)(f"{error}; the container that had the name was stopped and removed before") from error
+
+    async def _make_way(self, name: str | None, request: CreateRequest) -> bool:
+        """Stop and remove who has the name; false when nobody has.
+
+        When this returns, the loop has not had a turn since the removal: nobody else can have taken the name.
+        """
+        if not name:
+            raise InvalidRequest("to replace a container its name must be given")
+        if name not in self._names:
+            return False
+        # What cannot be started must not cost the old one.
+        await asyncio.to_thread(self._store.resolve, request.rootfs)
+        while (old := self._names.get(name)) is not None:
+            with contextlib.suppress(NotFound):
+                await self.stop(old.record.id)
+            async with old.lock:
+                if old.record.id in self._containers and not old.running:
+                    self._forget(old)
+                    self._background(self._remove_layer(old))
+        return True
+
+    async def _run(self, container: Container, hold: bool) -> Record:
         container.held = hold
         self._events.emit(Action.CREATE, container.record)
         async with container.lock:
@@ -282,14 +322,26 @@ class Engine:
             {name: "unlimited" if value is None else str(value) for name, value in changes.items()},
         )
 
-    async def wait(self, ref: str, condition: str) -> Record:
-        """``not-running``, ``next-exit`` or ``removed``."""
-        container = self._find(ref)
+    async def wait(self, ref: str, condition: str) -> End:
+        """``not-running``, ``next-exit`` or ``removed``; the first and the last also of what has been removed."""
+        try:
+            container = self._find(ref)
+        except NotFound:
+            if condition == "next-exit":
+                raise  # there will be none
+            return self._ended(ref)
         if condition == "removed":
             await container.removed.wait()
         elif condition == "next-exit" or container.running:
-            await container.exit_waiter()
-        return container.record
+            return await container.exit_waiter()
+        return End.of(container.record)
+
+    def _ended(self, ref: str) -> End:
+        """How a container that has been removed ended. Raises NotFound, Conflict."""
+        try:
+            return self._records.ends.find(ref)
+        except sqlite3.Error as error:
+            raise InternalError(f"cannot read how {ref} ended: {error}") from error
 
     async def remove(self, ref: str, force: bool) -> None:
         """With ``force`` a running container is killed first."""
@@ -406,9 +458,10 @@ class Engine:
     def _forget(self, container: Container) -> None:
         """Take a container that does not run out of the books, with its log. Raises InternalError when that fails."""
         if container.record.id in self._containers:
-            self._records.delete(container.record)
+            self._records.retire(container.record)
             self._take_out(container)
             container.removed.set()
+            container.wake_exit_waiters()
             self._events.emit(Action.DESTROY, container.record)
 
     def _take_out(self, container: Container) -> None:
@@ -477,10 +530,13 @@ class Engine:
                 adopting.append(self._adopt(container, slot))
             elif container.running or (record.slot and record.state is not State.EXITED):
                 self._takeover.book_lost(container)
+                self._events.emit(Action.DIE, record, {"exitCode": "", "reason": record.reason})
             else:
                 container.log.set_stats(record.log_stats)
                 container.log.finish()
                 container.log_ended.set()
+            if not container.running and slot is None and record.finished_ns and record.request.auto_remove:
+                self._background(self.remove(record.id, force=False))  # nobody was there to do it when it ended
         await asyncio.gather(*adopting)
         self._memory.taken_over()
         for slot in by_name.values():  # prepared, or of a container whose record is gone
@@ -525,6 +581,7 @@ class Engine:
         await self._children.close()
         self._memory.close()
         await asyncio.to_thread(self._pipeline.close)
+        self._event_log.close()
         self._records.close()
         self._state.unlock()
 
@@ -543,6 +600,7 @@ class Engine:
         await recovery.sweep(self._layout, self._parent, set())
         await remove_group(cgroups.Group(self._layout, self._parent))
         self._remove_parent_group()
+        self._event_log.close()
         self._records.retry()
         self._records.close()
         self._state.unlock()

@@ -2,14 +2,14 @@
 
 The history is one ring that all share. A subscriber is a position in it, so a slow one holds nobody up and costs
 nothing: when the ring has gone round, it is told how many events it missed (``Missed``). All of it belongs to the
-loop; the history goes with the supervisor.
+loop; ``event_log`` keeps the history for the next supervisor.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
@@ -77,6 +77,14 @@ class Events:
         self._next = 0
         """How many events there have ever been; event N lies at N modulo the capacity."""
         self._changed = asyncio.Event()
+        self.keep: Callable[[Event], None] | None = None
+        """Called with each event, to have it outlive the supervisor."""
+
+    def restore(self, history: Iterable[Event]) -> None:
+        """Begin with what earlier supervisors have told, oldest first."""
+        for event in history:
+            self._ring[self._next % len(self._ring)] = event
+            self._next += 1
 
     def emit(
         self,
@@ -94,6 +102,8 @@ class Events:
         event = Event(action, record.id, record.name, instant or Instant.now(), labels, shown)
         self._ring[self._next % len(self._ring)] = event
         self._next += 1
+        if self.keep is not None:
+            self.keep(event)
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 

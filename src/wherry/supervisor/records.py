@@ -15,7 +15,8 @@ from pathlib import Path
 import msgspec
 
 from wherry.errors import InternalError, NameInUse
-from wherry.supervisor.model import Record
+from wherry.supervisor.ends import Ends
+from wherry.supervisor.model import End, Record
 
 _log = logging.getLogger(__name__)
 _SCHEMA_VERSION = 1
@@ -44,6 +45,7 @@ class Records:
         self._unsaved: dict[str, Record] = {}
         try:
             self._prepare()
+            self.ends = Ends(self._database)
         except BaseException:
             self._database.close()
             raise
@@ -107,6 +109,26 @@ class Records:
         self._unsaved.pop(record.id, None)
         try:
             self._execute("DELETE FROM container WHERE id = ?", (record.id,))
+        except sqlite3.Error as error:
+            raise InternalError(f"cannot delete the record of {record.name}: {error}") from error
+
+    def retire(self, record: Record) -> None:
+        """Delete a record, and remember how its container ended if it ever ran: both or nothing.
+
+        Raises InternalError when that cannot be written.
+        """
+        if not record.finished_ns:
+            self.delete(record)
+            return
+        try:
+            self._execute("BEGIN", ())
+            try:
+                self.delete(record)
+                self.ends.add(End.of(record))
+                self._execute("COMMIT", ())
+            except BaseException:
+                self._database.rollback()
+                raise
         except sqlite3.Error as error:
             raise InternalError(f"cannot delete the record of {record.name}: {error}") from error
 

@@ -51,6 +51,10 @@ class StateDirectory:
     def records(self) -> Path:
         return self.path / "records.sqlite"
 
+    @property
+    def events(self) -> Path:
+        return self.path / "events"
+
     def identity(self) -> str:
         """Differs between a state directory and a copy of it."""
         status = self.path.stat()
