@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from wherry.api import attach, containers, events, stats, streams, system, unix_socket, updates
+from wherry.api import attach, containers, events, images, stats, streams, system, unix_socket, updates
 from wherry.api.connection import HttpServer
 from wherry.api.lifetime import Lifetime
 from wherry.api.ports import Engine
@@ -18,6 +18,8 @@ ROUTES: Routes = {
     ("events",): {"GET": events.stream},
     ("wherry", "run"): {"POST": streams.run},
     ("wherry", "start"): {"POST": containers.start_again},
+    ("images", "json"): {"GET": images.list_all},
+    ("images", "*", "json"): {"GET": images.inspect},
     ("containers", "json"): {"GET": containers.list_all},
     ("containers", "create"): {"POST": containers.create},
     ("containers", "*"): {"DELETE": containers.remove},

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from wherry.api import times
+from wherry.api.rootfs_images import image_id
 from wherry.logs import Log, LogOptions, rfc3339_nano
 from wherry.supervisor.model import MEMORY_REASONS, End, Reason, Record, State
 from wherry.supervisor.request import CreateRequest
@@ -187,7 +188,7 @@ def summary(record: Record, log: Log) -> Summary:
         id=record.id,
         names=("/" + record.name,),
         image=request.rootfs,
-        image_id="",
+        image_id=image_id(request.rootfs),
         command=" ".join(request.command),
         created=record.created_ns // 1_000_000_000,
         ports=(),
@@ -211,7 +212,7 @@ def details(record: Record, log: Log) -> dict[str, Any]:
         "Path": request.command[0],
         "Args": request.command[1:],
         "State": _state(record),
-        "Image": request.rootfs,
+        "Image": image_id(request.rootfs),
         "ResolvConfPath": "",
         "HostnamePath": "",
         "HostsPath": "",

@@ -12,7 +12,7 @@ import time
 
 import msgspec
 
-from wherry.errors import Conflict, NotFound
+from wherry.errors import Conflict, InternalError, NotFound
 from wherry.supervisor.model import End
 
 MOST = 10_000
@@ -30,7 +30,7 @@ _FIND = "SELECT ending FROM ended WHERE finished_ns >= ? AND "
 
 
 class Ends:
-    """In the records' database; all methods may raise sqlite3.Error."""
+    """In the records' database, whose errors (sqlite3.Error) ``add`` passes on."""
 
     def __init__(self, database: sqlite3.Connection, most: int = MOST) -> None:
         self._database = database
@@ -54,16 +54,23 @@ class Ends:
     def find(self, ref: str) -> End:
         """By id, by name (the last that had it), or by a prefix of an id.
 
-        Raises NotFound, and Conflict for a prefix of several ids.
+        Raises NotFound, Conflict for a prefix of several ids, InternalError when the database cannot be read.
         """
-        found = self._select("id = ?", ref) or self._select("name = ? ORDER BY number DESC LIMIT 1", ref)
-        if not found and ref and set(ref) <= set("0123456789abcdef"):
-            found = self._select("id >= ? AND id < ? LIMIT 2", ref, ref + "g")
+        try:
+            found = self._matching(ref)
+        except sqlite3.Error as error:
+            raise InternalError(f"cannot read how {ref} ended: {error}") from error
         if not found:
             raise NotFound(f"no such container: {ref}")
         if len(found) > 1:
             raise Conflict(f"the id {ref} is ambiguous: several removed containers begin with it")
         return found[0]
+
+    def _matching(self, ref: str) -> list[End]:
+        found = self._select("id = ?", ref) or self._select("name = ? ORDER BY number DESC LIMIT 1", ref)
+        if not found and ref and set(ref) <= set("0123456789abcdef"):
+            found = self._select("id >= ? AND id < ? LIMIT 2", ref, ref + "g")
+        return found
 
     def _select(self, condition: str, *values: str) -> list[End]:
         rows = self._database.execute(_FIND + condition, (_oldest_ns(), *values)).fetchall()

@@ -8,7 +8,6 @@ import copy
 import logging
 import os
 import secrets
-import sqlite3
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
@@ -20,7 +19,7 @@ from wherry.kernel.libc import describe
 from wherry.logs import Log, Pipeline
 from wherry.memory import Host
 from wherry.rootfs import RootfsStore
-from wherry.supervisor import ending, recovery, updating, usage
+from wherry.supervisor import ending, recovery, replacing, updating, usage
 from wherry.supervisor.children import Child, Children, remove_group
 from wherry.supervisor.container import Container
 from wherry.supervisor.event_log import EventLog
@@ -196,8 +195,7 @@ class Engine:
             except WherryError as error:
                 self._book_failed_start(container, error)
                 if container.record.request.auto_remove:  # as docker does: nobody would remove it later
-                    self._forget(container)
-                    self._background(self._remove_layer(container))
+                    self._discard(container)
                 raise
             return copy.copy(container.record)
 
@@ -210,33 +208,11 @@ class Engine:
         waits until ``release``, so that a caller can read the output of a container that ends at once. With
         ``replace`` a container that has the name is stopped and removed before.
         """
-        replaced = replace and await self._make_way(name, request)
-        try:
+        replaced = replace and await replacing.make_way(
+            name, request, self._names, self._store, self.stop, self._discard
+        )
+        with replacing.told(replaced):
             return await self._run(self._create(name, request), hold)
-        except WherryError as error:
-            if not replaced:
-                raise
-            raise type(error)(f"{error}; the container that had the name was stopped and removed before") from error
-
-    async def _make_way(self, name: str | None, request: CreateRequest) -> bool:
-        """Stop and remove who has the name; false when nobody has.
-
-        When this returns, the loop has not had a turn since the removal: nobody else can have taken the name.
-        """
-        if not name:
-            raise InvalidRequest("to replace a container its name must be given")
-        if name not in self._names:
-            return False
-        # What cannot be started must not cost the old one.
-        await asyncio.to_thread(self._store.resolve, request.rootfs)
-        while (old := self._names.get(name)) is not None:
-            with contextlib.suppress(NotFound):
-                await self.stop(old.record.id)
-            async with old.lock:
-                if old.record.id in self._containers and not old.running:
-                    self._forget(old)
-                    self._background(self._remove_layer(old))
-        return True
 
     async def _run(self, container: Container, hold: bool) -> Record:
         container.held = hold
@@ -329,19 +305,12 @@ class Engine:
         except NotFound:
             if condition == "next-exit":
                 raise  # there will be none
-            return self._ended(ref)
+            return self._records.ends.find(ref)
         if condition == "removed":
             await container.removed.wait()
         elif condition == "next-exit" or container.running:
             return await container.exit_waiter()
         return End.of(container.record)
-
-    def _ended(self, ref: str) -> End:
-        """How a container that has been removed ended. Raises NotFound, Conflict."""
-        try:
-            return self._records.ends.find(ref)
-        except sqlite3.Error as error:
-            raise InternalError(f"cannot read how {ref} ended: {error}") from error
 
     async def remove(self, ref: str, force: bool) -> None:
         """With ``force`` a running container is killed first."""
@@ -463,6 +432,10 @@ class Engine:
             container.removed.set()
             container.wake_exit_waiters()
             self._events.emit(Action.DESTROY, container.record)
+
+    def _discard(self, container: Container) -> None:
+        self._forget(container)
+        self._background(self._remove_layer(container))
 
     def _take_out(self, container: Container) -> None:
         record = container.record
