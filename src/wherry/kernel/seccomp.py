@@ -45,9 +45,9 @@ OPERATORS = frozenset({"EQ", "NE", "LT", "LE", "GE", "GT"})
 
 
 class Condition(NamedTuple):
-    """The bits of ``mask`` of argument ``index`` (0 to 5), as an unsigned number, against ``value``."""
+    """The bits of ``mask`` of one argument (0 to 5), as an unsigned number, against ``value``."""
 
-    index: int
+    argument: int
     operator: str
     value: int
     mask: int = (1 << 64) - 1
@@ -61,7 +61,7 @@ class Rule(NamedTuple):
 
 
 class Range(NamedTuple):
-    """System calls from number ``first`` up to the next range: the first rule that holds decides, else ``otherwise``."""
+    """System calls from number ``first`` up to the next range: the first rule that holds, else ``otherwise``."""
 
     first: int
     rules: tuple[Rule, ...]
@@ -76,7 +76,7 @@ def assemble(sections: Mapping[int, Sequence[Range]], foreign: int) -> bytes:
     """
     program = _Program()
     target = program.action(foreign)
-    for architecture, ranges in reversed(sections.items()):
+    for architecture, ranges in reversed(list(sections.items())):
         program.go_on_at(program.tree(ranges))
         target = program.branch(_IF_EQUAL, architecture, program.load(_NUMBER_AT), target)
     program.load(_ARCHITECTURE_AT)
@@ -167,10 +167,10 @@ class _Program:
 
     def _half(self, condition: Condition, shift: int, code: int, yes: int, no: int) -> int:
         mask, value = (number >> shift & 0xFFFFFFFF for number in (condition.mask, condition.value))
-        label = self.branch(code, value, yes, no)
+        self.branch(code, value, yes, no)
         if mask != 0xFFFFFFFF:
-            label = self._emit(_AND, mask)
-        return self.load(_ARGUMENTS_AT + 8 * condition.index + shift // 8)
+            self._emit(_AND, mask)
+        return self.load(_ARGUMENTS_AT + 8 * condition.argument + shift // 8)
 
 
 def ranges(rules: Mapping[int, tuple[Rule, ...]], defaults: Sequence[tuple[int, int]]) -> list[Range]:

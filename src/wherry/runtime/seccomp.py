@@ -138,7 +138,7 @@ def resolve(profile: Profile, capabilities: frozenset[str]) -> Seccomp:
 
 def _applies(rule: _Rule, architecture: str, capabilities: frozenset[str]) -> bool:
     wanted, unwanted = rule.includes, rule.excludes
-    if wanted.arches and architecture not in wanted.arches or architecture in (unwanted.arches or ()):
+    if (wanted.arches and architecture not in wanted.arches) or architecture in (unwanted.arches or ()):
         return False
     if not capabilities.issuperset(wanted.caps or ()) or not capabilities.isdisjoint(unwanted.caps or ()):
         return False
@@ -217,10 +217,10 @@ def _rules_by_number(description: Seccomp, architecture: str) -> dict[int, tuple
 
 
 def _compiled(rule: SeccompRule, bits: int) -> Iterator[Rule]:
-    """One rule; one for each condition when two of them look at the same argument, which then are alternatives (runc)."""
+    """One rule; where two conditions look at the same argument, one for each: they are alternatives then (runc)."""
     action = _action(rule.action, rule.errno_ret, f"the action for {', '.join(rule.names[:3])}")
     conditions = tuple(_condition(argument, bits) for argument in rule.args)
-    if len({condition.index for condition in conditions}) < len(conditions):
+    if len({condition.argument for condition in conditions}) < len(conditions):
         yield from (Rule(action, (condition,)) for condition in conditions)
     else:
         yield Rule(action, conditions)
