@@ -19,7 +19,7 @@ pytestmark = pytest.mark.root
 
 def built(name: str, directory: Path) -> Path:
     program = directory / name
-    command = [
+    command: list[str | Path] = [
         "cc",
         "-std=gnu11",
         "-O1",
