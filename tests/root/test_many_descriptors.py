@@ -56,7 +56,9 @@ def crowded(request: pytest.FixtureRequest, tmp_path: Path, rootfs: Path, leftov
 
 @pytest.fixture
 def small(tmp_path: Path, rootfs: Path, leftovers: Traces) -> Iterator[Wrapped]:
-    with Wrapped(tmp_path, rootfs, leftovers).serving() as instance:
+    """``wrapper`` is to be set, and the supervisor started anew."""
+    instance = Wrapped(tmp_path, rootfs, leftovers)
+    with instance.serving():
         yield instance
 
 
@@ -85,7 +87,7 @@ def test_all_works_above_1023(crowded: Wrapped, rootfs: Path) -> None:
     assert crowded.engine("logs", "c").stdout == "up\n"
 
 
-def test_the_command_line_writes_above_1023(tmp_path: Path) -> None:
+def test_the_command_line_writes_above_1023() -> None:
     """Case 0: a standard output that another program made non-blocking is waited for, whatever its number."""
     script = f"""
 import os, sys

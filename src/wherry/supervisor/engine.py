@@ -324,6 +324,11 @@ class Engine:
     def events(self) -> Events:
         return self._events
 
+    async def usages(self, refs: Sequence[str]) -> dict[str, usage.Usage]:
+        children = {ref: self._find(ref).child for ref in refs}
+        groups = {ref: child.group for ref, child in children.items() if child is not None}
+        return await asyncio.to_thread(usage.measure_all, groups)
+
     def usage(self, ref: str) -> usage.Usage | None:
         child = self._find(ref).child
         return None if child is None else usage.measure(child.group)
