@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import select
 import signal
 import socket
 import subprocess
@@ -19,6 +18,7 @@ from typing import Any
 import wherry
 from wherry.client import Client
 from wherry.kernel import cgroups
+from wherry.kernel.polling import readable
 
 REPOSITORY = Path(__file__).parents[2]
 PACKAGES = str(Path(wherry.__file__).parents[1])
@@ -142,10 +142,10 @@ class Supervisor:
     def _wait_ready(self, process: subprocess.Popen[bytes]) -> None:
         pidfd = os.pidfd_open(process.pid)
         try:
-            readable, _, _ = select.select([self._notices.fileno(), pidfd], [], [], 60)  # a guest is slow
+            ready = readable([self._notices.fileno(), pidfd], 60)  # a guest is slow
         finally:
             os.close(pidfd)
-        if self._notices.fileno() not in readable:
+        if self._notices.fileno() not in ready:
             process.kill()
             raise AssertionError(f"the supervisor is not ready, exit code {process.wait()}: {self.log.read_text()}")
         assert self._notices.recv(100) == b"READY=1"
