@@ -105,8 +105,12 @@ class Engine:
             starter=self._starter,
             layout=self._layout,
         )
-        held = await self._shim.connect()
-        room.check_takeover(self._shim.pid, len(held))
+        try:
+            held = await self._shim.connect()
+            room.check_takeover(self._shim.pid, len(held))
+        except BaseException:
+            self._remove_parent_group()
+            raise
         records = self._records.load()
         await self._open_memory({record.enforcer for record in records if record.slot and record.enforcer})
         self._keeper = asyncio.get_running_loop().create_task(self._keep_records())
