@@ -196,7 +196,7 @@ def test_ten_thousand_short_processes_leave_no_trace(limiter: BpfLimiter, arm: A
     armed.go()
     assert armed.helper.stdout is not None
     wait_until(lambda: len(armed.processes()) > 1)
-    wait_until(lambda: len(armed.processes()) == 1 and _sleeps(armed.pid), 50)
+    wait_until(lambda: len(armed.processes()) == 1 and _sleeps(armed.pid))
     usage = limiter.stat(armed.id)
     assert usage.processes == 1
     assert abs(usage.rss_bytes - armed.resident()) <= BEHIND
