@@ -197,6 +197,15 @@ class Supervisor:
         ours: dict[str, Any] = self.client.info()["Wherry"]
         return {re.sub(r"(?<!^)(?=[A-Z])", "_", key).lower(): value for key, value in ours.items()}
 
+    def connections(self) -> int:
+        """Sockets that the supervisor holds: its clients, and a few of its own."""
+        assert self.process is not None
+        count = 0
+        for link in Path(f"/proc/{self.process.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                count += os.readlink(link).startswith("socket:")
+        return count
+
     def control_file(self, name: str, controller: str, version1: str, version2: str) -> str:
         """The content of a control file of a running container: one name on each version of control groups."""
         (pid,) = (entry["pid"] for entry in self.ps() if entry["name"] == name)
