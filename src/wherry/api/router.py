@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
+from wherry.api.delivery import Budget
 from wherry.api.lifetime import Lifetime
 from wherry.api.ports import Engine
 from wherry.api.query import Query
@@ -36,6 +37,7 @@ class Call(NamedTuple):
     query: Query
     replies: Replies
     lifetime: Lifetime
+    budget: Budget
 
 
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]
@@ -49,6 +51,7 @@ class Router:
         self._engine = engine
         self._replies = replies
         self._lifetime = lifetime
+        self._budget = Budget()
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
@@ -72,7 +75,8 @@ class Router:
         path, _, query = request.raw_path.partition("?")
         segments = _segments(path)
         handler, ref = self._find(request.method, segments)
-        return handler, Call(request, self._engine, _ref(ref), Query(query), self._replies, self._lifetime)
+        call = Call(request, self._engine, _ref(ref), Query(query), self._replies, self._lifetime, self._budget)
+        return handler, call
 
     def _find(self, method: str, segments: tuple[str, ...]) -> tuple[Handler, str]:
         exact = self._routes.get(segments, {})

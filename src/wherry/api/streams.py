@@ -153,7 +153,8 @@ async def dump(call: Call, log: logs.Log, query: LogQuery, response: FrameRespon
     framer = Framer(query.timestamps)
     pieces = (logs.read if query.timestamps else logs.read_pieces)(log, **query.selection())
     frames = framer.batches(pieces)
-    first = await asyncio.to_thread(_beginning, frames)
+    # Not in the loop's own threads: looking for the last lines of a long log would keep starts from them.
+    first = await asyncio.get_running_loop().run_in_executor(call.lifetime.readers, _beginning, frames)
     writer = await response.prepare(call.request)
     if len(first) < 2 and all(extent is None for _, extent in first):
         for data, _ in first:

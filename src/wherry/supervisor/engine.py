@@ -19,7 +19,7 @@ from wherry.kernel.libc import describe
 from wherry.logs import Log, Pipeline
 from wherry.memory import Host
 from wherry.rootfs import RootfsStore
-from wherry.supervisor import ending, recovery, updating, usage
+from wherry.supervisor import ending, recovery, turns, updating, usage
 from wherry.supervisor.children import Child, Children, remove_group
 from wherry.supervisor.container import Container
 from wherry.supervisor.events import Action, Events
@@ -350,6 +350,9 @@ class Engine:
             containers_exited=states.count(State.EXITED),
             hostname=os.uname().nodename,
             spares=self._children.spares,
+            longest_turn_ms=round(turns.OF_SUPERVISOR.longest.seconds * 1e3, 1),
+            longest_turn_cpu_ms=round(turns.OF_SUPERVISOR.most_cpu.cpu_seconds * 1e3, 1),
+            slow_turns=turns.OF_SUPERVISOR.slow,
         )
 
     def _record_of(self, container_id: str) -> Record | None:

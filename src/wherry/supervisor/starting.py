@@ -27,6 +27,8 @@ from wherry.supervisor.specgen import make_spec
 _log = logging.getLogger(__name__)
 _REFILL_SECONDS = 0.02
 _LOG_SECONDS = 2
+_MANY_STRINGS = 4096
+"""From that number on arguments and variables are dealt with in a thread, so that others are served meanwhile."""
 
 
 class Starter:
@@ -71,9 +73,10 @@ class Starter:
                 self._reserve(container, rootfs)
                 undo.callback(self.release_rootfs, container)
                 root = self._mount_root(container, rootfs)
-                unowned = undo.enter_context(contextlib.ExitStack())
-                unowned.callback(os.close, root)
-                plan = self._plan(container, root)
+                unowned = await undo.enter_async_context(contextlib.AsyncExitStack())
+                # In a thread: the last reference to an overlay syncs the file system under it.
+                unowned.push_async_callback(asyncio.to_thread, os.close, root)
+                plan = await self._plan(container, root)
                 names, descriptors, directories = self._open_binds(plan, used)
                 child = await self._children.get(plan)
                 undo.push_async_callback(self._children.discard, child)
@@ -198,9 +201,15 @@ class Starter:
         record.layer, root = self._layers.mount(record.layer, rootfs)
         return root
 
-    def _plan(self, container: Container, root: int) -> Plan:
+    async def _plan(self, container: Container, root: int) -> Plan:
+        request = container.record.request
+        user = await users.find(root, request.user)
+        if len(request.command) + len(request.env) > _MANY_STRINGS:
+            return await asyncio.to_thread(self._make_plan, container, user)
+        return self._make_plan(container, user)
+
+    def _make_plan(self, container: Container, user: users.User) -> Plan:
         record = container.record
-        user = users.lookup(root, record.request.user)
         spec = make_spec(record.name, record.request, record.request.rootfs, user)
         plan = make_plan(spec, self._stage)
         if _log.isEnabledFor(logging.DEBUG):
