@@ -9,12 +9,13 @@ from aiohttp import web
 
 from wherry.api import views
 from wherry.api.bodies import read_body, read_json
-from wherry.api.delivery import Slices, send_list, send_whole
+from wherry.api.delivery import send_list, send_whole
 from wherry.api.docker_models import create_request
 from wherry.api.filters import Filters
 from wherry.api.replies import encode
 from wherry.api.router import Call
 from wherry.errors import InvalidRequest, NotFound
+from wherry.supervisor.bounds import is_large
 from wherry.supervisor.model import Record, State
 from wherry.supervisor.names import check_name
 from wherry.supervisor.request import CreateRequest, quoted, signal_number
@@ -95,6 +96,8 @@ def _wait_result(record: Record) -> dict[str, object]:
 async def inspect(call: Call) -> web.StreamResponse:
     call.query.only()
     record, log = call.engine.get(call.ref), call.engine.log(call.ref)
+    if not is_large(record.request):
+        return call.replies.json(views.details(record, log))
     return await send_whole(call.request, call.replies, call.budget, lambda: encode(views.details(record, log)))
 
 
@@ -111,9 +114,9 @@ async def list_all(call: Call) -> web.StreamResponse:
 
 async def _summaries(call: Call, filters: Filters, everything: bool, limit: int) -> AsyncIterator[bytes]:
     """Each as it is when its turn comes: of a thousand, the last are told later than the first."""
-    slices = Slices()
+    await call.pace.turn()
     for record in call.engine.list():
-        await slices.pause()
+        await call.pace.turn()
         if not (everything or record.state is State.RUNNING) or not filters.match(record):
             continue
         try:

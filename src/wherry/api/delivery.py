@@ -9,40 +9,33 @@ answer that has to be made as a whole waits for its share of ``Budget``. A clien
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 
 from aiohttp import web
 
+from wherry.api.pace import Pace
 from wherry.api.replies import Replies, TooManyRepliesError
 
 SMALL = 64 * 1024
 """Bytes of an answer that is sent at once, as a whole, and of a piece of a larger one."""
 BUDGET = 64 * 1024 * 1024
 STALL_SECONDS = 60.0
-SLICE_SECONDS = 0.002
-
-
-class Slices:
-    """Cuts long work on the event loop: others get their turn after every ``SLICE_SECONDS`` of it."""
-
-    def __init__(self) -> None:
-        self._since = time.perf_counter()
-
-    async def pause(self) -> None:
-        """Returns at once while the slice lasts."""
-        if time.perf_counter() - self._since > SLICE_SECONDS:
-            await asyncio.sleep(0)
-            self._since = time.perf_counter()
 
 
 class Budget:
     """Bytes that large answers may hold at once; who comes first is served first."""
 
     def __init__(self, size: int = BUDGET) -> None:
+        self._making = asyncio.Lock()
         self._free = self._size = size
         self._waiting: deque[tuple[asyncio.Future[None], int]] = deque()
+
+    async def made(self, make: Callable[[], bytes]) -> bytes:
+        """What ``make`` makes; of many at once each in a turn of the event loop of its own."""
+        async with self._making:
+            await asyncio.sleep(0)
+            return make()
 
     def take(self, size: int) -> bool:
         """Whether there was room, which is then taken. One that is larger than the budget takes all of it."""
@@ -112,20 +105,16 @@ async def send_list(request: web.BaseRequest, replies: Replies, items: AsyncIter
 async def send_whole(
     request: web.BaseRequest, replies: Replies, budget: Budget, make: Callable[[], bytes]
 ) -> web.StreamResponse:
-    """What ``make`` makes. It is made twice when it is large and there was no room for it."""
-    body = make()
+    """What ``make`` makes, which is large. It is made twice when there was no room for it."""
+    body = await budget.made(make)
     size = len(body)
-    if size <= SMALL:
-        return replies.encoded(body)
-    if not budget.take(size):
+    is_taken = budget.take(size)
+    if not is_taken:
         del body
         await budget.wait(size)
-        try:
-            body = make()
-        except BaseException:
-            budget.give(size)
-            raise
     try:
+        if not is_taken:
+            body = await budget.made(make)
         response = replies.late_json()
         response.content_length = len(body)
         await response.prepare(request)
@@ -136,15 +125,17 @@ async def send_whole(
         budget.give(size)
 
 
-async def write_lines(request: web.BaseRequest, response: web.StreamResponse, lines: Iterable[bytes]) -> None:
+async def write_lines(
+    request: web.BaseRequest, response: web.StreamResponse, pace: Pace, lines: Iterable[bytes]
+) -> None:
     """Many short pieces of a response that has been prepared."""
-    slices, held = Slices(), bytearray()
+    held = bytearray()
     for line in lines:
+        await pace.turn()
         held += line
         if len(held) > SMALL:
             await _write(request, response, bytes(held))
             held.clear()
-        await slices.pause()
     await _write(request, response, bytes(held))
 
 

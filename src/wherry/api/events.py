@@ -16,6 +16,7 @@ from aiohttp import web
 
 from wherry.api.delivery import write_lines
 from wherry.api.filters import decode_filters
+from wherry.api.pace import Pace
 from wherry.api.query import Query
 from wherry.api.replies import encode
 from wherry.api.router import Call
@@ -95,9 +96,9 @@ async def stream(call: Call) -> web.StreamResponse:
     with call.lifetime.watching(ends_cleanly=True):
         async with aclosing(following) as events:
             if wanted.until_ns is not None and wanted.until_ns <= time.time_ns():
-                await write_lines(call.request, response, _past(call, wanted))
+                await write_lines(call.request, response, call.pace, _past(call, wanted))
             else:
-                await _forward(events, wanted, response)
+                await _forward(call.pace, events, wanted, response)
     return response
 
 
@@ -107,10 +108,11 @@ def _past(call: Call, wanted: EventQuery) -> Iterator[bytes]:
     return (line(event) for event in chosen if event.instant.wall_ns <= until)
 
 
-async def _forward(events: Any, wanted: EventQuery, response: web.StreamResponse) -> None:
+async def _forward(pace: Pace, events: Any, wanted: EventQuery, response: web.StreamResponse) -> None:
     try:
         async with asyncio.timeout(wanted.seconds_left()):
             async for event in events:
+                await pace.turn()
                 if isinstance(event, Missed) or wanted.wants(event):
                     await response.write(line(event))
     except TimeoutError:

@@ -23,6 +23,8 @@ USER_MAX = 512
 LABELS_MAX = 64 * 1024
 """Bytes of all labels of a container, which are in each of its events and in every list."""
 MOUNTS_MAX = 200  # one message carries 253 descriptors (SCM_MAX_FD, unix(7))
+MANY_WORDS = 1024
+LARGE = 16 * 1024
 _ARGUMENTS_MAX = 2 * 1024 * 1024
 """Bytes of all arguments and variables: a quarter of the customary stack limit of 8 MiB (execve(2))."""
 _ARGUMENTS_LEAST = 128 * 1024  # ARG_MAX, which the kernel grants with any stack limit
@@ -48,6 +50,12 @@ def check_sizes(request: CreateRequest) -> None:
     labels = sum(size(name) + size(value) + 2 for name, value in request.labels.items())
     if labels > LABELS_MAX:
         raise InvalidRequest(f"invalid labels: all of them have {labels} bytes, and the most is {LABELS_MAX}")
+
+
+def is_large(request: CreateRequest) -> bool:
+    """Whether showing or preparing the whole of it takes milliseconds. Quick, and so no exact measure."""
+    words = len(request.command) + len(request.env)
+    return words > MANY_WORDS or sum(map(len, (*request.command, *request.env))) > LARGE
 
 
 def size(text: str) -> int:

@@ -37,6 +37,8 @@ from wherry.supervisor.takeover import Takeover
 from wherry.supervisor.usage import Resident
 
 _log = logging.getLogger(__name__)
+_REMOVALS = 2
+"""Layers that are deleted at once: more threads of that kind keep the event loop from the interpreter."""
 
 
 class Engine:
@@ -53,6 +55,7 @@ class Engine:
         self._events = Events()
         self._closing = False
         self._rootfs = ""
+        self._removing = asyncio.Semaphore(_REMOVALS)
 
     async def open(self) -> None:
         """Lock the state directory, find or start the shim, take over what runs. When that fails, containers stay as
@@ -378,6 +381,8 @@ class Engine:
             self._memory.tick()
             if self._records.has_unsaved:
                 self._records.retry()
+            if self._records.needs_checkpoint:
+                await asyncio.to_thread(self._records.checkpoint)
 
     def _check_present(self, container: Container) -> None:
         if container.record.id not in self._containers:
@@ -421,11 +426,16 @@ class Engine:
             del self._names[record.name]
         if not container.log_ended.is_set():
             self._pipeline.abandon(container.log)
+        # Its blocks are given back with the last descriptor, which takes long for gigabytes.
+        held = container.log.hold()
         container.log.remove()
+        if held:
+            self._background(asyncio.to_thread(_close_all, held))
 
     async def _remove_layer(self, container: Container) -> None:
         await container.settled.wait()
-        await asyncio.to_thread(self._layers.remove, container.record.layer)
+        async with self._removing:
+            await asyncio.to_thread(self._layers.remove, container.record.layer)
 
     def _on_exit(self, slot: str, status: ExitStatus) -> None:
         self._children.exited(slot, status)
@@ -555,6 +565,11 @@ def _named(error: StartFailed, name: str) -> StartFailed:
     """Every failed start says whose: steps before the clone do not know the name."""
     prefix = f"cannot start {name}: "
     return error if str(error).startswith(prefix) else type(error)(prefix + str(error))
+
+
+def _close_all(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _described(error: OSError) -> str:

@@ -189,6 +189,20 @@ class Memory:
             with contextlib.suppress(OSError):
                 self._set_backstop(watched, limits)
 
+    def reclaim(self, container: Container, old: Limits, limits: Limits) -> None:
+        """Have the kernel make room for a lower hard limit before ``update``; blocking, in a thread. No error: what
+        cannot be done ``update`` will find out.
+        """
+        watched = self._watched.get(container.record.id)
+        if watched is None or watched.limiter is None or old.hard_bytes is None or limits.hard_bytes is None:
+            return
+        if limits.hard_bytes < old.hard_bytes and (old.soft_bytes is None) == (limits.soft_bytes is None):
+            with contextlib.suppress(OSError):
+                if watched.limiter.name == "cgroup":
+                    controller.set_limit(watched.child.group, limits.hard_bytes)
+                else:
+                    self._set_backstop(watched, limits)
+
     @staticmethod
     def _set_backstop(watched: _Watched, limits: Limits) -> None:
         """Unless the enforcer is the group itself, or the group's own limit is as low."""

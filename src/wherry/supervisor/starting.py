@@ -15,6 +15,7 @@ from wherry.rootfs import RootfsStore
 from wherry.runtime import binds, launch
 from wherry.runtime.plan import Plan, make_plan, wants_init
 from wherry.supervisor import layers, limits, users
+from wherry.supervisor.bounds import is_large
 from wherry.supervisor.children import Child, Children
 from wherry.supervisor.container import Container
 from wherry.supervisor.memory import Memory
@@ -27,8 +28,6 @@ from wherry.supervisor.specgen import make_spec
 _log = logging.getLogger(__name__)
 _REFILL_SECONDS = 0.02
 _LOG_SECONDS = 2
-_MANY_STRINGS = 4096
-"""From that number on arguments and variables are dealt with in a thread, so that others are served meanwhile."""
 
 
 class Starter:
@@ -54,6 +53,7 @@ class Starter:
         self._layers = layer_store
         self._memory = memory
         self._stage = stage
+        self._unpacking = asyncio.Semaphore(2)
         self._template = ""
         self._refill_timer: asyncio.TimerHandle | None = None
         self._refilling: asyncio.Task[None] | None = None
@@ -155,7 +155,8 @@ class Starter:
             raise InvalidRequest(
                 f"rootfs {path!r} is an archive: its unpacked files are shared and cannot be written to"
             )
-        directory = await asyncio.to_thread(self._store.resolve, path)
+        async with self._unpacking:
+            directory = await asyncio.to_thread(self._store.resolve, path)
         descriptor = layers.open_rootfs(str(directory))
         used.callback(os.close, descriptor)
         return descriptor
@@ -204,7 +205,7 @@ class Starter:
     async def _plan(self, container: Container, root: int) -> Plan:
         request = container.record.request
         user = await users.find(root, request.user)
-        if len(request.command) + len(request.env) > _MANY_STRINGS:
+        if is_large(request):
             return await asyncio.to_thread(self._make_plan, container, user)
         return self._make_plan(container, user)
 
