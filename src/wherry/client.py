@@ -53,6 +53,8 @@ __all__ = [
 _UNRESERVED = frozenset(b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-._~")
 _MAX_SOCKET_PATH = 107
 _LAST_EVENT_SECONDS = 5
+_NAMES_AT_ONCE = 64
+"""So that a request's first line stays below the 16 KiB that the supervisor reads."""
 _CLOSED = "the client was closed while it waited for the supervisor"
 _BY_STATUS: dict[int, type[errors.WherryError]] = {
     400: errors.InvalidRequest,
@@ -234,6 +236,16 @@ class Client:
         CPU times are totals in nanoseconds: two calls make a share. Raises NotFound.
         """
         return _object(self._fetch("GET", _of(name, "stats"), {"stream": "0", "one-shot": "1"}))
+
+    def stats_of(self, names: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """As ``stats``, of many containers by one request: all that run, or ``names``. Raises NotFound."""
+        found = []
+        for begin in range(0, max(len(names), 1), _NAMES_AT_ONCE):
+            some = ",".join(_quoted_name(name) for name in names[begin : begin + _NAMES_AT_ONCE])
+            reply = self._fetch("GET", "/wherry/stats", {"names": some or None})
+            with MAKES_SENSE:
+                found += [_object(entry) for entry in reply]
+        return found
 
     def events(
         self,

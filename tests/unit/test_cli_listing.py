@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.patience import PATIENCE
 from tests.unit.fake_supervisor import FakeSupervisor, entry, reply
 
 from wherry.cli import listing, main, template, terminal
@@ -235,7 +236,7 @@ def on_terminal(fake: FakeSupervisor, columns: int, *words: str) -> list[str]:
     subprocess.run(["stty", "cols", str(columns)], stdin=theirs, check=True)
     command = [sys.executable, "-m", "wherry.cli.main", "ps", "--socket", str(fake.path), *words]
     # Its environment is ours as Python sees it: readline, which pytest loads, puts COLUMNS into that of the process.
-    subprocess.run(command, stdout=theirs, env=dict(os.environ), check=True, timeout=30)
+    subprocess.run(command, stdout=theirs, env=dict(os.environ), check=True, timeout=PATIENCE)
     os.close(theirs)
     with os.fdopen(ours, "rb", buffering=0) as master:
         shown = b""

@@ -10,12 +10,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.fake_supervisor import FakeSupervisor, entry, exited, failure, reply, started, streaming
+from tests.unit.fake_supervisor import FakeSupervisor, Request, entry, exited, failure, reply, started, streaming
 
 from wherry.cli import main
 
@@ -231,8 +231,12 @@ def lines_of(frame: str) -> list[str]:
 def busy(fake: FakeSupervisor) -> FakeSupervisor:
     names = [f"container-{number}" for number in range(30)]
     fake.on("GET", "/containers/json", reply([entry(name) for name in names]))
-    for name in names:
-        fake.on("GET", f"/containers/{name}/stats", reply(stats(name, 1)))
+
+    def answer(request: Request) -> Iterable[bytes]:
+        asked = request.query.get("names")
+        return reply([stats(name, 1) for name in (asked.split(",") if asked else names)])(request)
+
+    fake.on("GET", "/wherry/stats", answer)
     return fake
 
 

@@ -120,6 +120,8 @@ def _add_container_options(parser: Parser) -> None:
     parser.flag("--read-only", help="mount the root file system read-only")
     parser.flag("--rm", help="remove the container when it ends")
     parser.flag("--rw-rootfs", help="run on the directory ROOTFS itself")
+    about_security = "seccomp=FILE, a profile in place of docker's, or seccomp=unconfined"
+    parser.option("--security-opt", metavar="OPT", repeats=True, help=about_security)
     parser.option("--tmpfs", metavar="DIR[:OPTS]", repeats=True, help="mount a tmpfs (size=1m,...)")
     about_volume = "show a host path in the container"
     parser.option("-v", "--volume", metavar="HOST:CTR[:ro]", repeats=True, help=about_volume)
@@ -200,6 +202,7 @@ def _options(args: Namespace) -> Options:
         "cpuset_cpus": args.cpuset_cpus,
         "sched_policy": args.sched_policy,
         "io_weight": args.io_weight,
+        "security_opt": args.security_opt,
         "env": args.env,
         "working_dir": args.workdir,
         "user": args.user,

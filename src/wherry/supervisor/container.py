@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 
+from wherry.errors import WherryError
 from wherry.logs import Log
 from wherry.supervisor.cause import MemoryEvidence, decide
 from wherry.supervisor.children import Child
@@ -95,6 +96,14 @@ class Container:
             record.exit_code, record.signal = status.exit_code, status.signal
         else:
             record.error = record.error or "its parent, the shim, died; the exit status is not known"
+
+    def start_failed(self, error: WherryError) -> Record:
+        """Book a start that left nothing but the record."""
+        record = self.record
+        record.state, record.reason = State.EXITED, Reason.START_FAILED
+        record.error, record.exit_code = str(error), error.exit_code
+        record.finished_ns = time.time_ns()
+        return record
 
     def send_signal(self, number: int) -> None:
         """To the first process; no error when it has just ended."""

@@ -19,7 +19,7 @@ from wherry.kernel.libc import describe
 from wherry.logs import Log, Pipeline
 from wherry.memory import Host
 from wherry.rootfs import RootfsStore
-from wherry.supervisor import ending, recovery, replacing, updating, usage
+from wherry.supervisor import ending, recovery, replacing, room, turns, updating, usage
 from wherry.supervisor.children import Child, Children, remove_group
 from wherry.supervisor.container import Container
 from wherry.supervisor.event_log import EventLog
@@ -27,8 +27,8 @@ from wherry.supervisor.events import Action, Events
 from wherry.supervisor.layers import Layers
 from wherry.supervisor.log_reports import LogReports
 from wherry.supervisor.memory import Memory
-from wherry.supervisor.model import End, EngineInfo, Reason, Record, State
-from wherry.supervisor.names import generate_name
+from wherry.supervisor.model import End, EngineInfo, Record, State
+from wherry.supervisor.names import find, generate_name
 from wherry.supervisor.records import Records
 from wherry.supervisor.request import CreateRequest
 from wherry.supervisor.shimlink import ExitStatus, HeldSlot, ShimLink
@@ -38,6 +38,8 @@ from wherry.supervisor.takeover import Takeover
 from wherry.supervisor.usage import Resident
 
 _log = logging.getLogger(__name__)
+_REMOVALS = 2
+"""Layers that are deleted at once: more threads of that kind keep the event loop from the interpreter."""
 
 
 class Engine:
@@ -53,7 +55,9 @@ class Engine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._events = Events()
         self._closing = False
+        self._room = room.Room()
         self._rootfs = ""
+        self._removing = asyncio.Semaphore(_REMOVALS)
 
     async def open(self) -> None:
         """Lock the state directory, find or start the shim, take over what runs. When that fails, containers stay as
@@ -65,10 +69,8 @@ class Engine:
             process.become_subreaper()
             self._records = Records(self._state.records)
             undo.callback(self._records.close)
-            self._event_log = EventLog(self._state.events)
+            self._event_log = EventLog.of(self._events, self._state.events)
             undo.callback(self._event_log.close)
-            self._events.restore(self._event_log.load())
-            self._events.keep = self._event_log.keep
             reports = LogReports(self._events, self._record_of)
             self._pipeline = Pipeline(reports.on_gap, reports.on_trouble)
             self._pipeline.start()
@@ -109,7 +111,12 @@ class Engine:
             starter=self._starter,
             layout=self._layout,
         )
-        held = await self._shim.connect()
+        try:
+            held = await self._shim.connect()
+            room.check_takeover(self._shim.pid, len(held))
+        except BaseException:
+            self._remove_parent_group()
+            raise
         records = self._records.load()
         await self._open_memory({record.enforcer for record in records if record.slot and record.enforcer})
         self._keeper = asyncio.get_running_loop().create_task(self._keep_records())
@@ -194,8 +201,6 @@ class Engine:
                 await self._start(container)
             except WherryError as error:
                 self._book_failed_start(container, error)
-                if container.record.request.auto_remove:  # as docker does: nobody would remove it later
-                    self._discard(container)
                 raise
             return copy.copy(container.record)
 
@@ -244,7 +249,8 @@ class Engine:
         if self._closing:
             raise Conflict("the supervisor is shutting down")
         try:
-            await self._starter.start(container)
+            with self._room.start(self._shim.pid):
+                await self._starter.start(container)
         except StartFailed as error:
             raise _named(error, name) from error
         except OSError as error:  # TimeoutError is one
@@ -258,12 +264,11 @@ class Engine:
         self._background(self._watch(container, child))
 
     def _book_failed_start(self, container: Container, error: WherryError) -> None:
-        record = container.record
-        record.state, record.reason = State.EXITED, Reason.START_FAILED
-        record.error, record.exit_code = str(error), error.exit_code
-        record.finished_ns = time.time_ns()
+        record = container.start_failed(error)
         self._records.keep(record)
         self._events.emit(Action.DIE, record, {"exitCode": str(record.exit_code), "reason": record.reason})
+        if record.request.auto_remove:  # as docker does: nobody would remove it later
+            self._discard(container)
 
     async def stop(self, ref: str, seconds: float | None = None) -> bool:
         """False when it does not run; else returns after the end has been booked. Waits for a start under way."""
@@ -342,6 +347,11 @@ class Engine:
     def events(self) -> Events:
         return self._events
 
+    async def usages(self, refs: Sequence[str]) -> dict[str, usage.Usage]:
+        children = {ref: self._find(ref).child for ref in refs}
+        groups = {ref: child.group for ref, child in children.items() if child is not None}
+        return await asyncio.to_thread(usage.measure_all, groups)
+
     def usage(self, ref: str) -> usage.Usage | None:
         child = self._find(ref).child
         return None if child is None else usage.measure(child.group)
@@ -371,6 +381,9 @@ class Engine:
             containers_exited=states.count(State.EXITED),
             hostname=os.uname().nodename,
             spares=self._children.spares,
+            longest_turn_ms=round(turns.OF_SUPERVISOR.longest.seconds * 1e3, 1),
+            longest_turn_cpu_ms=round(turns.OF_SUPERVISOR.most_cpu.cpu_seconds * 1e3, 1),
+            slow_turns=turns.OF_SUPERVISOR.slow,
         )
 
     def _record_of(self, container_id: str) -> Record | None:
@@ -378,15 +391,7 @@ class Engine:
         return None if container is None else container.record
 
     def _find(self, ref: str) -> Container:
-        container = self._names.get(ref) or self._containers.get(ref)
-        if container is not None:
-            return container
-        matches = [found for key, found in self._containers.items() if ref and key.startswith(ref)]
-        if len(matches) > 1:
-            raise Conflict(f"the id {ref} is ambiguous: {len(matches)} containers begin with it")
-        if not matches:
-            raise NotFound(f"no such container: {ref}")
-        return matches[0]
+        return find(ref, self._names, self._containers)
 
     # What happens by itself.
 
@@ -396,6 +401,8 @@ class Engine:
             self._memory.tick()
             if self._records.has_unsaved:
                 self._records.retry()
+            if self._records.needs_checkpoint:
+                await asyncio.to_thread(self._records.checkpoint)
 
     def _check_present(self, container: Container) -> None:
         if container.record.id not in self._containers:
@@ -444,11 +451,16 @@ class Engine:
             del self._names[record.name]
         if not container.log_ended.is_set():
             self._pipeline.abandon(container.log)
+        # Its blocks are given back with the last descriptor, which takes long for gigabytes.
+        held = container.log.hold()
         container.log.remove()
+        if held:
+            self._background(asyncio.to_thread(_close_all, held))
 
     async def _remove_layer(self, container: Container) -> None:
         await container.settled.wait()
-        await asyncio.to_thread(self._layers.remove, container.record.layer)
+        async with self._removing:
+            await asyncio.to_thread(self._layers.remove, container.record.layer)
 
     def _on_exit(self, slot: str, status: ExitStatus) -> None:
         self._children.exited(slot, status)
@@ -583,6 +595,11 @@ def _named(error: StartFailed, name: str) -> StartFailed:
     """Every failed start says whose: steps before the clone do not know the name."""
     prefix = f"cannot start {name}: "
     return error if str(error).startswith(prefix) else type(error)(prefix + str(error))
+
+
+def _close_all(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _described(error: OSError) -> str:

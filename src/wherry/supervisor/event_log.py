@@ -18,7 +18,9 @@ from pathlib import Path
 
 import msgspec
 
-from wherry.supervisor.events import Action, Event, Instant
+from wherry.errors import InvalidRequest
+from wherry.kernel import trust
+from wherry.supervisor.events import Action, Event, Events, Instant
 
 _log = logging.getLogger(__name__)
 FILE_MAX = 4 << 20
@@ -26,16 +28,16 @@ LINE_MAX = 16 << 10
 """Bytes of one event; one that is longer is kept without its labels."""
 KEPT_SECONDS = 7 * 24 * 3600
 _VALUE_MAX = 4096
-_FLAGS = os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 
-_Line = tuple[Action, str, str, int, int, dict[str, str], dict[str, str]]
+_Line = tuple[Action, str, str, str, int, int, dict[str, str], dict[str, str]]
+"""Action, id, name, image, times on both clocks, own attributes, labels."""
 
 
 class EventLog:
     """All of it belongs to the loop."""
 
     def __init__(self, path: Path, most_bytes: int = FILE_MAX) -> None:
-        """Raises OSError when the file cannot be opened or made."""
+        """Raises OSError when the file cannot be opened or made, InvalidRequest when somebody else prepared it."""
         self._path = path
         self._older = path.with_name(path.name + ".1")
         self._most = most_bytes
@@ -46,8 +48,16 @@ class EventLog:
         self._file = -1
         self._open()
 
+    @classmethod
+    def of(cls, events: Events, path: Path) -> EventLog:
+        """Let ``events`` begin with what is in the file, and keep what they tell from now on."""
+        log = cls(path)
+        events.restore(log.load())
+        events.keep = log.keep
+        return log
+
     def _open(self) -> None:
-        self._file = os.open(self._path, os.O_WRONLY | _FLAGS, 0o600)
+        self._file = _open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._size = os.fstat(self._file).st_size
         self._is_torn = self._size > 0  # perhaps: an empty line does no harm
 
@@ -57,12 +67,11 @@ class EventLog:
         for path in (self._older, self._path):
             for line in _lines(path):
                 try:
-                    action, identity, name, wall, monotonic, labels, attributes = self._decoder.decode(line)
+                    action, identity, name, image, wall, monotonic, own, labels = self._decoder.decode(line)
                 except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                     continue
                 if wall >= oldest:
-                    shown = {**labels, **attributes}
-                    yield Event(action, identity, name, Instant(wall, monotonic), labels, shown)
+                    yield Event(action, identity, name, Instant(wall, monotonic), labels, own, image)
 
     def keep(self, event: Event) -> None:
         """Write it before the loop's next turn."""
@@ -97,13 +106,12 @@ class EventLog:
         self._is_torn = True
 
     def _line(self, event: Event) -> bytes:
-        fields = _fields(event)
-        line = self._encode(fields) + b"\n"
+        head = (event.action, event.container_id, event.name, event.image, *event.instant)
+        line = self._encode((*head, dict(event.own), dict(event.labels))) + b"\n"
         if len(line) <= LINE_MAX:
             return line
-        action, identity, name, wall, monotonic, _, attributes = fields
-        short = {key: value[:_VALUE_MAX] for key, value in attributes.items()}
-        return self._encode((action, identity, name, wall, monotonic, {}, short)) + b"\n"
+        own = {key: value[:_VALUE_MAX] for key, value in event.own.items()}
+        return self._encode((*head, own, {})) + b"\n"
 
     def close(self) -> None:
         self.flush()
@@ -112,17 +120,17 @@ class EventLog:
             self._file = -1
 
 
-def _fields(event: Event) -> _Line:
-    labels = dict(event.labels)
-    own = {key: value for key, value in event.attributes.items() if labels.get(key) != value}
-    wall, monotonic = event.instant
-    return event.action, event.container_id, event.name, wall, monotonic, labels, own
+def _open(path: Path, flags: int) -> int:
+    try:
+        return trust.open_file(str(path), flags)
+    except trust.DistrustedError as error:
+        raise InvalidRequest(f"events: {error}") from None
 
 
 def _lines(path: Path) -> list[bytes]:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
+        descriptor = _open(path, os.O_RDONLY)
+    except FileNotFoundError:
         return []
     with os.fdopen(descriptor, "rb") as file:
         return file.read(2 * FILE_MAX + LINE_MAX).splitlines()

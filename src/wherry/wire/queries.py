@@ -82,7 +82,8 @@ def stop(seconds: float | None) -> Query:
     """Of ``Client.stop``."""
     if seconds is None:
         return {"t": None}
-    given = arguments.number("seconds", seconds, 0, 1e9, "a number of seconds to wait, from 0 up")
+    expected = "a number of seconds to wait, from 0 up, or -1"
+    given = -1.0 if seconds == -1 else arguments.number("seconds", seconds, 0, 1e9, expected)
     return {"t": f"{given:.9f}".rstrip("0").rstrip(".")}
 
 
