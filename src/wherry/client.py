@@ -255,9 +255,11 @@ class Client:
         return Subscription(self.events(since_ns=since_ns, filters={"container": name}), handlers)
 
     def stop(self, name: str, seconds: float | None = None) -> bool:
-        """Ask the container to end (SIGTERM), end it after ``seconds`` (SIGKILL; default 10), return when it has ended.
+        """Ask the container to end (SIGTERM), end it after ``seconds`` (SIGKILL; -1: never), return when it has ended.
 
-        False means that it was not running. Raises NotFound.
+        None is the container's own time, or 10 seconds when it has none: then one that has made no arrangement for the
+        signal is killed at once. False means that it was not running. Raises NotFound, and NotKilled when a process has
+        not ended 10 seconds after SIGKILL.
         """
         return self._done("POST", _of(name, "stop"), {"t": _seconds(seconds)}, patient=True)
 
@@ -279,7 +281,10 @@ class Client:
         self._done("POST", _of(name, "update"), body=update_config(**changes))
 
     def rm(self, name: str, force: bool = False) -> None:
-        """Forget an ended container and delete its files; ``force`` kills a running one. Raises NotFound, Conflict."""
+        """Forget an ended container and delete its files; ``force`` kills a running one.
+
+        Raises NotFound, Conflict, and NotKilled as ``stop``.
+        """
         self._done("DELETE", f"/containers/{_quoted_name(name)}", {"force": "1" if force else "0"}, patient=True)
 
     def wait(self, name: str, condition: Literal["not-running", "next-exit", "removed"] = "not-running") -> int:
@@ -390,6 +395,8 @@ def _drain(response: http1.Response) -> None:
 def _seconds(seconds: float | None) -> str | None:
     if seconds is None:
         return None
+    if seconds == -1:
+        return "-1"
     if not 0 <= seconds < 1e9:
         raise errors.InvalidRequest(f"{seconds} is not a number of seconds to wait")
     return f"{seconds:.9f}".rstrip("0").rstrip(".")

@@ -11,7 +11,6 @@ from typing import Any
 
 import msgspec
 
-from wherry import defaults
 from wherry.errors import InvalidRequest, NotFound, NotSupported
 from wherry.logs import LogOptions
 from wherry.supervisor.request import CreateRequest, check, clean_path, parse_bind, parse_env, parse_size, quoted
@@ -118,7 +117,7 @@ def _translate(config: ContainerConfig, host: HostConfig, ours: WherryConfig) ->
         sched_policy=ours.sched_policy or "",
         io_weight=host.blkio_weight or None,
         stop_signal=config.stop_signal or "SIGTERM",
-        stop_seconds=defaults.STOP_SECONDS if stop_timeout is None else max(float(stop_timeout), -1.0),
+        stop_seconds=None if stop_timeout is None else max(float(stop_timeout), -1.0),
         labels=config.labels or {},
         log=log_options(host.log_config or LogConfig()),
     )

@@ -16,7 +16,7 @@ from wherry.api.replies import encode
 from wherry.api.router import Call
 from wherry.errors import NotFound
 from wherry.logs import rfc3339_nano
-from wherry.supervisor.usage import host_cpu_ns
+from wherry.supervisor.usage import held, host_cpu_ns
 
 _INTERVAL_SECONDS = 1.0
 
@@ -53,6 +53,7 @@ class _Sample:
 
     def __init__(self, call: Call | None) -> None:
         self.used = None if call is None else call.engine.usage(call.ref)
+        self.held = None if call is None else held(call.engine.get(call.ref), call.engine.resident(call.ref))
         self.host_cpu_ns = 0 if self.used is None else host_cpu_ns()
         self.read = rfc3339_nano(0 if call is None else time.time_ns())
 
@@ -78,10 +79,14 @@ class _Sample:
         used = self.used
         if used is None or used.memory_bytes is None:
             return {}
-        # Two names: docker's client takes the page cache off by the one that its version of control groups has.
-        cache = dict.fromkeys(("total_inactive_file", "inactive_file"), used.inactive_file_bytes)
         host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return {"usage": used.memory_bytes, "limit": used.memory_limit_bytes or host, "stats": cache}
+        # The limit that kills, and what is held against it.
+        usage, limit, cache = used.memory_bytes, used.memory_limit_bytes or host, used.inactive_file_bytes
+        if self.held is not None:
+            usage, limit, cache = self.held.rss_bytes, self.held.limit_bytes, 0
+        # Two names: docker's client takes the page cache off by the one that its version of control groups has.
+        stats = dict.fromkeys(("total_inactive_file", "inactive_file"), cache)
+        return {"usage": usage, "limit": limit, "stats": stats}
 
     def pids(self) -> dict[str, Any]:
         if self.used is None or self.used.pids is None:

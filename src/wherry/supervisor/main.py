@@ -11,6 +11,7 @@ import signal
 import socket
 import sqlite3
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from wherry.api.server import serve
@@ -24,7 +25,7 @@ _log = logging.getLogger("wherry.supervisor")
 def run_supervisor(
     rootfs: str | None, socket_path: str, state_dir: str, *, debug: bool, prepared: int, enforcer: str
 ) -> int:
-    """Run in the foreground until SIGINT or SIGTERM; returns the exit code.
+    """Run in the foreground until SIGINT or SIGTERM; returns the exit code, 1 when something of ours lives on.
 
     ``rootfs`` is checked at once and containers are prepared ahead for it; ``prepared`` is how many.
     ``enforcer`` is who holds memory limits, "auto" for the best that works.
@@ -34,11 +35,13 @@ def run_supervisor(
         if os.geteuid() != 0:
             raise InvalidRequest("the supervisor needs root: namespaces, mounts and control groups are made by it")
         state = StateDirectory(state_dir)
-        asyncio.run(_serve(rootfs, socket_path, state, prepared, enforcer))
+        left = asyncio.run(_serve(rootfs, socket_path, state, prepared, enforcer))
     except (WherryError, OSError, sqlite3.Error) as error:
         print(f"engine supervisor: {error}", file=sys.stderr)
         return 1
-    return 0
+    for text in left:
+        print(f"engine supervisor: left behind: {text}", file=sys.stderr)
+    return 1 if left else 0
 
 
 def _configure_logging(debug: bool) -> None:
@@ -51,7 +54,10 @@ def _configure_logging(debug: bool) -> None:
     root.setLevel(logging.DEBUG if debug else logging.INFO)
 
 
-async def _serve(rootfs: str | None, socket_path: str, state: StateDirectory, prepared: int, enforcer: str) -> None:
+async def _serve(
+    rootfs: str | None, socket_path: str, state: StateDirectory, prepared: int, enforcer: str
+) -> Sequence[str]:
+    """Until a signal. Returns what could not be ended, a line each."""
     os.umask(0o022)
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -80,7 +86,8 @@ async def _serve(rootfs: str | None, socket_path: str, state: StateDirectory, pr
         # The clients that wait for these ends, or follow these logs, still get the last word.
         await engine.stop_all()
         await server.close()
-        await engine.close()
+        left = await engine.close()
+    return left
 
 
 def _freeze_heap() -> None:

@@ -245,7 +245,7 @@ def test_memory_that_contradicts_itself_is_refused(message: str, host: dict[str,
 
 def test_unlimited_pids_and_stop_for_ever() -> None:
     assert translate({"PidsLimit": -1}).pids_limit is None
-    assert translate(StopTimeout=-1).stop_seconds < 0
+    assert translate(StopTimeout=-1).stop_seconds == -1
 
 
 def test_there_are_no_images() -> None:
