@@ -1,6 +1,7 @@
 /* Take every limit of the group that we see away, move below it, and use more than we may:
  * escape [DEPTH]: forks 40 times, touches 200 MiB, says what it got.
  */
+#define _GNU_SOURCE
 #include "groups.h"
 
 static const struct {

@@ -1,6 +1,7 @@
 /* Freeze ourselves, in the root of what we see and below it, and do it again whenever somebody thaws us:
  * freeze DEPTH. With a second word, only the first process is frozen, by a child that then touches 200 MiB.
  */
+#define _GNU_SOURCE
 #include "groups.h"
 
 static void freeze(const char *name)

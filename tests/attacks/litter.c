@@ -1,6 +1,7 @@
 /* Leave groups behind in every hierarchy: 20 side by side, one with a hostile name, and a chain DEPTH deep, with a
  * process in the last of it: litter DEPTH. Says how many it made.
  */
+#define _GNU_SOURCE
 #include "groups.h"
 
 int main(int count, char **words)

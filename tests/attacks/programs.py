@@ -1,4 +1,4 @@
-"""The attack programs, static, so that they run in any root file system: built when their source is newer."""
+"""Programs that do their worst inside a container, built when a test or a benchmark asks for one."""
 
 from __future__ import annotations
 
@@ -7,19 +7,29 @@ import shutil
 import subprocess
 from pathlib import Path
 
-SOURCES = Path(__file__).parent
-BUILT = SOURCES.parents[1] / "build/attacks"
-NAMES = tuple(sorted(path.stem for path in SOURCES.glob("*.c")))
-_FLAGS = "-std=c11 -D_GNU_SOURCE -O2 -Wall -Wextra -Werror -static".split()
+_SOURCES = Path(__file__).parent
+_KEPT = _SOURCES.parents[1] / "build/attacks"
+IN_GUESTS = ("escape", "freeze", "litter")
+"""Those that run in guests as well, which have no compiler: they come with the image."""
 
 
-def program(name: str) -> Path:
-    """A guest has no compiler: what was built comes with its image."""
-    source, built = SOURCES / f"{name}.c", BUILT / name
-    newest = max(path.stat().st_mtime for path in (source, *SOURCES.glob("*.h")))
-    if not built.exists() or (built.stat().st_mtime < newest and shutil.which("cc")):
-        BUILT.mkdir(parents=True, exist_ok=True)
-        part = built.with_suffix(f".{os.getpid()}")
-        subprocess.run(["cc", *_FLAGS, "-o", part, source], check=True)
-        part.rename(built)
-    return built
+def build(name: str, directory: Path) -> Path:
+    """``name``.c beside this file as a static program in ``directory``."""
+    program = directory / name
+    source = Path(__file__).with_name(f"{name}.c")
+    subprocess.run(
+        ["gcc", "-O1", "-static", "-Wall", "-Werror", "-pthread", "-o", program, source], check=True, timeout=120
+    )
+    return program
+
+
+def kept(name: str) -> Path:
+    """``build``, once for all tests: anew when a source is newer."""
+    program = _KEPT / name
+    newest = max(path.stat().st_mtime for path in (_SOURCES / f"{name}.c", *_SOURCES.glob("*.h")))
+    if not program.exists() or (program.stat().st_mtime < newest and shutil.which("gcc")):
+        part = _KEPT / f"{os.getpid()}"
+        part.mkdir(parents=True, exist_ok=True)
+        build(name, part).rename(program)
+        part.rmdir()
+    return program

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from harness import Supervisor, Traces, Word, end_group, wait_until
-from tests.attacks.programs import program
+from tests.attacks.programs import kept
 
 from wherry.errors import NotKilled
 from wherry.kernel import cgroup_trees as trees
@@ -68,7 +68,7 @@ def attack(
     supervisor: Supervisor, name: str, *words: Word, options: tuple[Word, ...] = (), until: str
 ) -> cgroups.Group:
     """Start one as a container of its own name; returns the group that holds it, when it has said ``until``."""
-    volume = f"{program(name)}:/{name}:ro"
+    volume = f"{kept(name)}:/{name}:ro"
     supervisor.engine("start", "-v", volume, *options, name, supervisor.rootfs, f"/{name}", *words)
     group = supervisor.group(name)
     wait_until(lambda: until in supervisor.engine("logs", name).stdout)
@@ -104,7 +104,7 @@ def forks(supervisor: Supervisor) -> int:
 @pytest.mark.parametrize("limit", ["--hard-mib", "--memory"])
 def test_limits_of_memory_and_processes_hold(enforced: Supervisor, depth: int, limit: str) -> None:
     """Case 19: a container takes all limits away that it can see, and gets no more for it."""
-    volume = f"{program('escape')}:/escape:ro"
+    volume = f"{kept('escape')}:/escape:ro"
     options = ("-v", volume, limit, {"--hard-mib": "64", "--memory": "64m"}[limit], "--pids-limit", "10")
     done = enforced.engine("run", *options, "escape", enforced.rootfs, "/escape", str(depth), check=False)
     assert done.returncode == 137
@@ -166,7 +166,7 @@ def test_what_freezes_itself_ends(supervisor: Supervisor, depth: int, way: str) 
 
 def test_a_hard_limit_ends_what_is_frozen(enforced: Supervisor) -> None:
     """Case 20: the process that crosses it is not the one that has to be thawed."""
-    options = ("-v", f"{program('freeze')}:/freeze:ro", "--hard-mib", "64")
+    options = ("-v", f"{kept('freeze')}:/freeze:ro", "--hard-mib", "64")
     done = enforced.engine("run", *options, "freeze", enforced.rootfs, "/freeze", "1", "grow", check=False)
     assert done.returncode == 137
     assert enforced.ps()[0]["reason"] == "hard_limit"

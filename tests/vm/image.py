@@ -104,8 +104,8 @@ def build(name: str, module: Path, to: Path) -> None:
         archive.copy(REPOSITORY / "pyproject.toml", f"{INSIDE}/pyproject.toml")
         archive.tree(REPOSITORY / "build/rootfs", f"{INSIDE}/build/rootfs")
         archive.copy(REPOSITORY / "build/workloads/memory_grow", f"{INSIDE}/build/workloads/memory_grow")
-        for attack in programs.NAMES:
-            archive.copy(programs.program(attack), f"{INSIDE}/build/attacks/{attack}")
+        for attack in programs.IN_GUESTS:
+            archive.copy(programs.kept(attack), f"{INSIDE}/build/attacks/{attack}")
         archive.copy(grow_program(), f"{INSIDE}/build/vm/grow")
         archive.copy(_GROW_SOURCE, f"{INSIDE}/{_GROW_SOURCE.relative_to(REPOSITORY)}")  # so that it need not be built
         archive.close()

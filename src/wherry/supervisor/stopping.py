@@ -30,7 +30,7 @@ async def stop(container: Container, records: Records, seconds: float | None, ev
     records.keep(record)
     number = signal_number(record.request.stop_signal)
     asked = record.request.stop_seconds if seconds is None else seconds
-    if number != signal.SIGKILL and (asked is not None or _minds(record.pid, number)):
+    if number != signal.SIGKILL and (asked is not None or await asyncio.to_thread(_minds, record.pid, number)):
         container.send_signal(number)
         events.emit(Action.KILL, record, {"signal": str(number)})
         wait = defaults.STOP_SECONDS if asked is None else asked
