@@ -22,7 +22,7 @@ int main(int count, char **words)
 	for (int level = 0; level <= depth; level++) {
 		for (unsigned k = 0; k < sizeof limits / sizeof *limits; k++)
 			for (unsigned n = 0; n < HIERARCHIES; n++) {
-				char file[4200];
+				char file[8192];
 				snprintf(file, sizeof file, "%s/%s", name, limits[k].file);
 				write_file(path_in(n, file), limits[k].value);
 			}

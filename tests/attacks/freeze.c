@@ -6,7 +6,7 @@
 
 static void freeze(const char *name)
 {
-	char file[4200];
+	char file[8192];
 	for (unsigned n = 0; n < HIERARCHIES; n++) {
 		snprintf(file, sizeof file, "%s/freezer.state", name);
 		write_file(path_in(n, file), "FROZEN");

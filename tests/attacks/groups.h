@@ -36,7 +36,7 @@ static int write_file(const char *path, const char *text)
 /* Where hierarchy number n is mounted, and a file in it. */
 static const char *path_in(unsigned n, const char *file)
 {
-	static char path[8192];
+	static char path[16384];
 	snprintf(path, sizeof path, MOUNTS "/%u/%s", n, file);
 	return path;
 }
@@ -66,12 +66,12 @@ static int take_hold(void)
 /* Put ourselves into group "name" of every hierarchy, which is made if need be. "" is the root of what we see. */
 static inline void move_to(const char *name)
 {
-	char file[4096];
+	char file[8192];
 	for (unsigned n = 0; n < HIERARCHIES; n++) {
 		mkdir(path_in(n, name), 0755);
 		for (int k = 0; k < 2; k++) { /* a cpuset of version 1 is empty at first */
 			const char *const files[] = {"cpuset.cpus", "cpuset.mems"};
-			char above[4096] = "", value[256] = "";
+			char above[8192] = "", value[256] = "";
 			snprintf(above, sizeof above, "%s/../%s", name, files[k]);
 			int from = open(path_in(n, above), O_RDONLY);
 			if (from >= 0 && read(from, value, sizeof value - 1) > 0) {

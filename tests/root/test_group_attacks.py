@@ -64,12 +64,16 @@ def enforced(tmp_path: Path, rootfs: Path, leftovers: Traces, request: pytest.Fi
         yield instance
 
 
+def with_program(name: str) -> tuple[Word, ...]:
+    """Without the seccomp filter, which keeps containers from making user namespaces: all this must hold without."""
+    return ("-v", f"{kept(name)}:/{name}:ro", "--security-opt", "seccomp=unconfined")
+
+
 def attack(
     supervisor: Supervisor, name: str, *words: Word, options: tuple[Word, ...] = (), until: str
 ) -> cgroups.Group:
     """Start one as a container of its own name; returns the group that holds it, when it has said ``until``."""
-    volume = f"{kept(name)}:/{name}:ro"
-    supervisor.engine("start", "-v", volume, *options, name, supervisor.rootfs, f"/{name}", *words)
+    supervisor.engine("start", *with_program(name), *options, name, supervisor.rootfs, f"/{name}", *words)
     group = supervisor.group(name)
     wait_until(lambda: until in supervisor.engine("logs", name).stdout)
     return group
@@ -104,8 +108,7 @@ def forks(supervisor: Supervisor) -> int:
 @pytest.mark.parametrize("limit", ["--hard-mib", "--memory"])
 def test_limits_of_memory_and_processes_hold(enforced: Supervisor, depth: int, limit: str) -> None:
     """Case 19: a container takes all limits away that it can see, and gets no more for it."""
-    volume = f"{kept('escape')}:/escape:ro"
-    options = ("-v", volume, limit, {"--hard-mib": "64", "--memory": "64m"}[limit], "--pids-limit", "10")
+    options = (*with_program("escape"), limit, {"--hard-mib": "64", "--memory": "64m"}[limit], "--pids-limit", "10")
     done = enforced.engine("run", *options, "escape", enforced.rootfs, "/escape", str(depth), check=False)
     assert done.returncode == 137
     assert "touched" not in done.stdout
@@ -166,7 +169,7 @@ def test_what_freezes_itself_ends(supervisor: Supervisor, depth: int, way: str) 
 
 def test_a_hard_limit_ends_what_is_frozen(enforced: Supervisor) -> None:
     """Case 20: the process that crosses it is not the one that has to be thawed."""
-    options = ("-v", f"{kept('freeze')}:/freeze:ro", "--hard-mib", "64")
+    options = (*with_program("freeze"), "--hard-mib", "64")
     done = enforced.engine("run", *options, "freeze", enforced.rootfs, "/freeze", "1", "grow", check=False)
     assert done.returncode == 137
     assert enforced.ps()[0]["reason"] == "hard_limit"
