@@ -25,13 +25,14 @@ import struct
 from typing import Any, NoReturn
 
 from wherry.kernel import process, unix_sockets
-from wherry.kernel.libc import call_of
-from wherry.runtime import pid1, steps
+from wherry.kernel.libc import call_error, call_of
+from wherry.runtime import executable, pid1, steps
 from wherry.runtime.steps import Context, Step
 
 EXIT_SETUP = 125
 EXIT_NOT_EXECUTABLE = 126
 EXIT_NOT_FOUND = 127
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR)
 _MAXIMUM_MESSAGE = 16 << 20
 _MAXIMUM_DESCRIPTORS = 250
 
@@ -129,18 +130,24 @@ def _start(parent: socket.socket, message: dict[str, Any]) -> int:
 def _execute_command(parent: socket.socket, arguments: list[str], environment: list[bytes]) -> int:
     """execve; returns the exit code of a shell when that fails."""
     variables = dict(entry.split(b"=", 1) for entry in environment)
-    error = OSError(errno.ENOENT, "")
+    number, found, reason = errno.ENOENT, "", ""
     for candidate in _candidates(arguments[0], variables.get(b"PATH", b"")):
         try:
             os.execve(candidate, arguments, variables)
         except OSError as failure:
+            code = failure.errno or 0
+            explained = executable.explain(candidate, code)
             # As execvp(3): a file that cannot be executed matters more than one that is not there.
-            if failure.errno not in (errno.ENOENT, errno.ENOTDIR) or error.errno == errno.ENOENT:
-                error = failure
-            if failure.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
+            if code not in _NOT_THERE or (number == errno.ENOENT and not reason):
+                number, reason = code, explained
+                found = candidate if explained or code not in _NOT_THERE else ""
+            if code not in (*_NOT_THERE, errno.EACCES):
                 break
-    _send(parent, _failure(f"execute {arguments[0]}", OSError(error.errno, os.strerror(error.errno or 0))))
-    return EXIT_NOT_FOUND if error.errno in (errno.ENOENT, errno.ENOTDIR) else EXIT_NOT_EXECUTABLE
+    looked_up = bool(found) and found != arguments[0]
+    failed = call_error(number, "execve", found) if looked_up else OSError(number, os.strerror(number))
+    failed.strerror = reason or failed.strerror
+    _send(parent, _failure(f"execute {arguments[0]}", failed))
+    return EXIT_NOT_FOUND if number in _NOT_THERE else EXIT_NOT_EXECUTABLE
 
 
 def _candidates(command: str, path: bytes) -> list[str]:
