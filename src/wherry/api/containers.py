@@ -25,7 +25,7 @@ async def wanted(call: Call) -> tuple[str | None, CreateRequest]:
     name = call.query.text("name").removeprefix("/")
     if name:
         check_name(name)
-    return name or None, create_request(await read_json(call.request))
+    return name or None, create_request(await read_json(call.request), call.engine.pids_limit)
 
 
 async def create(call: Call) -> web.StreamResponse:

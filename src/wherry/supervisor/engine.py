@@ -13,6 +13,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 import wherry
+from wherry.defaults import PIDS_LIMIT
 from wherry.errors import Conflict, InternalError, InvalidRequest, NameInUse, NotFound, StartFailed, WherryError
 from wherry.kernel import cgroups, process
 from wherry.kernel.libc import describe
@@ -42,7 +43,16 @@ _log = logging.getLogger(__name__)
 class Engine:
     """Open it inside a running loop; all methods belong to that loop. Every method raises ``wherry.errors`` only."""
 
-    def __init__(self, state: StateDirectory, socket: str, spares: int, enforcer: str = "auto") -> None:
+    def __init__(
+        self,
+        state: StateDirectory,
+        socket: str,
+        spares: int,
+        enforcer: str = "auto",
+        pids_limit: int | None = PIDS_LIMIT,
+    ) -> None:
+        self.pids_limit = pids_limit
+        """Of containers that are created without one."""
         self._state = state
         self._socket = socket
         self._spare_count = spares

@@ -22,19 +22,28 @@ _log = logging.getLogger("wherry.supervisor")
 
 
 def run_supervisor(
-    rootfs: str | None, socket_path: str, state_dir: str, *, debug: bool, prepared: int, enforcer: str
+    rootfs: str | None,
+    socket_path: str,
+    state_dir: str,
+    *,
+    debug: bool,
+    prepared: int,
+    enforcer: str,
+    pids_limit: int | None,
 ) -> int:
     """Run in the foreground until SIGINT or SIGTERM; returns the exit code.
 
     ``rootfs`` is checked at once and containers are prepared ahead for it; ``prepared`` is how many.
-    ``enforcer`` is who holds memory limits, "auto" for the best that works.
+    ``enforcer`` is who holds memory limits, "auto" for the best that works; ``pids_limit`` is of containers that are
+    created without one, None for no limit.
     """
     _configure_logging(debug)
     try:
         if os.geteuid() != 0:
             raise InvalidRequest("the supervisor needs root: namespaces, mounts and control groups are made by it")
         state = StateDirectory(state_dir)
-        asyncio.run(_serve(rootfs, socket_path, state, prepared, enforcer))
+        engine = Engine(state, socket_path, prepared, enforcer, pids_limit)
+        asyncio.run(_serve(rootfs, socket_path, state, engine))
     except (WherryError, OSError, sqlite3.Error) as error:
         print(f"engine supervisor: {error}", file=sys.stderr)
         return 1
@@ -51,7 +60,7 @@ def _configure_logging(debug: bool) -> None:
     root.setLevel(logging.DEBUG if debug else logging.INFO)
 
 
-async def _serve(rootfs: str | None, socket_path: str, state: StateDirectory, prepared: int, enforcer: str) -> None:
+async def _serve(rootfs: str | None, socket_path: str, state: StateDirectory, engine: Engine) -> None:
     os.umask(0o022)
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -61,7 +70,6 @@ async def _serve(rootfs: str | None, socket_path: str, state: StateDirectory, pr
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
-    engine = Engine(state, socket_path, prepared, enforcer)
     await engine.open()
     try:
         await engine.prepare(rootfs)
