@@ -22,18 +22,18 @@ class User(NamedTuple):
 
 def lookup(root: int, user: str) -> User:
     """The user that ``user`` ("", "name", "uid", "name:group", "uid:gid") means in the root file system open at
-    ``root``.
+    ``root``; no name is root, and no group after the colon is the user's own, as in docker.
 
     Raises InvalidRequest when a name is not there or a file cannot be read; numbers need no entry.
     """
-    name, separator, group = user.partition(":")
+    name, _, group = user.partition(":")
     entry = _find(_lines(root, "/etc/passwd", 7), name or "0")
     if entry is None and not name.isdecimal() and name:
         raise InvalidRequest(f"user {name!r} is not in the rootfs's /etc/passwd")
     uid = _number(entry[2], "uid") if entry else _number(name or "0", "uid")
     gid = _number(entry[3], "gid") if entry else 0
     home = (entry[5] if entry else "") or "/"
-    if separator:
+    if group:
         gid = _group(root, group)
         return User(uid, gid, (gid,), home)
     # The primary group is among the supplementary ones as well: without it a process could drop out of a group whose
