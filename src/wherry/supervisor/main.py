@@ -6,7 +6,6 @@ import asyncio
 import gc
 import logging
 import os
-import resource
 import signal
 import socket
 import sqlite3
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from wherry.api.server import serve
 from wherry.errors import InvalidRequest, WherryError
+from wherry.kernel import descriptors
 from wherry.supervisor.engine import Engine
 from wherry.supervisor.state_directory import StateDirectory
 
@@ -62,8 +62,7 @@ def _configure_logging(debug: bool) -> None:
 
 async def _serve(rootfs: str | None, socket_path: str, state: StateDirectory, engine: Engine) -> None:
     os.umask(0o022)
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    descriptors.raise_own_limit()
     # The loop, the log pipeline and the threads that clean up take turns of 5 ms by default: longer than a start.
     sys.setswitchinterval(0.0005)
     stopped = asyncio.Event()

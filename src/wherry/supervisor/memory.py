@@ -18,6 +18,7 @@ from wherry.supervisor.cause import MemoryEvidence
 from wherry.supervisor.children import Child
 from wherry.supervisor.container import Container
 from wherry.supervisor.events import Action, Events, Instant
+from wherry.supervisor.kernel_log import KernelLog
 from wherry.supervisor.model import Record
 from wherry.supervisor.records import Records
 
@@ -66,6 +67,7 @@ class Memory:
         """Enforcer -> why it was not taken."""
         self._watched: dict[str, _Watched] = {}
         self._oom = OomWatch()
+        self._kernel_log = KernelLog()
         self._timers: set[asyncio.TimerHandle] = set()
         self._dropped = 0
 
@@ -296,6 +298,8 @@ class Memory:
         }
         if event.pid:
             attributes |= {"pid": str(event.pid), "comm": event.comm}
+        if enforcer != "kmod":  # the module tells by itself
+            self._kernel_log.tell(event, record.name, watched.child.pid)
         instant = Instant(event.wall_ns, event.monotonic_ns)
         self._events.emit(_ACTIONS[event.kind], record, attributes, instant)
         level = logging.INFO if event.kind is Kind.SOFT_CLEARED else logging.WARNING
@@ -359,6 +363,7 @@ class Memory:
             timer.cancel()
         loop.remove_reader(self._oom.fileno())
         self._oom.close()
+        self._kernel_log.close()
         for limiter in self._limiters.values():
             loop.remove_reader(limiter.fileno())
             limiter.close()
