@@ -296,6 +296,8 @@ def test_before_its_first_execve_a_process_is_not_counted(monitor: Monitor) -> N
 
 def test_five_hundred_containers(monitor: Monitor) -> None:
     with Contained("fork", 500, "nest", "exec", "touch", 100, "pause") as parent:
+        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+        wait_until(lambda: len(children.read_text().split()) == 500)
         wait_until(lambda: len(first_processes()) == 501)
         pids = [pid for pid in first_processes() if pid != parent.pid]
         for key, pid in enumerate(pids, start=1):
