@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import select
 import signal
 import socket
 import subprocess
@@ -21,6 +20,7 @@ from tests.patience import PATIENCE
 import wherry
 from wherry.client import Client
 from wherry.kernel import cgroups
+from wherry.kernel.polling import readable
 
 REPOSITORY = Path(__file__).parents[2]
 PACKAGES = str(Path(wherry.__file__).parents[1])
@@ -144,10 +144,10 @@ class Supervisor:
     def _wait_ready(self, process: subprocess.Popen[bytes]) -> None:
         pidfd = os.pidfd_open(process.pid)
         try:
-            readable, _, _ = select.select([self._notices.fileno(), pidfd], [], [], PATIENCE)
+            ready = readable([self._notices.fileno(), pidfd], PATIENCE)
         finally:
             os.close(pidfd)
-        if self._notices.fileno() not in readable:
+        if self._notices.fileno() not in ready:
             process.kill()
             raise AssertionError(f"the supervisor is not ready, exit code {process.wait()}: {self.log.read_text()}")
         assert self._notices.recv(100) == b"READY=1"
@@ -196,6 +196,15 @@ class Supervisor:
         """What only Wherry tells of itself, keys as in ``EngineInfo``: shim_pid, cgroup_parent and so on."""
         ours: dict[str, Any] = self.client.info()["Wherry"]
         return {re.sub(r"(?<!^)(?=[A-Z])", "_", key).lower(): value for key, value in ours.items()}
+
+    def connections(self) -> int:
+        """Sockets that the supervisor holds: its clients, and a few of its own."""
+        assert self.process is not None
+        count = 0
+        for link in Path(f"/proc/{self.process.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                count += os.readlink(link).startswith("socket:")
+        return count
 
     def control_file(self, name: str, controller: str, version1: str, version2: str) -> str:
         """The content of a control file of a running container: one name on each version of control groups."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -20,6 +19,7 @@ from harness import PACKAGES, Traces, wait_until
 from tests.forked import in_child
 from tests.patience import PATIENCE
 
+from wherry.kernel.polling import readable
 from wherry.runtime import launch
 from wherry.runtime.steps import LoopbackUp, MountStage, Step, encode
 from wherry.shim import protocol
@@ -51,7 +51,7 @@ class Child:
         return launch.parse_reports(text)
 
     def has_ended(self) -> bool:
-        return bool(select.select([self.pidfd], [], [], 0)[0])
+        return bool(readable([self.pidfd]))
 
     def close(self) -> None:
         self.channel.close()
@@ -98,7 +98,7 @@ class Connection:
 
     def receive(self) -> tuple[protocol.Message, list[int]]:
         """The next message; fails when there is none within ten seconds."""
-        assert select.select([self.socket], [], [], 10)[0]
+        assert readable([self.socket.fileno()], 10)
         received = protocol.receive(self.socket)
         if received is None:
             raise ConnectionResetError("the shim closed the connection")
@@ -106,7 +106,7 @@ class Connection:
 
     def is_closed(self) -> bool:
         """Takes one message when it is not; fails when neither is known within ten seconds."""
-        assert select.select([self.socket], [], [], 10)[0]
+        assert readable([self.socket.fileno()], 10)
         return protocol.receive(self.socket) is None
 
     def send(self, descriptors: list[int] | None = None, **message: Any) -> None:
@@ -320,7 +320,7 @@ def test_what_a_supervisor_said_before_it_was_killed_counts(shim: ShimProcess) -
     ours, theirs = socket.socketpair()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as supervisor, ours:
         supervisor.connect(shim.address)
-        assert select.select([supervisor], [], [], 10)[0]
+        assert readable([supervisor.fileno()], 10)
         shim.process.send_signal(signal.SIGSTOP)
         with theirs:
             spawn = {"type": "spawn", "slot": "c", "template": [], "cgroups": []}

@@ -431,7 +431,6 @@ def test_supervisor_hands_its_options_over(
             ],
             "ROOTFS: the path is empty",
         ),
-        (["--state-dir="], "--state-dir: the path is empty"),
     ],
 )
 def test_supervisor_refuses_empty_paths(stub: StubSupervisor, engine: Engine, words: list[str], message: str) -> None:

@@ -28,8 +28,10 @@ OURS = {
     "wherry.errors",
     "wherry.http1",
     "wherry.wire",
+    "wherry.wire.arguments",
     "wherry.wire.config",
     "wherry.wire.jsontext",
+    "wherry.wire.queries",
     "wherry.wire.replies",
     "wherry.wire.stream",
 }

@@ -160,7 +160,7 @@ def test_bytes_that_are_not_utf_8_are_refused(fake: FakeSupervisor, client: Clie
 
 
 def test_a_value_of_the_wrong_type_is_refused(client: Client) -> None:
-    with pytest.raises(errors.InvalidRequest, match="wrong type"):
+    with pytest.raises(errors.InvalidRequest, match=r"user: expected a string, not 1\.5"):
         client.start("a", "/r", ["x"], user=1.5)  # type: ignore[arg-type]
 
 

@@ -19,7 +19,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeVar, cast
@@ -266,6 +266,11 @@ class FakeEngine:
     def usage(self, ref: str) -> Usage | None:
         self.get(ref)
         return None
+
+    async def usages(self, refs: Sequence[str]) -> dict[str, Usage]:
+        for ref in refs:
+            self.get(ref)
+        return {}
 
     def resident(self, ref: str) -> Resident | None:
         self.get(ref)

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import select
 import signal
 import struct
 import threading
@@ -22,6 +21,7 @@ from tests.vm.inside.watched import MIB, Contained, records, rmmod, wait_until
 
 from wherry.kernel import container_monitor, libc, namespaces
 from wherry.kernel.container_monitor import Monitor, State, Type
+from wherry.kernel.polling import readable
 
 DEVICE = container_monitor.DEVICE
 
@@ -212,12 +212,12 @@ def test_reading(monitor: Monitor, hog: Contained) -> None:
         os.read(monitor.fileno(), size)
     with raises(errno.EINVAL):
         os.read(monitor.fileno(), size - 1)
-    assert select.select([monitor.fileno()], [], [], 0)[0] == []
+    assert readable([monitor.fileno()]) == set()
     monitor.register(1, hog.pid, "read", 4 * MIB, 8 * MIB)
     hog.go()
     hog.wait()
     wait_until(lambda: monitor.status(1).state & State.ENDED)
-    assert select.select([monitor.fileno()], [], [], 0)[0] == [monitor.fileno()]
+    assert readable([monitor.fileno()]) == {monitor.fileno()}
     with raises(errno.EFAULT):
         libc_read(monitor.fileno(), 16, 4096)
     assert len(os.read(monitor.fileno(), 2 * size - 1)) == size  # whole records only
@@ -284,9 +284,9 @@ def test_before_its_first_execve_a_process_is_not_counted(monitor: Monitor) -> N
         os._exit(len(kept) & 1)
     monitor.register(1, pid, "parked", 0, 8 * MIB)
     assert monitor.status(1)[2:4] == (0, 0)
-    assert not select.select([pidfd], [], [], 1.5)[0]  # a check has come by
+    assert not readable([pidfd], 1.5)  # a check has come by
     os.write(writer, b".")
-    assert select.select([pidfd], [], [], 20)[0]
+    assert readable([pidfd], 20)
     os.waitpid(pid, 0)
     (hard,) = records(monitor, 1)
     assert (hard.type, hard.processes, hard.comm) == (Type.HARD, 1, "grow")

@@ -7,7 +7,6 @@ import ctypes
 import glob
 import os
 import re
-import select
 import signal
 import struct
 import subprocess
@@ -19,6 +18,7 @@ from tests.patience import PATIENCE
 
 from wherry.kernel import namespaces
 from wherry.kernel.container_monitor import Monitor, Record
+from wherry.kernel.polling import readable
 
 GROW = "/wherry/build/vm/grow"
 MIB = 1 << 20
@@ -122,13 +122,13 @@ class Contained:
 
     def wait(self, seconds: float = PATIENCE) -> int:
         """How it ended: the exit code, or minus the signal."""
-        assert select.select([self.pidfd], [], [], seconds)[0], "it has not ended"
+        assert readable([self.pidfd], seconds), "it has not ended"
         _, status = os.waitpid(self.pid, 0)
         self.status = os.waitstatus_to_exitcode(status)
         return self.status
 
     def is_running(self) -> bool:
-        return not select.select([self.pidfd], [], [], 0)[0]
+        return not readable([self.pidfd])
 
     def resident(self) -> int:
         return resident(self.pid)
@@ -150,7 +150,7 @@ def records(monitor: Monitor, count: int, seconds: float = PATIENCE) -> list[Rec
     while len(found) < count:
         left = deadline - time.monotonic()
         assert left > 0, f"{len(found)} records of {count} within {seconds} s: {found}"
-        if select.select([monitor.fileno()], [], [], left)[0]:
+        if readable([monitor.fileno()], left):
             found += monitor.read()
     return found
 
