@@ -364,8 +364,8 @@ class Memory:
             self._timers.discard(timer)
             if self._watched.get(watched.container.record.id) is not watched or watched.child.exited.done():
                 return
-            # On a slow machine it takes longer to end than we wait. The kernel counts a kill before it sends the signal,
-            # and a thread takes its signal off the list before it exits: one that has not got on since may be there.
+            # On a slow machine it takes longer to end than we wait. The kernel counts a kill before it signals it, and
+            # a thread takes its signal off the list before it exits: one that has not got on since may be there.
             now = procfs.running_threads(watched.child.pid)
             stands_still = any(before.get(thread) == ran for thread, ran in now.items())
             if stands_still or procfs.is_dying(watched.child.pid):

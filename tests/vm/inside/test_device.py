@@ -286,7 +286,7 @@ def test_before_its_first_execve_a_process_is_not_counted(monitor: Monitor) -> N
     assert monitor.status(1)[2:4] == (0, 0)
     assert not readable([pidfd], 1.5)  # a check has come by
     os.write(writer, b".")
-    assert readable([pidfd], 20)
+    assert readable([pidfd], PATIENCE)
     os.waitpid(pid, 0)
     (hard,) = records(monitor, 1)
     assert (hard.type, hard.processes, hard.comm) == (Type.HARD, 1, "grow")
