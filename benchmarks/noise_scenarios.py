@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Unpack
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-from tests.attacks.programs import build
+from tests.attacks.programs import kept
 
 from wherry import Client, WherryError
 
@@ -51,10 +51,7 @@ class Stage:
 
     def attack(self, name: str, *words: str, **options: Unpack[Options]) -> None:
         """``load`` of tests/attacks in a container."""
-        program = self.directory / "load"
-        if not program.exists():
-            build("load", self.directory)
-        self.start(name, "/load", *words, **options | {"volumes": [f"{program}:/load:ro"]})
+        self.start(name, "/load", *words, **options | {"volumes": [f"{kept('load')}:/load:ro"]})
 
     def wait_for_output(self, name: str, text: bytes) -> None:
         while text not in b"".join(data for _, data in self.client.logs(name)):

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
-import socket
 from pathlib import Path
 
 import pytest
 from harness import Supervisor, Traces, wait_until
-from tests.attacks.programs import build
+from tests.attacks.programs import kept
 
 from wherry.errors import InvalidRequest
-from wherry.kernel import cgroups
-from wherry.kernel.namespaces import fork_into
 from wherry.supervisor import bounds
 from wherry.supervisor.quiet_log import BURST
 
@@ -24,8 +20,8 @@ LONGEST = "x" * bounds.STRING_MAX
 
 
 @pytest.fixture(scope="module")
-def load(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build("load", tmp_path_factory.mktemp("attacks"))
+def load() -> Path:
+    return kept("load")
 
 
 def test_what_is_taken_can_be_executed(supervisor: Supervisor, rootfs: Path) -> None:
@@ -105,44 +101,6 @@ def test_a_container_may_where_that_is_wanted(tmp_path: Path, rootfs: Path, left
         answer = ask(supervisor, rootfs, load)
         assert answer.startswith("HTTP/1.0 200 OK\r\n")
         assert json.loads(answer.partition("\r\n\r\n")[2])[0]["Names"] == ["/driver"]
-
-
-def test_a_process_in_a_container_s_group_is_refused(supervisor: Supervisor, rootfs: Path) -> None:
-    """Case 28, on either version of control groups: the group decides, and one below it as well."""
-    started = supervisor.client.start("sleeper", str(rootfs), ["/bin/sleep", "1000"])
-    layout = cgroups.detect()
-    (line,) = [
-        each.split(":", 2)[2]
-        for each in Path(f"/proc/{started.pid}/cgroup").read_text().splitlines()
-        if ("pids" if layout.version == 1 else "") in each.split(":", 2)[1].split(",")
-    ]
-    inner = Path(layout.mounts["pids" if layout.version == 1 else ""] + line)
-    assert connect(supervisor.socket, None).startswith(b"HTTP/1.0 200")
-    assert connect(supervisor.socket, inner / "cgroup.procs").startswith(b"HTTP/1.1 403 Forbidden")
-    supervisor.client.rm("sleeper", force=True)
-
-
-def connect(path: Path, procs: Path | None) -> bytes:
-    """What a process in a pid namespace of its own is answered, in a control group if one is given."""
-    reader, writer = os.pipe()
-    pid, pidfd = fork_into(["pid"])
-    if pid == 0:
-        try:
-            if procs is not None:
-                procs.write_text("0")
-            with socket.socket(socket.AF_UNIX) as sock:
-                sock.connect(str(path))
-                with contextlib.suppress(OSError):
-                    sock.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
-                os.write(writer, sock.recv(4096))
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with open(reader, "rb") as answer:
-        found = answer.read()
-    os.close(pidfd)
-    os.waitpid(pid, 0)
-    return found
 
 
 def test_a_container_of_many_threads_is_stopped(supervisor: Supervisor, rootfs: Path, load: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.patience import PATIENCE
 
 from wherry.kernel import process, procfs
 
@@ -30,7 +31,7 @@ def received_by(prepare: Callable[[], object], wait: Callable[[], object] = sign
             os._exit(1)
     try:
         assert os.read(reader, 5) == b"ready"
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while not sleeps(child):
             assert time.monotonic() < deadline
         return procfs.receives(child, TERM)

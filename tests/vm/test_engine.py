@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 from tests.vm.jobs import Guests, Job
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(7200)]
 
 CAUSES = "tests/root/test_causes.py"
 MATRIX = f"{CAUSES}::test_every_end_is_booked_as_what_it_is"
@@ -21,6 +21,7 @@ CONTROL_GROUPS = [
     f"{CPU}::test_options_reach_the_control_group",
     f"{CPU}::test_nice_is_changed_while_it_runs",
     "tests/root/test_shares.py",
+    "tests/root/test_peers.py",
     "'tests/root/test_update_memory.py::test_limits_are_raised_and_lowered[cgroup]'",
 ]
 JOBS = {

@@ -18,6 +18,7 @@ ROUTES: Routes = {
     ("info",): {"GET": system.info},
     ("events",): {"GET": events.stream},
     ("wherry", "run"): {"POST": streams.run},
+    ("wherry", "stats"): {"GET": stats.of_many},
     ("containers", "json"): {"GET": containers.list_all},
     ("containers", "create"): {"POST": containers.create},
     ("containers", "*"): {"DELETE": containers.remove},

@@ -299,6 +299,7 @@ def _host_config(request: CreateRequest) -> dict[str, Any]:
     return {
         "AutoRemove": request.auto_remove,
         "BlkioWeight": request.io_weight or 0,
+        "SecurityOpt": ["no-new-privileges", *([f"seccomp={request.seccomp}"] if request.seccomp else [])],
         "Binds": [f"{v.source}:{v.destination}{':ro' if v.read_only else ''}" for v in request.volumes] or None,
         "CgroupnsMode": "private",
         "CpuShares": request.cpu_shares or 0,

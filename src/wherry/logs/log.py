@@ -155,7 +155,10 @@ class Log:
         if not self._is_new:
             finish_rotation(self.path)
         writer = Writer(self.path, self.container_id, self._was_cut, pending)
-        older = [] if self._is_new else rotation.find_rotated(self.path, self.container_id)
+        # The first file of a log has none before it. Looking costs a walk over the directory, which holds the logs of
+        # all containers: to take over a thousand would be to read a million names.
+        has_older = not self._is_new and writer.header.sequence > 1
+        older = rotation.find_rotated(self.path, self.container_id) if has_older else []
         self._is_new = False
         with self._lock:
             self._writer = writer

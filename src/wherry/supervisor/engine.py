@@ -19,7 +19,7 @@ from wherry.kernel.libc import describe
 from wherry.logs import Log, Pipeline
 from wherry.memory import Host
 from wherry.rootfs import RootfsStore
-from wherry.supervisor import ending, recovery, turns, updating, usage
+from wherry.supervisor import ending, recovery, room, turns, updating, usage
 from wherry.supervisor.children import Child, Children, remove_group
 from wherry.supervisor.container import Container
 from wherry.supervisor.events import Action, Events
@@ -54,6 +54,7 @@ class Engine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._events = Events()
         self._closing = False
+        self._room = room.Room()
         self._rootfs = ""
         self._removing = asyncio.Semaphore(_REMOVALS)
 
@@ -107,7 +108,12 @@ class Engine:
             starter=self._starter,
             layout=self._layout,
         )
-        held = await self._shim.connect()
+        try:
+            held = await self._shim.connect()
+            room.check_takeover(self._shim.pid, len(held))
+        except BaseException:
+            self._remove_parent_group()
+            raise
         records = self._records.load()
         await self._open_memory({record.enforcer for record in records if record.slot and record.enforcer})
         self._keeper = asyncio.get_running_loop().create_task(self._keep_records())
@@ -231,7 +237,8 @@ class Engine:
         if self._closing:
             raise Conflict("the supervisor is shutting down")
         try:
-            await self._starter.start(container)
+            with self._room.start(self._shim.pid):
+                await self._starter.start(container)
         except StartFailed as error:
             raise _named(error, name) from error
         except OSError as error:  # TimeoutError is one
@@ -323,6 +330,11 @@ class Engine:
 
     def events(self) -> Events:
         return self._events
+
+    async def usages(self, refs: Sequence[str]) -> dict[str, usage.Usage]:
+        children = {ref: self._find(ref).child for ref in refs}
+        groups = {ref: child.group for ref, child in children.items() if child is not None}
+        return await asyncio.to_thread(usage.measure_all, groups)
 
     def usage(self, ref: str) -> usage.Usage | None:
         child = self._find(ref).child

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import logging
 import os
-import resource
 import signal
 import socket
 import sqlite3
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from wherry.api.server import serve
 from wherry.errors import InvalidRequest, WherryError
+from wherry.kernel import descriptors
 from wherry.supervisor import turns
 from wherry.supervisor.engine import Engine
 from wherry.supervisor.quiet_log import RateLimit
@@ -77,8 +77,7 @@ def _make_loop() -> asyncio.AbstractEventLoop:
 
 async def _serve(rootfs: str | None, socket_path: str, engine: Engine, allow_containers: bool) -> None:
     os.umask(0o022)
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    descriptors.raise_own_limit()
     # The loop, the log pipeline and the threads that clean up take turns of 5 ms by default: longer than a start.
     sys.setswitchinterval(0.0005)
     stopped = asyncio.Event()

@@ -18,6 +18,7 @@ from wherry.supervisor.cause import MemoryEvidence
 from wherry.supervisor.children import Child
 from wherry.supervisor.container import Container
 from wherry.supervisor.events import Action, Events, Instant
+from wherry.supervisor.kernel_log import KernelLog
 from wherry.supervisor.model import Record
 from wherry.supervisor.records import Records
 
@@ -66,6 +67,7 @@ class Memory:
         """Enforcer -> why it was not taken."""
         self._watched: dict[str, _Watched] = {}
         self._oom = OomWatch()
+        self._kernel_log = KernelLog()
         self._timers: set[asyncio.TimerHandle] = set()
         self._dropped = 0
         self._looking: dict[str, bool] = {}
@@ -311,6 +313,8 @@ class Memory:
         }
         if event.pid:
             attributes |= {"pid": str(event.pid), "comm": event.comm}
+        if enforcer != "kmod":  # the module tells by itself
+            self._kernel_log.tell(event, record.name, watched.child.pid)
         instant = Instant(event.wall_ns, event.monotonic_ns)
         if not self._events.emit(_ACTIONS[event.kind], record, attributes, instant):
             return  # one of too many
@@ -395,6 +399,7 @@ class Memory:
             timer.cancel()
         loop.remove_reader(self._oom.fileno())
         self._oom.close()
+        self._kernel_log.close()
         for limiter in self._limiters.values():
             loop.remove_reader(limiter.fileno())
             limiter.close()

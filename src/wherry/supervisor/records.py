@@ -15,7 +15,8 @@ from pathlib import Path
 
 import msgspec
 
-from wherry.errors import InternalError, NameInUse
+from wherry.errors import InternalError, InvalidRequest, NameInUse
+from wherry.kernel import trust
 from wherry.supervisor.model import Record
 
 _log = logging.getLogger(__name__)
@@ -35,11 +36,19 @@ class Records:
     """Not thread-safe: the supervisor's loop is the only user."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create. Raises sqlite3.DatabaseError (not a database), OSError never: sqlite3.OperationalError
-        instead.
+        """Open or create; ``path`` is in a directory that nobody else can write to.
+
+        Raises sqlite3.Error (not a database, disk full), InvalidRequest when one of its files is a link or another's,
+        OSError.
         """
-        # An environment may hold secrets; SQLite gives its other files the mode of this one.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        try:
+            # SQLite opens by name, and follows links.
+            for suffix in ("-wal", "-shm", "-journal"):
+                trust.check_if_there(f"{path}{suffix}")
+            # An environment may hold secrets; SQLite gives its other files the mode of this one.
+            os.close(trust.open_file(str(path), os.O_RDWR | os.O_CREAT))
+        except trust.DistrustedError as error:
+            raise InvalidRequest(f"records: {error}") from None
         self._database = sqlite3.connect(path, isolation_level=None)
         self._encoder = msgspec.json.Encoder()
         self._decoder = msgspec.json.Decoder(Record)

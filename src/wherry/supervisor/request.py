@@ -30,6 +30,8 @@ _POLICY = re.compile(r"other|batch|idle|(fifo|rr):[1-9][0-9]?")
 _KERNEL_MOUNTS = frozenset({"/proc", "/dev", "/sys"})
 _LOG_FILES_MAX = 1000
 _ENGINE_VARIABLES = frozenset({"PATH", "HOSTNAME", "HOME"})
+UNCONFINED = "unconfined"
+"""In place of a seccomp profile: no filter at all."""
 _TMPFS_FLAGS = frozenset({"ro", "rw", "exec", "noexec", "suid", "nosuid", "nodev"})
 _TMPFS_VALUES = {
     "size": re.compile(r"[0-9]{1,18}[kKmMgG%]?"),
@@ -58,6 +60,7 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     ``memory_swap_bytes`` is memory and swap together, -1 for any amount, None for twice the memory;
     ``nice`` (of the container), ``cpu_shares`` and ``sched_policy`` "idle" each set the container's weight against
     others, so that one excludes the rest; ``sched_policy`` is other, batch, idle, fifo:N or rr:N, "" is other;
+    ``seccomp`` is a profile in docker's JSON, "" for the default one, "unconfined" for none;
     a negative ``stop_seconds`` means that stop waits for ever (docker's -1).
     """
 
@@ -87,6 +90,7 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     cpuset_cpus: str = ""
     sched_policy: str = ""
     io_weight: int | None = None
+    seccomp: str = ""
     stop_signal: str = "SIGTERM"
     stop_seconds: float = defaults.STOP_SECONDS
     labels: dict[str, str] = {}
