@@ -21,6 +21,7 @@ CONTROL_GROUPS = [
     f"{CPU}::test_options_reach_the_control_group",
     f"{CPU}::test_nice_is_changed_while_it_runs",
     "tests/root/test_shares.py",
+    "tests/root/test_peers.py",
     "'tests/root/test_update_memory.py::test_limits_are_raised_and_lowered[cgroup]'",
 ]
 ATTACKS = "tests/root/test_group_attacks.py"
