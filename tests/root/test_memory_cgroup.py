@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from harness import wait_until
+from tests.patience import PATIENCE
 from tests.vm import image
 
 from wherry.kernel import cgroup_trees as trees
@@ -167,7 +168,7 @@ def test_the_next_supervisor_goes_on(limiter: CgroupLimiter, host: Host, told: b
             container.wait_for(Kind.SOFT)
         else:
             wait_until(lambda: limiter.stat(ID).rss_bytes > 15 * MIB)
-            readable([limiter.fileno()], 30)
+            readable([limiter.fileno()], PATIENCE)
         limiter.close()
         following = container.limiter = cgroup.open_limiter(host, {})
         try:

@@ -88,9 +88,9 @@ def _between(text: str, least: int, most: int) -> int:
 
 
 def pids(text: str) -> int:
-    """A number of processes; -1 is unlimited, as docker has it."""
+    """A number of processes; 0 and -1 are unlimited, as docker has it."""
     number = _whole(text)
-    if number is None or (number < 1 and number != -1):
+    if number is None or number < -1:
         raise BadValue(f"{text!r} is not a whole number above 0 (or -1 for no limit)")
     return number
 

@@ -14,6 +14,7 @@ from signal import SIGKILL
 from typing import Any
 
 import wherry
+from wherry.defaults import PIDS_LIMIT
 from wherry.errors import Conflict, InternalError, InvalidRequest, NameInUse, NotFound, StartFailed, WherryError
 from wherry.kernel import cgroups, process
 from wherry.kernel.libc import describe
@@ -45,7 +46,16 @@ _REMOVALS = 2
 class Engine:
     """Open it inside a running loop; all methods belong to that loop. Every method raises ``wherry.errors`` only."""
 
-    def __init__(self, state: StateDirectory, socket: str, spares: int, enforcer: str = "auto") -> None:
+    def __init__(
+        self,
+        state: StateDirectory,
+        socket: str,
+        spares: int,
+        enforcer: str = "auto",
+        pids_limit: int | None = PIDS_LIMIT,
+    ) -> None:
+        self.pids_limit = pids_limit
+        """Of containers that are created without one."""
         self._state = state
         self._socket = socket
         self._spare_count = spares

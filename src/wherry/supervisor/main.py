@@ -35,13 +35,14 @@ def run_supervisor(
     debug: bool,
     prepared: int,
     enforcer: str,
-    allow_containers: bool = False,
+    allow_containers: bool,
+    pids_limit: int | None,
 ) -> int:
     """Run in the foreground until SIGINT or SIGTERM; returns the exit code, 1 when something of ours lives on.
 
     ``rootfs`` is checked at once and containers are prepared ahead for it; ``prepared`` is how many.
     ``enforcer`` is who holds memory limits, "auto" for the best that works; ``allow_containers`` lets processes of
-    containers connect.
+    containers connect; ``pids_limit`` is of containers that are created without one, None for no limit.
     """
     _configure_logging(debug)
     try:
@@ -49,7 +50,7 @@ def run_supervisor(
             raise InvalidRequest("the supervisor needs root: namespaces, mounts and control groups are made by it")
         state = StateDirectory(state_dir)
         with asyncio.Runner(loop_factory=_make_loop) as runner:
-            engine = Engine(state, socket_path, prepared, enforcer)
+            engine = Engine(state, socket_path, prepared, enforcer, pids_limit)
             left = runner.run(_serve(rootfs, socket_path, engine, allow_containers))
     except (WherryError, OSError, sqlite3.Error) as error:
         print(f"engine supervisor: {error}", file=sys.stderr)

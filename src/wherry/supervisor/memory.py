@@ -361,11 +361,17 @@ class Memory:
         self._timers.add(timer)
 
     def _later(self, seconds: float, watched: _Watched, event: Event | None) -> None:
+        before = procfs.running_threads(watched.child.pid)
+
         def due() -> None:
             self._timers.discard(timer)
             if self._watched.get(watched.container.record.id) is not watched or watched.child.exited.done():
                 return
-            if procfs.is_dying(watched.child.pid):  # on a slow machine it takes longer to end than we wait
+            # On a slow machine it takes longer to end than we wait. The kernel counts a kill before it signals it, and
+            # a thread takes its signal off the list before it exits: one that has not got on since may be there.
+            now = procfs.running_threads(watched.child.pid)
+            stands_still = any(before.get(thread) == ran for thread, ran in now.items())
+            if stands_still or procfs.is_dying(watched.child.pid):
                 self._later(seconds, watched, event)
             else:
                 self._explain(watched, event)
