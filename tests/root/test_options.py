@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from harness import Supervisor, Word, wait_until
+from tests.patience import PATIENCE
 
 from wherry.kernel import cgroups
 
@@ -130,9 +131,12 @@ def test_limits_reach_the_control_group(supervisor: Supervisor, rootfs: Path) ->
 
 
 def test_the_limit_of_processes_holds(supervisor: Supervisor, rootfs: Path) -> None:
-    script = "for i in 1 2 3 4 5 6 7 8 9; do sleep 5 & done; wait"
-    done = supervisor.engine("run", "--pids-limit", "4", "c", rootfs, "/bin/sh", "-c", script, check=False)
-    assert "can't fork" in done.stderr
+    script = "for i in 1 2 3 4 5 6 7 8 9; do sleep 1000 & done; wait"
+    with supervisor.popen("run", "--pids-limit", "4", "c", rootfs, "/bin/sh", "-c", script) as client:
+        wait_until(lambda: "can't fork" in supervisor.engine("logs", "c", check=False).stderr)
+        supervisor.engine("kill", "c")
+        _, complaints = client.communicate(timeout=PATIENCE)
+    assert "can't fork" in complaints
 
 
 def test_init_reaps_and_forwards(supervisor: Supervisor, rootfs: Path) -> None:

@@ -230,7 +230,7 @@ USAGE = [
     ("ps -q --format json", 2, "engine ps: --format: not allowed with argument -q/--quiet"),
     ("ps x", 2, "engine ps: unrecognized arguments: x"),
     ("stop", 2, "engine stop: the following arguments are required: NAME"),
-    ("stop --time -1 a", 2, "engine stop: -t/--time: '-1' is not a number of seconds from 0 up"),
+    ("stop --time -2 a", 2, "engine stop: -t/--time: '-2' is not a number of seconds from 0 up"),
     ("logs a --tail many", 2, "engine logs: -n/--tail: 'many' is neither a whole number of lines nor 'all'"),
     (
         "logs a --since yesterday",

@@ -124,7 +124,7 @@ def _translate(config: ContainerConfig, host: HostConfig, ours: WherryConfig) ->
         io_weight=host.blkio_weight or None,
         seccomp=security_options.seccomp_profile(host.security_opt or ()),
         stop_signal=config.stop_signal or "SIGTERM",
-        stop_seconds=defaults.STOP_SECONDS if stop_timeout is None else max(float(stop_timeout), -1.0),
+        stop_seconds=None if stop_timeout is None else max(float(stop_timeout), -1.0),
         labels=config.labels or {},
         log=log_options(host.log_config or LogConfig()),
     )

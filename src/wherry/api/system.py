@@ -136,6 +136,9 @@ def _wherry(about: EngineInfo) -> dict[str, Any]:
         "ContainersCreated": about.containers_created,
         "ContainersExited": about.containers_exited,
         "Spares": about.spares,
+        "LongestTurnMs": about.longest_turn_ms,
+        "LongestTurnCpuMs": about.longest_turn_cpu_ms,
+        "SlowTurns": about.slow_turns,
     }
 
 

@@ -111,6 +111,11 @@ def seconds(text: str) -> float:
     return number
 
 
+def stop_seconds(text: str) -> float:
+    """A span in seconds; -1 for ever."""
+    return -1.0 if text == "-1" else seconds(text)
+
+
 def tail(text: str) -> int | None:
     """A number of lines, or "all" (None)."""
     if text == "all":

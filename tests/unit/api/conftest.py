@@ -339,7 +339,7 @@ class Api:
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of a coroutine, run on the server's loop."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(20)
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(PATIENCE)
 
     def call(self, function: Callable[[], T]) -> T:
         async def work() -> T:

@@ -253,7 +253,7 @@ def test_unlimited_pids_and_stop_for_ever() -> None:
     body = {"Cmd": ["true"], "Wherry": {"Rootfs": "/r"}}
     assert [create_request(body, limit).pids_limit for limit in (7, None)] == [7, None]
     assert create_request({**body, "HostConfig": {"PidsLimit": 0}}, 7).pids_limit is None
-    assert translate(StopTimeout=-1).stop_seconds < 0
+    assert translate(StopTimeout=-1).stop_seconds == -1
 
 
 def test_there_are_no_images() -> None:
