@@ -18,9 +18,11 @@ CPU = "tests/root/test_cpu.py"
 CONTROL_GROUPS = [
     "tests/root/test_memory_cgroup.py",
     "tests/root/test_options.py::test_limits_reach_the_control_group",
+    "tests/root/test_privileges.py::test_the_number_of_processes_is_limited",
     f"{CPU}::test_options_reach_the_control_group",
     f"{CPU}::test_nice_is_changed_while_it_runs",
     "tests/root/test_shares.py",
+    "tests/root/test_peers.py",
     "'tests/root/test_update_memory.py::test_limits_are_raised_and_lowered[cgroup]'",
 ]
 ATTACKS = "tests/root/test_group_attacks.py"
