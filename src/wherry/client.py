@@ -257,8 +257,9 @@ class Client:
         """What happens to containers from now on, as it happens: ``for event in client.events(): ...``.
 
         ``since_ns`` begins with what has happened since then, as far as the supervisor remembers (the last 8192
-        events, of its own life); ``until_ns`` ends the stream at that time, else it ends with the supervisor. Both are
-        nanoseconds since the epoch. ``filters`` are docker's: container, event, label, image, type, each with a value
+        events, those of its predecessors of up to 7 days ago among them); ``until_ns`` ends the stream at that time,
+        else it ends with the supervisor. Both are nanoseconds since the epoch. ``filters`` are docker's: container,
+        event, label, image, type, each with a value
         or several. Raises InvalidRequest; iterating may raise Unavailable.
         """
         from wherry.wire.events import EventStream  # noqa: PLC0415 (few calls need it)
@@ -313,7 +314,12 @@ class Client:
         self._done("DELETE", f"/containers/{_quoted_name(name)}", query, patient=True)
 
     def wait(self, name: str, condition: Literal["not-running", "next-exit", "removed"] = "not-running") -> int:
-        """Wait for a container and return its exit code (128+N after signal N). Raises NotFound."""
+        """Wait for a container and return its exit code (128+N after signal N). Raises NotFound.
+
+        How the last 10,000 removed containers ended is remembered for 7 days, also by the next supervisor:
+        "not-running" and "removed" give that at once, by id, unique beginning of an id, or name (of a name the
+        container that lives, else the one removed last).
+        """
         reply = self._fetch("POST", _of(name, "wait"), queries.wait(condition), patient=True)
         with MAKES_SENSE:
             return int(reply["StatusCode"])
