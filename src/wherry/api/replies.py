@@ -63,6 +63,12 @@ class TooManyConnectionsError(InternalError):
     status = 503
 
 
+class ReloadingError(InternalError):
+    """Another program takes the supervisor's place; containers are not concerned."""
+
+    status = 503
+
+
 class Replies:
     """Makes responses with the headers that Docker's daemon puts on every one of them."""
 

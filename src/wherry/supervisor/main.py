@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import gc
+import json
 import logging
 import os
-import signal
 import socket
 import sqlite3
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from wherry.api.server import serve
+from wherry.api.server import Server, serve
 from wherry.errors import InvalidRequest, WherryError
 from wherry.kernel import descriptors
+from wherry.supervisor import reload
 from wherry.supervisor.engine import Engine
+from wherry.supervisor.reload import Handover
+from wherry.supervisor.signals import Signals
 from wherry.supervisor.state_directory import StateDirectory
 
 _log = logging.getLogger("wherry.supervisor")
+
+
+class Settings(NamedTuple):
+    """As ``run_supervisor`` takes them."""
+
+    rootfs: str | None
+    socket_path: str
+    prepared: int
+    enforcer: str
 
 
 def run_supervisor(
@@ -30,14 +45,29 @@ def run_supervisor(
     ``enforcer`` is who holds memory limits, "auto" for the best that works.
     """
     _configure_logging(debug)
+    faulthandler.enable()  # what ends the interpreter itself is told on stderr too
     try:
         if os.geteuid() != 0:
             raise InvalidRequest("the supervisor needs root: namespaces, mounts and control groups are made by it")
         state = StateDirectory(state_dir)
-        asyncio.run(_serve(rootfs, socket_path, state, prepared, enforcer))
+        settings = Settings(rootfs, socket_path, prepared, enforcer)
+        handover = reload.taken()
+        while (handover := asyncio.run(_serve(settings, state, handover))) is not None:
+            handover.execute()
     except (WherryError, OSError, sqlite3.Error) as error:
         print(f"engine supervisor: {error}", file=sys.stderr)
         return 1
+    return 0
+
+
+def check(rootfs: str | None) -> int:
+    """Whether a supervisor could be started, as far as that can be told without doing it: that we are here says that
+    all of it can be loaded. Prints what a reload must know of this program, and returns the exit code.
+    """
+    if rootfs is not None and not os.path.exists(rootfs):
+        print(f"engine supervisor: rootfs {rootfs!r}: no such file or directory", file=sys.stderr)
+        return 1
+    print(json.dumps(reload.versions()))
     return 0
 
 
@@ -51,35 +81,78 @@ def _configure_logging(debug: bool) -> None:
     root.setLevel(logging.DEBUG if debug else logging.INFO)
 
 
-async def _serve(rootfs: str | None, socket_path: str, state: StateDirectory, prepared: int, enforcer: str) -> None:
+async def _serve(settings: Settings, state: StateDirectory, handover: Handover | None) -> Handover | None:
+    """Until it is to stop, or, with a result, until the installed program is to take over."""
     os.umask(0o022)
     descriptors.raise_own_limit()
     # The loop, the log pipeline and the threads that clean up take turns of 5 ms by default: longer than a start.
     sys.setswitchinterval(0.0005)
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopped.set)
-    engine = Engine(state, socket_path, prepared, enforcer)
+    engine = Engine(state, settings.socket_path, settings.prepared, settings.enforcer)
+    signals = Signals(lambda: _described(engine))
+    if handover is not None:
+        state.take_lock(handover.lock)
     await engine.open()
     try:
-        await engine.prepare(rootfs)
-        server = await serve(engine, socket_path)
+        await engine.prepare(settings.rootfs)
+        handed = None if handover is None else (handover.listener, handover.socket)
+        server = await serve(engine, settings.socket_path, handed)
     except BaseException:
         # A wrong path on our command line is no reason to stop what an earlier supervisor left running.
         await engine.detach()
         raise
     _freeze_heap()
-    _log.info("serving on %s, state in %s", socket_path, state.path)
+    _log.info("serving on %s, state in %s", settings.socket_path, state.path)
     notify("READY=1")
+    if await _is_to_reload(signals):
+        return await _hand_over(engine, server, state, signals)
+    notify("STOPPING=1")
+    # The clients that wait for these ends, or follow these logs, still get the last word.
+    await engine.stop_all()
+    await server.close()
+    await engine.close()
+    return None
+
+
+async def _is_to_reload(signals: Signals) -> bool:
+    """False: it is to stop. A reload that would fail is logged, and all goes on as it was."""
+    while await signals.wants_reload():
+        notify(f"RELOADING=1\nMONOTONIC_USEC={reload.monotonic_usec()}")
+        checking = asyncio.ensure_future(reload.obstacle())
+        stopping = asyncio.ensure_future(signals.stopping.wait())
+        await asyncio.wait({checking, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not checking.done():
+            checking.cancel()
+            await asyncio.wait({checking})
+            return False
+        if not (reason := checking.result()):
+            return True
+        _log.error("not reloaded: %s", reason)
+        signals.reload_is_over()
+        notify("READY=1")
+    return False
+
+
+async def _hand_over(engine: Engine, server: Server, state: StateDirectory, signals: Signals) -> Handover:
+    listener, file = await server.hand_over()
+    lock = state.give_lock()
+    await engine.detach()
+    signals.block()
+    return Handover(lock, listener, file)
+
+
+def _described(engine: Engine) -> Iterator[str]:
+    info = engine.info()
+    yield f"version {info.version}, pid {info.pid}, state in {info.state_dir}, memory limits by {info.enforcer or '-'}"
+    yield (
+        f"containers: {info.containers_running} running, {info.containers_created} created, "
+        f"{info.containers_exited} exited, {info.spares} prepared"
+    )
+    yield f"descriptors: {descriptors.count()} of {descriptors.limit()}"
     try:
-        await stopped.wait()
-    finally:
-        notify("STOPPING=1")
-        # The clients that wait for these ends, or follow these logs, still get the last word.
-        await engine.stop_all()
-        await server.close()
-        await engine.close()
+        yield f"shim: pid {info.shim_pid}, {descriptors.count(info.shim_pid)} of {descriptors.limit(info.shim_pid)}"
+    except OSError as error:
+        yield f"shim: pid {info.shim_pid}, {error.strerror}"
 
 
 def _freeze_heap() -> None:

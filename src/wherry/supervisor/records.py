@@ -18,7 +18,7 @@ from wherry.errors import InternalError, NameInUse
 from wherry.supervisor.model import Record
 
 _log = logging.getLogger(__name__)
-_SCHEMA_VERSION = 1
+SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE container (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -53,9 +53,9 @@ class Records:
         self._database.execute("PRAGMA synchronous=NORMAL")
         (version,) = self._database.execute("PRAGMA user_version").fetchone()
         if version == 0:
-            self._database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={_SCHEMA_VERSION}; COMMIT;")
-        elif version != _SCHEMA_VERSION:
-            text = f"records of schema version {version}, this supervisor knows version {_SCHEMA_VERSION}"
+            self._database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+        elif version != SCHEMA_VERSION:
+            text = f"records of schema version {version}, this supervisor knows version {SCHEMA_VERSION}"
             raise sqlite3.DatabaseError(text)
 
     def load(self) -> list[Record]:
