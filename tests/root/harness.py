@@ -107,6 +107,9 @@ class Traces:
 class Supervisor:
     """``engine supervisor`` as a process, with its state directory and socket below ``directory``."""
 
+    stop_seconds = 25
+    """How long it may take to stop all its containers and end."""
+
     def __init__(self, directory: Path, rootfs: Path, traces: Traces, *options: Word) -> None:
         self.options = options
         self.directory = directory
@@ -225,7 +228,7 @@ class Supervisor:
         assert self.process is not None
         self.process.send_signal(number)
         try:
-            assert self.process.wait(25) == 0
+            assert self.process.wait(self.stop_seconds) == 0
         finally:
             self._gone()
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -290,3 +291,42 @@ def test_sigterm_during_a_reload_is_not_lost(installed: Installed, rootfs: Path)
     installed._gone()
     installed.restart()
     assert installed.ps()[0]["reason"] == "stopped"
+
+
+_NO_EXECVE = """
+import os, sys
+from wherry.supervisor import reload
+
+async def nothing() -> str:
+    return ""
+
+def refuse(*_arguments: object) -> None:
+    raise OSError(2, os.strerror(2))
+
+reload.obstacle, os.execve = nothing, refuse
+from wherry.cli.main import main
+sys.exit(main())
+"""
+
+
+class Unexecutable(Installed):
+    def _command(self, *words: Word) -> list[Word]:
+        command = super()._command(*words)
+        return [sys.executable, "-c", _NO_EXECVE, *words] if words[0] == "supervisor" else command
+
+
+def test_the_old_program_goes_on_when_the_new_one_cannot_be_executed(
+    tmp_path: Path, rootfs: Path, leftovers: Traces
+) -> None:
+    """After the check had nothing to say, and with all handed over already."""
+    supervisor = Unexecutable(tmp_path, rootfs, leftovers)
+    with supervisor.serving():
+        pid = supervisor.client.start("c", str(rootfs), ["/bin/sh", "-c", COUNTER]).pid
+        for _ in range(2):
+            assert supervisor.reload()[-1] == "READY=1"
+            assert "going on with the old program" in supervisor.log.read_text()
+            assert [(entry["state"], entry["pid"]) for entry in supervisor.ps()] == [("running", pid)]
+        assert supervisor.client.run("fine", str(rootfs), ["/bin/echo", "fine"]).stdout == b"fine\n"
+        supervisor.engine("stop", "c")
+        lines = supervisor.engine("logs", "c").stdout.split("\n")[:-1]
+        assert [int(line) for line in lines] == list(range(1, len(lines) + 1))
