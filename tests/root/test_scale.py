@@ -107,7 +107,6 @@ class Follower(Worker):
 @pytest.fixture
 def crowd(tmp_path: Path, rootfs: Path, leftovers: Traces) -> Iterator[Supervisor]:
     instance = Supervisor(tmp_path, rootfs, leftovers)
-    instance.stop_seconds = 120
     with instance.serving():
         yield instance
 

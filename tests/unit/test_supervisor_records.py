@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from wherry.errors import InternalError, NameInUse
+from wherry.errors import InternalError, InvalidRequest, NameInUse
 from wherry.logs import BufferStats
 from wherry.supervisor.model import MemoryDeath, Reason, Record, State
 from wherry.supervisor.records import Records
@@ -132,7 +132,7 @@ def test_what_is_no_database_is_refused_and_kept(path: Path) -> None:
 
 def test_a_link_is_not_followed(path: Path, tmp_path: Path) -> None:
     path.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match=r"records\.sqlite"):
+    with pytest.raises(InvalidRequest, match=r"records: .*/records\.sqlite is a symbolic link, not a file: remove it"):
         Records(path)
     assert not (tmp_path / "elsewhere").exists()
 

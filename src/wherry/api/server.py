@@ -7,6 +7,7 @@ import asyncio
 from wherry.api import attach, containers, events, stats, streams, system, unix_socket, updates
 from wherry.api.connection import HttpServer
 from wherry.api.lifetime import Lifetime
+from wherry.api.peers import Peers
 from wherry.api.ports import Engine
 from wherry.api.replies import Replies
 from wherry.api.router import Router, Routes
@@ -81,8 +82,15 @@ class Server:
         return handed
 
 
-async def serve(engine: Engine, socket_path: str, handed: tuple[int, tuple[str, int, int]] | None = None) -> Server:
-    """Serve ``engine`` on a UNIX socket at ``socket_path`` until ``Server.close``; ``handed`` is from ``hand_over``.
+async def serve(
+    engine: Engine,
+    socket_path: str,
+    *,
+    allow_containers: bool = False,
+    handed: tuple[int, tuple[str, int, int]] | None = None,
+) -> Server:
+    """Serve ``engine`` on a UNIX socket at ``socket_path`` until ``Server.close``; processes of its own containers only
+    with ``allow_containers``. ``handed`` is from ``Server.hand_over``.
 
     Raises:
         InvalidRequest, Conflict, OSError: as ``unix_socket.listen``.
@@ -90,9 +98,11 @@ async def serve(engine: Engine, socket_path: str, handed: tuple[int, tuple[str, 
     adopted = unix_socket.adopt(socket_path, *handed) if handed is not None else None
     listening = adopted or unix_socket.listen(socket_path)
     try:
-        replies = Replies(engine.info().version)
+        about = engine.info()
+        replies = Replies(about.version)
+        peers = Peers(about.cgroup_parent, allow_containers=allow_containers)
         lifetime = Lifetime()
-        http = HttpServer(Router(ROUTES, engine, replies, lifetime), replies)
+        http = HttpServer(Router(ROUTES, engine, replies, lifetime), replies, peers)
         acceptor = await asyncio.get_running_loop().create_unix_server(
             http, sock=listening.socket, backlog=unix_socket.BACKLOG
         )

@@ -11,20 +11,24 @@ import os
 import socket
 import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 from wherry.api.server import Server, serve
 from wherry.errors import InvalidRequest, WherryError
 from wherry.kernel import descriptors
-from wherry.supervisor import reload
+from wherry.supervisor import reload, turns
 from wherry.supervisor.engine import Engine
+from wherry.supervisor.quiet_log import RateLimit
 from wherry.supervisor.reload import Handover
 from wherry.supervisor.signals import Signals
 from wherry.supervisor.state_directory import StateDirectory
+from wherry.supervisor.turns import MeasuringSelector
 
 _log = logging.getLogger("wherry.supervisor")
+_THREADS = 32
 
 
 class Settings(NamedTuple):
@@ -34,15 +38,26 @@ class Settings(NamedTuple):
     socket_path: str
     prepared: int
     enforcer: str
+    allow_containers: bool
+    pids_limit: int | None
 
 
 def run_supervisor(
-    rootfs: str | None, socket_path: str, state_dir: str, *, debug: bool, prepared: int, enforcer: str
+    rootfs: str | None,
+    socket_path: str,
+    state_dir: str,
+    *,
+    debug: bool,
+    prepared: int,
+    enforcer: str,
+    allow_containers: bool,
+    pids_limit: int | None,
 ) -> int:
-    """Run in the foreground until SIGINT or SIGTERM; returns the exit code.
+    """Run in the foreground until SIGINT or SIGTERM; returns the exit code, 1 when something of ours lives on.
 
     ``rootfs`` is checked at once and containers are prepared ahead for it; ``prepared`` is how many.
-    ``enforcer`` is who holds memory limits, "auto" for the best that works.
+    ``enforcer`` is who holds memory limits, "auto" for the best that works; ``allow_containers`` lets processes of
+    containers connect; ``pids_limit`` is of containers that are created without one, None for no limit.
     """
     _configure_logging(debug)
     faulthandler.enable()  # what ends the interpreter itself is told on stderr too
@@ -50,14 +65,21 @@ def run_supervisor(
         if os.geteuid() != 0:
             raise InvalidRequest("the supervisor needs root: namespaces, mounts and control groups are made by it")
         state = StateDirectory(state_dir)
-        settings = Settings(rootfs, socket_path, prepared, enforcer)
+        settings = Settings(rootfs, socket_path, prepared, enforcer, allow_containers, pids_limit)
         handover = reload.taken()
-        while (handover := asyncio.run(_serve(settings, state, handover))) is not None:
+        while True:
+            with asyncio.Runner(loop_factory=_make_loop) as runner:
+                outcome = runner.run(_serve(settings, state, handover))
+            if not isinstance(outcome, Handover):
+                break
+            handover = outcome
             handover.execute()
     except (WherryError, OSError, sqlite3.Error) as error:
         print(f"engine supervisor: {error}", file=sys.stderr)
         return 1
-    return 0
+    for text in outcome:
+        print(f"engine supervisor: left behind: {text}", file=sys.stderr)
+    return 1 if outcome else 0
 
 
 def check(rootfs: str | None) -> int:
@@ -76,18 +98,30 @@ def _configure_logging(debug: bool) -> None:
     # journald adds the time itself.
     form = "%(levelname)s %(message)s" if "JOURNAL_STREAM" in os.environ else "%(asctime)s %(levelname)s %(message)s"
     handler.setFormatter(logging.Formatter(form))
+    handler.addFilter(RateLimit())
     root = logging.getLogger("wherry")
     root.addHandler(handler)
     root.setLevel(logging.DEBUG if debug else logging.INFO)
 
 
-async def _serve(settings: Settings, state: StateDirectory, handover: Handover | None) -> Handover | None:
-    """Until it is to stop, or, with a result, until the installed program is to take over."""
+def _make_loop() -> asyncio.AbstractEventLoop:
+    """Its threads mostly wait in the kernel: for the sync of an overlay, for a grace period. Work that needs the
+    interpreter for long, or a disk, has threads of its own.
+    """
+    loop = asyncio.SelectorEventLoop(MeasuringSelector(turns.OF_SUPERVISOR))
+    loop.set_default_executor(ThreadPoolExecutor(_THREADS, "wherry"))
+    return loop
+
+
+async def _serve(settings: Settings, state: StateDirectory, handover: Handover | None) -> Handover | Sequence[str]:
+    """Until it is to stop; returns what could not be ended then, a line each. Or, with a ``Handover``, until the
+    installed program is to take over.
+    """
     os.umask(0o022)
     descriptors.raise_own_limit()
     # The loop, the log pipeline and the threads that clean up take turns of 5 ms by default: longer than a start.
     sys.setswitchinterval(0.0005)
-    engine = Engine(state, settings.socket_path, settings.prepared, settings.enforcer)
+    engine = Engine(state, settings.socket_path, settings.prepared, settings.enforcer, settings.pids_limit)
     signals = Signals(lambda: _described(engine))
     if handover is not None:
         state.take_lock(handover.lock)
@@ -95,12 +129,13 @@ async def _serve(settings: Settings, state: StateDirectory, handover: Handover |
     try:
         await engine.prepare(settings.rootfs)
         handed = None if handover is None else (handover.listener, handover.socket)
-        server = await serve(engine, settings.socket_path, handed)
+        server = await serve(engine, settings.socket_path, allow_containers=settings.allow_containers, handed=handed)
     except BaseException:
         # A wrong path on our command line is no reason to stop what an earlier supervisor left running.
         await engine.detach()
         raise
     _freeze_heap()
+    turns.OF_SUPERVISOR.reset()
     _log.info("serving on %s, state in %s", settings.socket_path, state.path)
     notify("READY=1")
     if await _is_to_reload(signals):
@@ -109,8 +144,7 @@ async def _serve(settings: Settings, state: StateDirectory, handover: Handover |
     # The clients that wait for these ends, or follow these logs, still get the last word.
     await engine.stop_all()
     await server.close()
-    await engine.close()
-    return None
+    return await engine.close()
 
 
 async def _is_to_reload(signals: Signals) -> bool:

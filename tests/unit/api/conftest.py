@@ -25,6 +25,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeVar, cast
 
 import pytest
+from tests.patience import PATIENCE
 
 from wherry import errors
 from wherry.api import ports, streams
@@ -123,6 +124,7 @@ class FakeEngine:
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
+        self.pids_limit: int | None = 100
         self.slow = 0.0  # seconds that create and start take
         self.stop_calls: builtins.list[float | None] = []
         self.kill_calls: builtins.list[int] = []
@@ -317,12 +319,12 @@ class Reply(NamedTuple):
 
 class UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: str) -> None:
-        super().__init__("wherry", timeout=20)
+        super().__init__("wherry", timeout=PATIENCE)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(20)
+        self.sock.settimeout(PATIENCE)
         self.sock.connect(self._path)
 
 
@@ -337,7 +339,7 @@ class Api:
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of a coroutine, run on the server's loop."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(20)
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(PATIENCE)
 
     def call(self, function: Callable[[], T]) -> T:
         async def work() -> T:
@@ -348,7 +350,7 @@ class Api:
     def connect(self) -> socket.socket:
         with contextlib.ExitStack() as undo:
             sock = undo.enter_context(socket.socket(socket.AF_UNIX))
-            sock.settimeout(20)
+            sock.settimeout(PATIENCE)
             sock.connect(self.path)
             undo.pop_all()
             return sock
@@ -381,7 +383,7 @@ class Api:
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Wait for something to become true on the server's loop."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while not self.call(condition):
             assert time.monotonic() < deadline, "it did not become true"
             time.sleep(0.005)
@@ -415,7 +417,7 @@ def api(socket_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
         assert not left, f"left running: {left}"
     finally:
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(20)
+        thread.join(PATIENCE)
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from tests.forked import in_child
+from tests.patience import PATIENCE
 from tests.vm.inside.watched import MIB, Contained, records, rmmod, wait_until
 
 from wherry.kernel import container_monitor, libc, namespaces
@@ -240,7 +241,7 @@ def test_a_blocked_reader_is_woken(module: None, hog: Contained) -> None:  # noq
     reader.start()
     Monitor(descriptor).register(1, hog.pid, "awaited", 4 * MIB)
     hog.go()
-    reader.join(20)
+    reader.join(PATIENCE)
     assert len(got[0]) == container_monitor.SIZES["event"]
     os.close(descriptor)
 
@@ -249,7 +250,7 @@ def test_a_full_buffer_counts_what_it_loses(monitor: Monitor, hog: Contained) ->
     hog.go()
     wait_until(lambda: hog.resident() > 24 * MIB)
     monitor.register(1, hog.pid, "chatty", 4 * MIB)
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + PATIENCE
     limit = 0
     while monitor.version().dropped < 10:  # each new limit is crossed at once
         assert time.monotonic() < deadline
@@ -285,7 +286,7 @@ def test_before_its_first_execve_a_process_is_not_counted(monitor: Monitor) -> N
     assert monitor.status(1)[2:4] == (0, 0)
     assert not readable([pidfd], 1.5)  # a check has come by
     os.write(writer, b".")
-    assert readable([pidfd], 20)
+    assert readable([pidfd], PATIENCE)
     os.waitpid(pid, 0)
     (hard,) = records(monitor, 1)
     assert (hard.type, hard.processes, hard.comm) == (Type.HARD, 1, "grow")
@@ -295,7 +296,9 @@ def test_before_its_first_execve_a_process_is_not_counted(monitor: Monitor) -> N
 
 def test_five_hundred_containers(monitor: Monitor) -> None:
     with Contained("fork", 500, "nest", "exec", "touch", 100, "pause") as parent:
-        wait_until(lambda: len(first_processes()) == 501, 100)  # with KASAN and lockdep a fork takes its time
+        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+        wait_until(lambda: len(children.read_text().split()) == 500)
+        wait_until(lambda: len(first_processes()) == 501)
         pids = [pid for pid in first_processes() if pid != parent.pid]
         for key, pid in enumerate(pids, start=1):
             monitor.register(key, pid, f"container-{key}", 2 * MIB, 8 * MIB)

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tests.patience import PATIENCE
+
 from wherry.kernel import namespaces
 from wherry.kernel.container_monitor import Monitor, Record
 from wherry.kernel.polling import readable
@@ -84,7 +86,7 @@ def allocations() -> list[str]:
     ]
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s: {condition}"
@@ -118,7 +120,7 @@ class Contained:
         """Past a "wait"."""
         os.write(self._writer, b".")
 
-    def wait(self, seconds: float = 30) -> int:
+    def wait(self, seconds: float = PATIENCE) -> int:
         """How it ended: the exit code, or minus the signal."""
         assert readable([self.pidfd], seconds), "it has not ended"
         _, status = os.waitpid(self.pid, 0)
@@ -141,7 +143,7 @@ def resident(pid: int | str) -> int:
     return int(re.findall(r"^Rss:\s+(\d+) kB", rollup, re.MULTILINE)[0]) << 10
 
 
-def records(monitor: Monitor, count: int, seconds: float = 30) -> list[Record]:
+def records(monitor: Monitor, count: int, seconds: float = PATIENCE) -> list[Record]:
     """The next ``count`` records (or more, where they came together)."""
     found: list[Record] = []
     deadline = time.monotonic() + seconds
