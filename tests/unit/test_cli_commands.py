@@ -396,6 +396,10 @@ class StubSupervisor(ModuleType):
         super().__init__("wherry.supervisor.main")
         self.calls: list[tuple[object, ...]] = []
 
+    def check(self, rootfs: str | None) -> int:
+        self.calls.append(("check", rootfs))
+        return 4
+
     def run_supervisor(self, *arguments: object, **options: object) -> int:
         self.calls.append((*arguments, options))
         return 3
