@@ -37,7 +37,7 @@ def test_the_default_world(supervisor: Supervisor, rootfs: Path) -> None:
     ]
     assert lines[6:8] == ["4", "/dev/null"]  # 0, 1, 2 and the one that ls opened
     assert sorted(lines[8:14]) == [
-        *("CapAmb:0000000000000000", "CapBnd:00000000a80425fb", "CapEff:00000000a80425fb"),
+        *("CapAmb:0000000000000000", "CapBnd:00000000800405fb", "CapEff:00000000800405fb"),
         *("CapInh:0000000000000000", "NoNewPrivs:1", "SigIgn:0000000000000000"),
     ]
     assert lines[-4:-1] == [

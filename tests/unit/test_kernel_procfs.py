@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from tests.patience import PATIENCE
 
 from wherry.kernel import process, procfs
@@ -138,3 +139,30 @@ def test_who_is_dying() -> None:
     assert procfs.is_dying(child)
     os.waitpid(child, 0)
     assert procfs.is_dying(child)
+
+
+def test_only_so_many_threads_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Case 23: with more it is taken to receive the signal, which costs a wait and no container its end."""
+    looked: list[str] = []
+    masks = procfs._signal_masks
+
+    def look(path: str) -> int:
+        looked.append(path)
+        return masks(path)
+
+    monkeypatch.setattr(procfs, "_signal_masks", look)
+    stop = threading.Event()
+    threads = [threading.Thread(target=stop.wait) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    try:
+        assert not procfs.receives(os.getpid(), signal.SIGUSR2)
+        assert len(looked) >= 6
+        looked.clear()
+        monkeypatch.setattr(procfs, "MOST_THREADS", 3)
+        assert procfs.receives(os.getpid(), signal.SIGUSR2)
+        assert len(looked) == 3
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()

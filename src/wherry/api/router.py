@@ -53,7 +53,7 @@ class Router:
         self._engine = engine
         self._replies = replies
         self._lifetime = lifetime
-        self._budget = Budget()
+        self.budget = Budget()
         self._pace = Pace()
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -85,7 +85,7 @@ class Router:
             Query(query),
             self._replies,
             self._lifetime,
-            self._budget,
+            self.budget,
             self._pace,
         )
         return handler, call

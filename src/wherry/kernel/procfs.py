@@ -34,6 +34,18 @@ def receives(pid: int, signal: int) -> bool:
     return False
 
 
+def ignores(pid: int, signal: int) -> bool:
+    """Whether process ``pid`` has asked not to be disturbed by ``signal`` (SigIgn, of the whole process); False also
+    when it is gone.
+    """
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            masks = [int(line.split()[1], 16) for line in file if line.startswith(b"SigIgn:")]
+    except OSError:
+        return False
+    return any(mask & 1 << (signal - 1) for mask in masks)
+
+
 def _signal_masks(path: str) -> int:
     masks = 0
     with open(path, "rb") as file:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
+import time
 from collections.abc import Mapping
 
 from wherry.errors import Conflict, InvalidRequest, NotSupported, StartFailed
@@ -14,6 +14,7 @@ from wherry.kernel import procfs
 from wherry.kernel.libc import describe
 from wherry.memory import Event, Host, Kind, Limits, MemoryLimiter, Target, Unusable, Usage, choice, controller
 from wherry.memory.oom import OomWatch
+from wherry.supervisor import killing
 from wherry.supervisor.cause import MemoryEvidence
 from wherry.supervisor.children import Child
 from wherry.supervisor.container import Container
@@ -293,7 +294,9 @@ class Memory:
         for event in events:  # first of all, whatever else there is to say
             watched = self._watched.get(event.container_id)
             if watched is not None and event.kind is Kind.HARD:
-                _kill(watched.child)
+                killing.kill(watched.child)
+                record = watched.container.record
+                record.killed_ns = record.killed_ns or time.time_ns()
         for event in events:
             watched = self._watched.get(event.container_id)
             if watched is None:
@@ -419,9 +422,3 @@ class Memory:
 
 def _target(record: Record, child: Child, namespace: int) -> Target:
     return Target(record.id, child.pid, child.pidfd, namespace, child.group, record.name)
-
-
-def _kill(child: Child) -> None:
-    if child.pidfd >= 0:
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)

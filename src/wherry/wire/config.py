@@ -129,6 +129,7 @@ def container_config(  # noqa: PLR0913 (docker's create has as many)
     ("size=1m"); ``rm`` removes the container when it ends; ``rw_rootfs`` runs on the directory itself, without a layer
     of its own; ``init`` puts a small init before the command.
 
+    ``pids_limit`` None is the supervisor's default (2048), -1 no limit.
     ``nice`` (-20 to 19) is the container's against others, ``cpu_shares`` (2 to 262144, 1024 is nice 0) another scale
     of the same; ``cpus`` counts CPUs (0.5 is half of one); ``cpuset_cpus`` lists them ("0-3,7"); ``sched_policy`` is
     other, batch, idle, fifo:N or rr:N; ``io_weight`` is 10 to 1000.

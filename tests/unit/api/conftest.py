@@ -124,6 +124,7 @@ class FakeEngine:
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
+        self.pids_limit: int | None = 100
         self.slow = 0.0  # seconds that create and start take
         self.stop_calls: builtins.list[float | None] = []
         self.kill_calls: builtins.list[int] = []
