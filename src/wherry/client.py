@@ -269,9 +269,11 @@ class Client:
         return Subscription(self.events(since_ns=since_ns, filters={"container": name}), handlers)
 
     def stop(self, name: str, seconds: float | None = None) -> bool:
-        """Ask the container to end (SIGTERM), end it after ``seconds`` (SIGKILL; default 10), return when it has ended.
+        """Ask the container to end (SIGTERM), end it after ``seconds`` (SIGKILL; -1: never), return when it has ended.
 
-        False means that it was not running. Raises NotFound.
+        None is the container's own time, or 10 seconds when it has none: then one that has made no arrangement for the
+        signal is killed at once. False means that it was not running. Raises NotFound, and NotKilled when a process has
+        not ended 10 seconds after SIGKILL.
         """
         return self._done("POST", _of(name, "stop"), queries.stop(seconds), patient=True)
 
@@ -293,7 +295,10 @@ class Client:
         self._done("POST", _of(name, "update"), body=changes_of("update", changes))
 
     def rm(self, name: str, force: bool = False) -> None:
-        """Forget an ended container and delete its files; ``force`` kills a running one. Raises NotFound, Conflict."""
+        """Forget an ended container and delete its files; ``force`` kills a running one.
+
+        Raises NotFound, Conflict, and NotKilled as ``stop``.
+        """
         query = {"force": queries.boolean("force", force)}
         self._done("DELETE", f"/containers/{_quoted_name(name)}", query, patient=True)
 

@@ -184,7 +184,7 @@ def check_death(ours: dict[str, Any], enforcer: str) -> None:
     assert (ours["Enforcer"], death["Enforcer"], death["Limit"]) == (enforcer, enforcer, 32 * MIB)
     assert death["Rss"] >= death["Limit"]
     assert death["Peak"] >= death["Rss"]
-    assert 0 <= death["MillisecondsToDeath"] < 10_000
+    assert death["MillisecondsToDeath"] >= 0
     if enforcer == "bpf":
         assert (death["Comm"], death["Pid"] > 0) == ("memory_grow", True)
         assert death["Peak"] <= 32 * MIB + BPF_OVER

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from harness import PACKAGES, Supervisor, Traces, Word, wait_until
 from test_causes import ENFORCERS
+from tests.patience import PATIENCE
 
 from wherry.errors import StartFailed
 
@@ -107,7 +108,7 @@ else:
         size += len(piece)
     print(writer > 1023, size)
 """
-    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=PATIENCE)
     assert done.stdout == "True 1000000\n"
 
 

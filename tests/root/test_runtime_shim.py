@@ -98,7 +98,7 @@ class Connection:
 
     def receive(self) -> tuple[protocol.Message, list[int]]:
         """The next message; fails when there is none within ten seconds."""
-        assert readable([self.socket.fileno()], 10)
+        assert readable([self.socket.fileno()], PATIENCE)
         received = protocol.receive(self.socket)
         if received is None:
             raise ConnectionResetError("the shim closed the connection")
@@ -106,7 +106,7 @@ class Connection:
 
     def is_closed(self) -> bool:
         """Takes one message when it is not; fails when neither is known within ten seconds."""
-        assert readable([self.socket.fileno()], 10)
+        assert readable([self.socket.fileno()], PATIENCE)
         return protocol.receive(self.socket) is None
 
     def send(self, descriptors: list[int] | None = None, **message: Any) -> None:
@@ -320,7 +320,7 @@ def test_what_a_supervisor_said_before_it_was_killed_counts(shim: ShimProcess) -
     ours, theirs = socket.socketpair()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as supervisor, ours:
         supervisor.connect(shim.address)
-        assert readable([supervisor.fileno()], 10)
+        assert readable([supervisor.fileno()], PATIENCE)
         shim.process.send_signal(signal.SIGSTOP)
         with theirs:
             spawn = {"type": "spawn", "slot": "c", "template": [], "cgroups": []}

@@ -412,13 +412,35 @@ def test_supervisor_hands_its_options_over(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert engine("supervisor") == (3, "", "")
-    words = ("--debug", "--prepared", "0", "--state-dir", "d", "--socket", "s", "--memory-enforcer", "bpf")
+    words = (
+        "--debug",
+        "--prepared",
+        "0",
+        "--state-dir",
+        "d",
+        "--socket",
+        "s",
+        "--memory-enforcer",
+        "bpf",
+        "--default-pids-limit",
+        "-1",
+    )
     assert engine("supervisor", "rootfs", *words)[0] == 3
     assert engine("--socket", "unix:///s", "supervisor", "/r")[0] == 3
     assert stub.calls == [
-        (None, "/run/wherry/engine.sock", "/var/lib/wherry", {"debug": False, "prepared": 2, "enforcer": "auto"}),
-        (f"{tmp_path}/rootfs", f"{tmp_path}/s", f"{tmp_path}/d", {"debug": True, "prepared": 0, "enforcer": "bpf"}),
-        ("/r", "/s", "/var/lib/wherry", {"debug": False, "prepared": 2, "enforcer": "auto"}),
+        (
+            None,
+            "/run/wherry/engine.sock",
+            "/var/lib/wherry",
+            {"debug": False, "prepared": 2, "enforcer": "auto", "pids_limit": 2048},
+        ),
+        (
+            f"{tmp_path}/rootfs",
+            f"{tmp_path}/s",
+            f"{tmp_path}/d",
+            {"debug": True, "prepared": 0, "enforcer": "bpf", "pids_limit": None},
+        ),
+        ("/r", "/s", "/var/lib/wherry", {"debug": False, "prepared": 2, "enforcer": "auto", "pids_limit": 2048}),
     ]
 
 

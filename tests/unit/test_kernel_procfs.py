@@ -109,6 +109,23 @@ def test_a_process_that_is_gone_receives_nothing() -> None:
     assert not procfs.receives(child, TERM)
 
 
+def test_who_has_a_cpu_and_how_long() -> None:
+    """Case 32: that somebody has had time to die is seen by what it has executed, not by a clock."""
+    (before,) = procfs.running_threads(os.getpid()).values()
+    deadline = time.monotonic() + PATIENCE
+    while procfs.running_threads(os.getpid())[os.getpid()] == before:  # it is counted at a tick, or a change of tasks
+        assert time.monotonic() < deadline
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+        os._exit(1)
+    while procfs.running_threads(child):
+        assert time.monotonic() < deadline
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert procfs.running_threads(child) == {}
+
+
 def test_who_is_dying() -> None:
     assert not procfs.is_dying(os.getpid())
     child = os.fork()

@@ -74,6 +74,12 @@ Find = Callable[[str], User]
         ("4000", User(4000, 0, (0,), "/")),
         ("4000:4001", User(4000, 4001, (4001,), "/")),
         (":63", User(0, 63, (63,), "/root")),
+        ("alice:", User(1000, 100, (10, 63, 100), "/home/alice")),
+        ("1000:", User(1000, 100, (10, 63, 100), "/home/alice")),
+        ("4000:", User(4000, 0, (0,), "/")),
+        (":", User(0, 0, (0, 10), "/root")),
+        ("1000:0", User(1000, 0, (0,), "/home/alice")),
+        (":wheel", User(0, 10, (10,), "/root")),
         ("homeless", User(1001, 100, (100,), "/")),
         ("1234", User(55, 66, (66,), "/home/n")),
         ("twice", User(7, 7, (7,), "/first")),
@@ -81,6 +87,7 @@ Find = Callable[[str], User]
     ],
 )
 def test_lookup(find: Find, user: str, expected: User) -> None:
+    """Case 13: no group after the colon is the user's own, as in docker."""
     assert find(user) == expected
 
 
@@ -89,10 +96,13 @@ def test_lookup(find: Find, user: str, expected: User) -> None:
     [
         ("carol", "user 'carol' is not in the rootfs's /etc/passwd"),
         ("alice:carol", "group 'carol' is not in the rootfs's /etc/group"),
-        ("alice:", "group '' is not in"),
         ("ROOT", "user 'ROOT' is not in"),
         ("-1", "user '-1' is not in"),
         ("alice:-1", "group '-1' is not in"),
+        ("-1:", "user '-1' is not in"),
+        ("alice::", "group ':' is not in"),
+        (f"{2**32 - 2}:", "is not a number between"),
+        (f":{2**32 - 1}", "is not a number between"),
         (str(2**31), "uid '2147483648' is not a number between"),
         (f"0:{2**32}", "gid '4294967296' is not a number between"),
         ("9" * 5000, "is not a number between"),

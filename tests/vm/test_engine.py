@@ -24,6 +24,7 @@ CONTROL_GROUPS = [
     "tests/root/test_peers.py",
     "'tests/root/test_update_memory.py::test_limits_are_raised_and_lowered[cgroup]'",
 ]
+ATTACKS = "tests/root/test_group_attacks.py"
 JOBS = {
     "module": Job("amd64", "engine", "tests/vm/inside/test_engine.py"),
     "ends-kmod": Job("amd64", "engine", f"{MATRIX} {UNSEEN} {HUGE_READ}", "kmod"),
@@ -31,6 +32,7 @@ JOBS = {
     "ends-bpf": Job("amd64", "enforcers", MATRIX, "bpf"),
     "ends-bpf-rt": Job("rt-amd64", "module", HUGE_READ, "bpf"),
     "ends-bpf-6.12": Job("6.12-amd64", "module", MATRIX, "bpf"),
+    "attacks": Job("amd64", "attacks", f"{ATTACKS} tests/root/test_stop_times.py"),
     "control-groups": Job("amd64", "enforcers", " ".join(CONTROL_GROUPS)),
 }
 

@@ -21,6 +21,9 @@ class Engine(Protocol):
     ``ref`` is a name, an id or a unique prefix of an id.
     """
 
+    pids_limit: int | None
+    """Of containers that are created without one; None is no limit."""
+
     async def create(self, name: str | None, request: CreateRequest) -> Record: ...
 
     async def start(self, ref: str) -> bool:

@@ -36,6 +36,7 @@ class WherryView(msgspec.Struct, rename="pascal"):
 
     name: str
     state: State
+    being_killed: bool
     reason: Reason
     exit_code: int | None
     signal: int | None
@@ -133,6 +134,7 @@ def wherry(record: Record, log: Log, command: tuple[str, ...]) -> WherryView:
     return WherryView(
         name=record.name,
         state=record.state,
+        being_killed=record.being_killed,
         reason=record.reason,
         exit_code=record.exit_code,
         signal=record.signal,
@@ -291,7 +293,7 @@ def _config(record: Record) -> dict[str, Any]:
         "OnBuild": None,
         "Labels": request.labels,
         "StopSignal": request.stop_signal,
-        "StopTimeout": round(request.stop_seconds),
+        "StopTimeout": None if request.stop_seconds is None else round(request.stop_seconds),
     }
 
 
@@ -338,7 +340,7 @@ def _status(record: Record) -> str:
     if record.state is State.CREATED:
         return "Created"
     if record.state is State.RUNNING:
-        return f"Up {_since(record.started_ns)}"
+        return f"Up {_since(record.started_ns)}" + (" (being killed)" if record.being_killed else "")
     return f"Exited ({status_code(record)}) {_since(record.finished_ns)} ago"
 
 

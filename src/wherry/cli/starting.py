@@ -7,6 +7,7 @@ import os
 from wherry import errors
 from wherry.cli import placement, terminal, values
 from wherry.client import Client
+from wherry.defaults import PIDS_LIMIT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ def _add(parser: Parser, description: str) -> None:
     parser.option("--memory-reservation", metavar="SIZE", type=values.size, help=about_reservation)
     about_swap = "memory and swap together (-1: any; default: twice --memory)"
     parser.option("--memory-swap", metavar="SIZE", type=values.swap, help=about_swap)
-    parser.option("--pids-limit", metavar="N", type=values.pids, help="most processes (-1: no limit)")
+    about_pids = f"most processes and threads (default: {PIDS_LIMIT} or the supervisor's; -1: no limit)"
+    parser.option("--pids-limit", metavar="N", type=values.pids, help=about_pids)
     _add_cpu_options(parser)
     _add_command_options(parser)
     _add_container_options(parser)
@@ -141,7 +143,10 @@ def parse(parser: Parser, words: Sequence[str], found: Namespace) -> None:
     parser.parse(options, found)
     if len(others) < 3:
         missing = ("NAME", "ROOTFS", "COMMAND")[len(others) :]
-        parser.error(f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing")
+        from wherry.cli import hints  # noqa: PLC0415 (only when something is wrong)
+
+        hint = hints.order(others[0]) if others else ""
+        parser.error(f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing{hint}")
     if others[-1] in {"--soft-mib", "--hard-mib"} and "--" not in words[: len(words) - len(others)]:
         parser.error(f"{others[-1]}: a value is missing (put -- before COMMAND to pass the word to it)")
     found.name, found.rootfs, found.command, *found.arguments = others
@@ -201,8 +206,9 @@ def start(args: Namespace) -> int:
         with Client(args.socket) as client:
             started = client.start(args.name, args.rootfs, [args.command, *args.arguments], **_options(args))
     except errors.WherryError as error:
-        return _cannot_start(args.name, error)
+        return _cannot_start(args, error)
     print(terminal.escaped(f"OK: {started.name} started, pid={started.pid}"))
+    _mention_missing_input(args)
     return 0
 
 
@@ -210,6 +216,12 @@ def run(args: Namespace) -> int:
     from wherry.cli.interrupts import Interrupts  # noqa: PLC0415 (start does not wait for anything)
 
     known: list[StartedContainer] = []
+    written: list[int] = []
+
+    def write(stream: int, data: bytes | memoryview) -> None:
+        written[:] = [stream]
+        terminal.write_all(stream, data)
+
     try:
         with Client(args.socket) as client, Interrupts(client) as interrupts:
 
@@ -218,11 +230,9 @@ def run(args: Namespace) -> int:
                 interrupts.aim_at(started)
 
             command = [args.command, *args.arguments]
-            result = client.run(
-                args.name, args.rootfs, command, on_output=terminal.write_all, on_start=on_start, **_options(args)
-            )
+            result = client.run(args.name, args.rootfs, command, on_output=write, on_start=on_start, **_options(args))
     except errors.WherryError as error:
-        return _lost(args.name, error) if known else _cannot_start(args.name, error)
+        return _lost(args.name, error) if known else _cannot_start(args, error)
     except BrokenPipeError:
         terminal.complain(f"nobody reads the output any more; {args.name} goes on without it")
         return 125
@@ -231,15 +241,32 @@ def run(args: Namespace) -> int:
         return 125
     if result.error or result.reason in _MEMORY_ENDS:
         terminal.complain(f"{args.name}: {result.error or _MEMORY_ENDS[result.reason]}")
+    elif result.exit_code == 0 and not written:
+        _mention_missing_input(args)
     return result.exit_code
 
 
-def _cannot_start(name: str, error: errors.WherryError) -> int:
-    text = str(error)
+def _cannot_start(args: Namespace, error: errors.WherryError) -> int:
+    name, text = args.name, str(error)
     if not isinstance(error, errors.Unavailable) and not text.startswith("cannot start "):
         text = f"cannot start {name}: {text}"
+    if isinstance(error, errors.InvalidRequest):
+        from wherry.cli import hints  # noqa: PLC0415 (only when something is wrong)
+
+        text += hints.order(name, args.rootfs)
     terminal.complain(text)
     return error.exit_code
+
+
+def _mention_missing_input(args: Namespace) -> None:
+    """To somebody at a terminal, who may have expected to type into the container."""
+    if not (os.isatty(0) and os.isatty(1)):
+        return
+    from wherry.cli import hints  # noqa: PLC0415 (not for scripts)
+
+    if hints.reads_input(args.command, args.arguments):
+        text = f"standard input is not supported yet: {args.command} finds nothing to read there and ends"
+        terminal.complain(f"{args.name}: {text}")
 
 
 def _lost(name: str, error: errors.WherryError) -> int:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """Show what containers use, all that run or those named: once a second until interrupted.
 
-CPU is a share of one CPU; memory is what is charged to the control group, without page cache that could go at once.
+CPU is a share of one CPU. Memory is what the limit that kills is held against: with a hard limit what its enforcer
+counts (engine info: kmod and bpf sum VmRSS), else what is charged to the control group, without page cache that could
+go at once.
 LOG IN is what has been captured, HELD what is in the buffer, MOST its high-water mark, LOST what gave way; FULL says
 how often and how long the buffer was full.
 """

@@ -29,6 +29,8 @@ def add_supervisor(parser: Parser) -> None:
     about = "who holds memory limits (default: auto, the first of the others that passes its self-test)"
     choices = ["auto", "kmod", "bpf", "cgroup"]
     parser.option("--memory-enforcer", metavar="|".join(choices), choices=choices, default="auto", help=about)
+    about_pids = f"processes of a container that is started without --pids-limit (default: {defaults.PIDS_LIMIT})"
+    parser.option("--default-pids-limit", metavar="N", type=values.pids, default=defaults.PIDS_LIMIT, help=about_pids)
     parser.run = supervise
 
 
@@ -45,4 +47,5 @@ def supervise(args: Namespace) -> int:
         prepared=args.prepared,
         enforcer=args.memory_enforcer,
         allow_containers=args.allow_containers,
+        pids_limit=args.default_pids_limit if args.default_pids_limit > 0 else None,
     )

@@ -10,6 +10,7 @@ import signal
 import socket
 import sqlite3
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -34,13 +35,14 @@ def run_supervisor(
     debug: bool,
     prepared: int,
     enforcer: str,
-    allow_containers: bool = False,
+    allow_containers: bool,
+    pids_limit: int | None,
 ) -> int:
-    """Run in the foreground until SIGINT or SIGTERM; returns the exit code.
+    """Run in the foreground until SIGINT or SIGTERM; returns the exit code, 1 when something of ours lives on.
 
     ``rootfs`` is checked at once and containers are prepared ahead for it; ``prepared`` is how many.
     ``enforcer`` is who holds memory limits, "auto" for the best that works; ``allow_containers`` lets processes of
-    containers connect.
+    containers connect; ``pids_limit`` is of containers that are created without one, None for no limit.
     """
     _configure_logging(debug)
     try:
@@ -48,11 +50,14 @@ def run_supervisor(
             raise InvalidRequest("the supervisor needs root: namespaces, mounts and control groups are made by it")
         state = StateDirectory(state_dir)
         with asyncio.Runner(loop_factory=_make_loop) as runner:
-            runner.run(_serve(rootfs, socket_path, Engine(state, socket_path, prepared, enforcer), allow_containers))
+            engine = Engine(state, socket_path, prepared, enforcer, pids_limit)
+            left = runner.run(_serve(rootfs, socket_path, engine, allow_containers))
     except (WherryError, OSError, sqlite3.Error) as error:
         print(f"engine supervisor: {error}", file=sys.stderr)
         return 1
-    return 0
+    for text in left:
+        print(f"engine supervisor: left behind: {text}", file=sys.stderr)
+    return 1 if left else 0
 
 
 def _configure_logging(debug: bool) -> None:
@@ -75,7 +80,8 @@ def _make_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-async def _serve(rootfs: str | None, socket_path: str, engine: Engine, allow_containers: bool) -> None:
+async def _serve(rootfs: str | None, socket_path: str, engine: Engine, allow_containers: bool) -> Sequence[str]:
+    """Until a signal. Returns what could not be ended, a line each."""
     os.umask(0o022)
     descriptors.raise_own_limit()
     # The loop, the log pipeline and the threads that clean up take turns of 5 ms by default: longer than a start.
@@ -103,7 +109,8 @@ async def _serve(rootfs: str | None, socket_path: str, engine: Engine, allow_con
         # The clients that wait for these ends, or follow these logs, still get the last word.
         await engine.stop_all()
         await server.close()
-        await engine.close()
+        left = await engine.close()
+    return left
 
 
 def _freeze_heap() -> None:

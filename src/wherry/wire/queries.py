@@ -59,9 +59,9 @@ def _filters(filters: Mapping[str, str | Sequence[str]]) -> dict[str, list[str]]
 
 def stop(seconds: float | None) -> Query:
     """Of ``Client.stop``."""
-    if seconds is None:
-        return {"t": None}
-    given = arguments.number("seconds", seconds, 0, 1e9, "a number of seconds to wait, from 0 up")
+    if seconds is None or seconds == -1:
+        return {"t": None if seconds is None else "-1"}
+    given = arguments.number("seconds", seconds, 0, 1e9, "a number of seconds to wait, from 0 up, or -1")
     return {"t": f"{given:.9f}".rstrip("0").rstrip(".")}
 
 

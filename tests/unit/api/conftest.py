@@ -124,6 +124,7 @@ class FakeEngine:
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
+        self.pids_limit: int | None = 100
         self.slow = 0.0  # seconds that create and start take
         self.stop_calls: builtins.list[float | None] = []
         self.kill_calls: builtins.list[int] = []
@@ -338,7 +339,7 @@ class Api:
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of a coroutine, run on the server's loop."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(20)
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(PATIENCE)
 
     def call(self, function: Callable[[], T]) -> T:
         async def work() -> T:
