@@ -371,10 +371,6 @@ class Engine:
         groups = {ref: child.group for ref, child in children.items() if child is not None}
         return await asyncio.to_thread(usage.measure_all, groups)
 
-    def usage(self, ref: str) -> usage.Usage | None:
-        child = self._find(ref).child
-        return None if child is None else usage.measure(child.group)
-
     def resident(self, ref: str) -> Resident | None:
         return self._memory.usage(self._find(ref))
 
