@@ -254,7 +254,6 @@ CHECKS: dict[str, Check] = {
     "sched_policy": text,
     "io_weight": lambda argument, value: whole(argument, value, 0),
     "labels": texts,
-    "security_opt": words,
     "stop_signal": signal,
     "stop_seconds": lambda argument, value: whole(argument, value, -1, what="a whole number of seconds, or -1"),
     "log_mode": text,
