@@ -396,6 +396,10 @@ class StubSupervisor(ModuleType):
         super().__init__("wherry.supervisor.main")
         self.calls: list[tuple[object, ...]] = []
 
+    def check(self, rootfs: str | None) -> int:
+        self.calls.append(("check", rootfs))
+        return 4
+
     def run_supervisor(self, *arguments: object, **options: object) -> int:
         self.calls.append((*arguments, options))
         return 3
@@ -429,20 +433,12 @@ def test_supervisor_hands_its_options_over(
     )
     assert engine("supervisor", "rootfs", *words)[0] == 3
     assert engine("--socket", "unix:///s", "supervisor", "/r")[0] == 3
+    default = {"debug": False, "prepared": 2, "enforcer": "auto", "allow_containers": False, "pids_limit": 2048}
+    chosen = default | {"debug": True, "prepared": 0, "enforcer": "bpf", "pids_limit": None}
     assert stub.calls == [
-        (
-            None,
-            "/run/wherry/engine.sock",
-            "/var/lib/wherry",
-            {"debug": False, "prepared": 2, "enforcer": "auto", "pids_limit": 2048},
-        ),
-        (
-            f"{tmp_path}/rootfs",
-            f"{tmp_path}/s",
-            f"{tmp_path}/d",
-            {"debug": True, "prepared": 0, "enforcer": "bpf", "pids_limit": None},
-        ),
-        ("/r", "/s", "/var/lib/wherry", {"debug": False, "prepared": 2, "enforcer": "auto", "pids_limit": 2048}),
+        (None, "/run/wherry/engine.sock", "/var/lib/wherry", default),
+        (f"{tmp_path}/rootfs", f"{tmp_path}/s", f"{tmp_path}/d", chosen),
+        ("/r", "/s", "/var/lib/wherry", default),
     ]
 
 

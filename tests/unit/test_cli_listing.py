@@ -298,3 +298,10 @@ def test_a_command_with_escape_sequences_is_shown_escaped(ps: Ps) -> None:
 def test_words_of_a_command_are_told_apart(ps: Ps) -> None:
     container = entry("a", Command=["sh", "-c", "it's", "", "a b"])
     assert ps("--format", "{{.Command}}", containers=[container]) == "sh -c 'it'\\''s' '' 'a b'\n"
+
+
+@pytest.mark.parametrize("text", ["{{" * 65_000, "}}" * 65_000, "{{ " + "json " * 20_000])
+def test_a_long_template_is_read_once(text: str) -> None:
+    """Case 24: looking for the end of each of 65,000 braces took minutes."""
+    with pytest.raises(BadValue, match="has no counterpart"):
+        template.parse(text, {"Name"})

@@ -69,9 +69,6 @@ class Engine(Protocol):
 
     def log(self, ref: str) -> Log: ...
 
-    def usage(self, ref: str) -> Usage | None:
-        """None when it does not run."""
-
     async def usages(self, refs: Sequence[str]) -> dict[str, Usage]:
         """Of those that run; read in a thread, as it takes some 200 us each."""
 

@@ -40,6 +40,8 @@ from wherry.supervisor.takeover import Takeover
 from wherry.supervisor.usage import Resident
 
 _log = logging.getLogger(__name__)
+_ENDS_SECONDS = 3
+"""How long ends under way may take when the supervisor gives up; a log on a full disk is completed by the next one."""
 _REMOVALS = 2
 """Layers that are deleted at once: more threads of that kind keep the event loop from the interpreter."""
 
@@ -369,10 +371,6 @@ class Engine:
         groups = {ref: child.group for ref, child in children.items() if child is not None}
         return await asyncio.to_thread(usage.measure_all, groups)
 
-    def usage(self, ref: str) -> usage.Usage | None:
-        child = self._find(ref).child
-        return None if child is None else usage.measure(child.group)
-
     def resident(self, ref: str) -> Resident | None:
         return self._memory.usage(self._find(ref))
 
@@ -581,21 +579,40 @@ class Engine:
 
     async def detach(self) -> None:
         """Give up without touching what runs: it stays with the shim, for the next supervisor. Else as ``close``."""
+        self._closing = True
         if not self._busy() and not self._has_unwritten_logs():
             await self.close()
-        else:
-            await self._detach()
+            return
+        await self._detach()
 
     async def _detach(self) -> None:
         self._closing = True
         self._keeper.cancel()
+        await self._leave_ends()
         await self._starter.close()
         await self._children.close()
+        self._shim.close()
         self._memory.close()
         await asyncio.to_thread(self._pipeline.close)
         self._event_log.close()
         self._records.close()
         self._state.unlock()
+
+    async def _leave_ends(self) -> None:
+        """Book the ends that are known, and leave those to come to the next supervisor. A task that was half-way
+        through would go on without records, and let the shim forget what nobody has booked.
+        """
+        children = [found.child for found in self._containers.values()]
+        known = [child for child in children if child is not None and child.exited.done()]
+        deadline = asyncio.get_running_loop().time() + _ENDS_SECONDS
+        while any(child.slot in self._children.by_slot for child in known):
+            if asyncio.get_running_loop().time() > deadline:
+                break
+            await asyncio.sleep(0.01)
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_ENDS_SECONDS)
 
     async def close(self) -> Sequence[str]:
         """Stop every container and leave no process, mount or control group of ours.

@@ -21,7 +21,7 @@ from wherry.supervisor.ends import Ends
 from wherry.supervisor.model import End, Record
 
 _log = logging.getLogger(__name__)
-_SCHEMA_VERSION = 1
+SCHEMA_VERSION = 1
 _PAGE_SIZE = 4096
 _CHECKPOINT_BYTES = 8 << 20
 _SCHEMA = """
@@ -71,9 +71,9 @@ class Records:
         self._database.execute("PRAGMA wal_autocheckpoint=0")
         (version,) = self._database.execute("PRAGMA user_version").fetchone()
         if version == 0:
-            self._database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={_SCHEMA_VERSION}; COMMIT;")
-        elif version != _SCHEMA_VERSION:
-            text = f"records of schema version {version}, this supervisor knows version {_SCHEMA_VERSION}"
+            self._database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+        elif version != SCHEMA_VERSION:
+            text = f"records of schema version {version}, this supervisor knows version {SCHEMA_VERSION}"
             raise sqlite3.DatabaseError(text)
 
     def load(self) -> list[Record]:

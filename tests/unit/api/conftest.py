@@ -267,10 +267,6 @@ class FakeEngine:
     def list(self) -> builtins.list[Record]:
         return sorted((entry.record for entry in self.entries.values()), key=lambda record: -record.created_ns)
 
-    def usage(self, ref: str) -> Usage | None:
-        self.get(ref)
-        return None
-
     async def usages(self, refs: Sequence[str]) -> dict[str, Usage]:
         for ref in refs:
             self.get(ref)
