@@ -223,6 +223,29 @@ def test_with_one_level_of_groups_it_escapes(weaken: Weaken) -> None:
         assert forks(supervisor) == 40
 
 
+def test_containers_of_the_version_before_are_taken_over(weaken: Weaken, rootfs: Path) -> None:
+    """Case 19: their processes are in the group itself. They are changed, stopped and cleared up as ever."""
+    with weaken(f"{ONE_LEVEL}\ncgroups.Group.create_for_container = cgroups.Group.create") as supervisor:
+        for name in ("stopped", "lost"):
+            supervisor.client.start(name, str(rootfs), ["/bin/sleep", "1000"], hard_mib=64)
+        groups = {name: supervisor.group(name) for name in ("stopped", "lost")}
+        assert all(group.processes() and not os.path.exists(group.inner.places[0]) for group in groups.values())
+        supervisor.kill()
+        assert isinstance(supervisor, Weakened)
+        supervisor.patch = ""
+        supervisor.restart()
+        supervisor.client.update("stopped", nice=5, cpuset_cpus=str(LAST_CPU), hard_mib=48)
+        (pid,) = groups["stopped"].processes()
+        assert (os.getpriority(os.PRIO_PROCESS, pid), os.sched_getaffinity(pid)) == (5, {LAST_CPU})
+        supervisor.client.stop("stopped")
+        wait_until(lambda: is_gone(groups["stopped"]))
+        shim = supervisor.info()["shim_pid"]
+        supervisor.kill()
+        os.kill(shim, signal.SIGKILL)
+        supervisor.restart()
+        assert is_gone(groups["lost"])
+
+
 @only_version1
 def test_without_thawing_it_lives_on(weaken: Weaken) -> None:
     """Case 20, without the defence; and case 4: it is told what remains."""

@@ -10,21 +10,24 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from harness import PACKAGES, Traces, wait_until
+from harness import PACKAGES, Traces, end_group, wait_until
 from tests.forked import in_child
 from tests.patience import PATIENCE
 
+from wherry.kernel import cgroups
+from wherry.kernel.cgroups import Group
 from wherry.kernel.polling import readable
 from wherry.runtime import launch
 from wherry.runtime.steps import LoopbackUp, MountStage, Step, encode
 from wherry.shim import protocol
 
 pytestmark = pytest.mark.root
+LAYOUT = cgroups.detect()
 CODE = "import sys; sys.path.append(sys.argv[1]); from wherry.shim.main import main; main(int(sys.argv[2]))"
 
 
@@ -241,6 +244,33 @@ def test_a_live_slot_that_is_released_is_killed(shim: ShimProcess) -> None:
         connection.start("other", "/bin/sleep", "1000")
     with shim.connect() as connection:
         assert list(connection.slots) == ["other"]
+
+
+@pytest.mark.skipif("freezer" not in LAYOUT.mounts, reason="version 2 kills what is frozen")
+@pytest.mark.parametrize("way", ["release", "shutdown"])
+def test_one_that_has_frozen_itself_is_thawed_until_it_is_dead(shim: ShimProcess, way: str) -> None:
+    """Case 20: also below its own group, and when no supervisor is there any more."""
+    group = Group(LAYOUT, f"wherry-test-{os.getpid()}")
+    group.create_for_container()
+    nested = Group(LAYOUT, f"{group.inner.path}/n/m")
+    nested.create()
+    try:
+        with shim.connect() as connection:
+            child = connection.spawn("c", cgroups=tuple(group.inner.process_files()))
+            connection.claim("c")
+            child.execute("/bin/sleep", "1000")
+            nested.write("freezer", "cgroup.procs", child.pid)
+            for frozen in (nested, group.inner):
+                frozen.write("freezer", "freezer.state", "FROZEN")
+            wait_until(lambda: group.inner.read("freezer", "freezer.state") == "FROZEN")
+            connection.send(type=way, slot="c")
+        wait_until(child_is_dead(child.pid))
+    finally:
+        wait_until(lambda: end_group(group))
+
+
+def child_is_dead(pid: int) -> Callable[[], bool]:
+    return lambda: not os.path.exists(f"/proc/{pid}")
 
 
 def test_takeover(shim: ShimProcess) -> None:
