@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from wherry.wire.callbacks import Subscription
     from wherry.wire.config import Changes, Options
+    from wherry.wire.disk import PruneResult
     from wherry.wire.events import Event, EventStream
 
     OnEvent = Callable[[Event], object]
@@ -281,6 +282,31 @@ class Client:
     def rm(self, name: str, force: bool = False) -> None:
         """Forget an ended container and delete its files; ``force`` kills a running one. Raises NotFound, Conflict."""
         self._done("DELETE", f"/containers/{_quoted_name(name)}", {"force": "1" if force else "0"}, patient=True)
+
+    def prune(
+        self,
+        *,
+        containers: bool = True,
+        rootfs: bool = True,
+        until_ns: int | None = None,
+        labels: Sequence[str] = (),
+    ) -> PruneResult:
+        """Remove containers that do not run, and unpacked archives that no container uses then.
+
+        ``until_ns``: only what was created, or last used, before that time; ``labels`` ("KEY" or "KEY=VALUE"): only
+        containers that have all of them, and no archives, which have none.
+        """
+        from wherry.wire import disk  # noqa: PLC0415 (few calls need it)
+
+        filters = disk.prune_filters(_unix_time(until_ns), labels)
+        paths = [path for path, wanted in (("/containers/prune", containers), ("/images/prune", rootfs)) if wanted]
+        replies = [self._fetch("POST", path, {"filters": filters}, patient=True) for path in paths]
+        with MAKES_SENSE:
+            return disk.prune_result(replies)
+
+    def df(self) -> dict[str, Any]:
+        """What the state directory's disk is used for, as Docker's system df with our ``Wherry`` object."""
+        return _object(self._fetch("GET", "/system/df", patient=True))
 
     def wait(self, name: str, condition: Literal["not-running", "next-exit", "removed"] = "not-running") -> int:
         """Wait for a container and return its exit code (128+N after signal N). Raises NotFound."""

@@ -320,6 +320,7 @@ INFO = {
         "ContainersCreated": 2,
         "ContainersExited": 3,
         "Spares": 2,
+        "Disk": {"FreeBytes": 5 << 30, "Archives": 2, "ArchiveBytes": 3 << 20, "UnusedArchiveBytes": 1 << 20},
     },
 }
 
@@ -332,6 +333,7 @@ Containers:       1 running, 2 created, 3 exited
 Prepared ahead:   2
 Memory limits by: cgroup
 Cgroups:          v2, below /wherry
+Disk:             5 GiB free; 3 MiB in 2 unpacked archives, 1 MiB of it used by no container
 Kernel:           6.1
 System:           Debian
 Host:             host\\x1b
@@ -412,12 +414,24 @@ def test_supervisor_hands_its_options_over(
     monkeypatch.chdir(tmp_path)
     assert engine("supervisor") == (3, "", "")
     words = ("--debug", "--prepared", "0", "--state-dir", "d", "--socket", "s", "--memory-enforcer", "bpf")
-    assert engine("supervisor", "rootfs", *words)[0] == 3
+    disk = ("--rootfs-limit", "0", "--rootfs-cache", "2g", "--disk-reserve", "100m")
+    assert engine("supervisor", "rootfs", *words, *disk)[0] == 3
     assert engine("--socket", "unix:///s", "supervisor", "/r")[0] == 3
+    limits = {"unpacked": 0, "entries": 0, "cache": 2 << 30, "reserve": 100 << 20}
     assert stub.calls == [
-        (None, "/run/wherry/engine.sock", "/var/lib/wherry", {"debug": False, "prepared": 2, "enforcer": "auto"}),
-        (f"{tmp_path}/rootfs", f"{tmp_path}/s", f"{tmp_path}/d", {"debug": True, "prepared": 0, "enforcer": "bpf"}),
-        ("/r", "/s", "/var/lib/wherry", {"debug": False, "prepared": 2, "enforcer": "auto"}),
+        (
+            None,
+            "/run/wherry/engine.sock",
+            "/var/lib/wherry",
+            {"debug": False, "prepared": 2, "enforcer": "auto", "disk": {}},
+        ),
+        (
+            f"{tmp_path}/rootfs",
+            f"{tmp_path}/s",
+            f"{tmp_path}/d",
+            {"debug": True, "prepared": 0, "enforcer": "bpf", "disk": limits},
+        ),
+        ("/r", "/s", "/var/lib/wherry", {"debug": False, "prepared": 2, "enforcer": "auto", "disk": {}}),
     ]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
+from wherry.api import disk
 from wherry.api.replies import API_VERSION, MIN_API_VERSION
 from wherry.api.router import Call
 from wherry.logs import rfc3339_nano
@@ -51,7 +52,8 @@ async def version(call: Call) -> web.StreamResponse:
 
 async def info(call: Call) -> web.StreamResponse:
     about = call.engine.info()
-    return call.replies.json({**_counts(about), **_host(about), **_abilities(about), "Wherry": _wherry(about)})
+    ours = {**_wherry(about), "Disk": disk.brief(call.engine.disk())}
+    return call.replies.json({**_counts(about), **_host(about), **_abilities(about), "Wherry": ours})
 
 
 def _counts(about: EngineInfo) -> dict[str, Any]:

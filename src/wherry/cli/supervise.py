@@ -28,6 +28,13 @@ def add_supervisor(parser: Parser) -> None:
     about = "who holds memory limits (default: auto, the first of the others that passes its self-test)"
     choices = ["auto", "kmod", "bpf", "cgroup"]
     parser.option("--memory-enforcer", metavar="|".join(choices), choices=choices, default="auto", help=about)
+    parser.group("disk (sizes such as 500m or 20g; 0 is no limit)")
+    about = "most that one archive may take when it is unpacked (default: 32g)"
+    parser.option("--rootfs-limit", metavar="SIZE", type=values.size_or_zero, help=about)
+    about = "most that unpacked archives which no container uses may take together (default: 8g; 0 keeps none)"
+    parser.option("--rootfs-cache", metavar="SIZE", type=values.size_or_zero, help=about)
+    about = "free space below which nothing is unpacked (default: 5 % of the file system, at most 1g)"
+    parser.option("--disk-reserve", metavar="SIZE", type=values.size_or_zero, help=about)
     parser.run = supervise
 
 
@@ -36,6 +43,10 @@ def supervise(args: Namespace) -> int:
 
     rootfs = None if args.rootfs is None else absolute(args.rootfs, "ROOTFS")
     socket = absolute(socket_path(args.socket), "--socket")
+    given = {"unpacked": args.rootfs_limit, "cache": args.rootfs_cache, "reserve": args.disk_reserve}
+    disk = {name: size for name, size in given.items() if size is not None}
+    if args.rootfs_limit == 0:
+        disk["entries"] = 0
     return run_supervisor(
         rootfs,
         socket,
@@ -43,4 +54,5 @@ def supervise(args: Namespace) -> int:
         debug=args.debug,
         prepared=args.prepared,
         enforcer=args.memory_enforcer,
+        disk=disk,
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from wherry.api.server import serve
 from wherry.errors import InvalidRequest, WherryError
+from wherry.rootfs import Limits
 from wherry.supervisor.engine import Engine
 from wherry.supervisor.state_directory import StateDirectory
 
@@ -22,19 +23,27 @@ _log = logging.getLogger("wherry.supervisor")
 
 
 def run_supervisor(
-    rootfs: str | None, socket_path: str, state_dir: str, *, debug: bool, prepared: int, enforcer: str
+    rootfs: str | None,
+    socket_path: str,
+    state_dir: str,
+    *,
+    debug: bool,
+    prepared: int,
+    enforcer: str,
+    disk: dict[str, int],
 ) -> int:
     """Run in the foreground until SIGINT or SIGTERM; returns the exit code.
 
     ``rootfs`` is checked at once and containers are prepared ahead for it; ``prepared`` is how many.
-    ``enforcer`` is who holds memory limits, "auto" for the best that works.
+    ``enforcer`` is who holds memory limits, "auto" for the best that works. ``disk`` has fields of ``rootfs.Limits``.
     """
     _configure_logging(debug)
     try:
         if os.geteuid() != 0:
             raise InvalidRequest("the supervisor needs root: namespaces, mounts and control groups are made by it")
         state = StateDirectory(state_dir)
-        asyncio.run(_serve(rootfs, socket_path, state, prepared, enforcer))
+        engine = Engine(state, socket_path, prepared, enforcer, Limits(**disk))
+        asyncio.run(_serve(engine, rootfs, socket_path))
     except (WherryError, OSError, sqlite3.Error) as error:
         print(f"engine supervisor: {error}", file=sys.stderr)
         return 1
@@ -51,7 +60,7 @@ def _configure_logging(debug: bool) -> None:
     root.setLevel(logging.DEBUG if debug else logging.INFO)
 
 
-async def _serve(rootfs: str | None, socket_path: str, state: StateDirectory, prepared: int, enforcer: str) -> None:
+async def _serve(engine: Engine, rootfs: str | None, socket_path: str) -> None:
     os.umask(0o022)
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -61,7 +70,6 @@ async def _serve(rootfs: str | None, socket_path: str, state: StateDirectory, pr
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
-    engine = Engine(state, socket_path, prepared, enforcer)
     await engine.open()
     try:
         await engine.prepare(rootfs)
@@ -71,7 +79,7 @@ async def _serve(rootfs: str | None, socket_path: str, state: StateDirectory, pr
         await engine.detach()
         raise
     _freeze_heap()
-    _log.info("serving on %s, state in %s", socket_path, state.path)
+    _log.info("serving on %s, state in %s", socket_path, engine.info().state_dir)
     notify("READY=1")
     try:
         await stopped.wait()
