@@ -11,7 +11,10 @@ import shutil
 from collections.abc import Callable, Generator
 
 import pytest
+from tests import surroundings
 from tests.vm import kernels
+
+surroundings.make_ordinary()
 
 STRICT = os.environ.get("WHERRY_STRICT", "") not in {"", "0"}
 

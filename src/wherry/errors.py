@@ -1,7 +1,7 @@
 """The errors that cross a boundary: from a container's set-up to the supervisor, over the API, to a client.
 
     WherryError
-    +-- InvalidRequest      400  what was asked for is malformed or contradicts itself
+    +-- InvalidRequest      400  what was asked for is malformed or contradicts itself; says which argument
     |   +-- NotSupported    400  understood, but this version cannot do it
     +-- NotFound            404  no such container
     +-- Conflict            409  the request does not fit the container's state
@@ -29,8 +29,15 @@ class WherryError(Exception):
 
 
 class InvalidRequest(WherryError):
+    """``argument`` and ``value`` are what a method of the Python API was given; None when the supervisor refused."""
+
     status = 400
     code = "invalid_request"
+
+    def __init__(self, message: str = "", argument: str | None = None, value: object = None) -> None:
+        super().__init__(message)
+        self.argument = argument
+        self.value = value
 
 
 class NotSupported(InvalidRequest):

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import select
 import signal
 import socket
 import subprocess
@@ -16,16 +15,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.patience import PATIENCE
+
 import wherry
 from wherry.client import Client
 from wherry.kernel import cgroups
+from wherry.kernel.polling import readable
 
 REPOSITORY = Path(__file__).parents[2]
 PACKAGES = str(Path(wherry.__file__).parents[1])
 Word = str | Path
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
     """Until ``condition()`` is true; fails when it is not within ``seconds``."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -60,7 +62,7 @@ class Traces:
                 os.kill(pid, signal.SIGKILL)
         for group in (*groups, *(cgroups.Group(layout, parent) for parent in self.groups)):
             with contextlib.suppress(AssertionError):
-                wait_until(group.remove, 5)
+                wait_until(group.remove)
 
     def _shims(self) -> Iterator[int]:
         for pid in self.shims:
@@ -142,10 +144,10 @@ class Supervisor:
     def _wait_ready(self, process: subprocess.Popen[bytes]) -> None:
         pidfd = os.pidfd_open(process.pid)
         try:
-            readable, _, _ = select.select([self._notices.fileno(), pidfd], [], [], 60)  # a guest is slow
+            ready = readable([self._notices.fileno(), pidfd], PATIENCE)
         finally:
             os.close(pidfd)
-        if self._notices.fileno() not in readable:
+        if self._notices.fileno() not in ready:
             process.kill()
             raise AssertionError(f"the supervisor is not ready, exit code {process.wait()}: {self.log.read_text()}")
         assert self._notices.recv(100) == b"READY=1"
@@ -156,7 +158,7 @@ class Supervisor:
     def _environment(self) -> dict[str, str]:
         return os.environ | {"ENGINE_SOCKET": str(self.socket), "PYTHONPATH": PACKAGES}
 
-    def engine(self, *words: Word, check: bool = True, timeout: float = 30) -> subprocess.CompletedProcess[str]:
+    def engine(self, *words: Word, check: bool = True, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
         """Run the command line against this supervisor; with ``check`` an exit code other than 0 is a failure."""
         done = subprocess.run(
             self._command(*words),
@@ -172,7 +174,7 @@ class Supervisor:
 
     def command(self, *words: Word) -> str:
         """What another command prints; it must exit with 0."""
-        return subprocess.run(words, check=True, capture_output=True, text=True, timeout=30).stdout
+        return subprocess.run(words, check=True, capture_output=True, text=True, timeout=PATIENCE).stdout
 
     def popen(self, *words: Word) -> subprocess.Popen[str]:
         """The command line, running; its output is in pipes."""
@@ -194,6 +196,15 @@ class Supervisor:
         """What only Wherry tells of itself, keys as in ``EngineInfo``: shim_pid, cgroup_parent and so on."""
         ours: dict[str, Any] = self.client.info()["Wherry"]
         return {re.sub(r"(?<!^)(?=[A-Z])", "_", key).lower(): value for key, value in ours.items()}
+
+    def connections(self) -> int:
+        """Sockets that the supervisor holds: its clients, and a few of its own."""
+        assert self.process is not None
+        count = 0
+        for link in Path(f"/proc/{self.process.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                count += os.readlink(link).startswith("socket:")
+        return count
 
     def control_file(self, name: str, controller: str, version1: str, version2: str) -> str:
         """The content of a control file of a running container: one name on each version of control groups."""
@@ -225,7 +236,7 @@ class Supervisor:
         assert self.process is not None
         self.process.send_signal(number)
         try:
-            assert self.process.wait(25) == 0
+            assert self.process.wait(PATIENCE) == 0
         finally:
             self._gone()
 
@@ -241,7 +252,7 @@ class Supervisor:
     def _gone(self) -> None:
         assert self.process is not None
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(PATIENCE)
         self.process = None
         self.client.close()
         self._notices.close()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from harness import Supervisor, Traces, Word, wait_until
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.root
 
@@ -120,7 +121,7 @@ def test_no_supervisor(tmp_path: Path, supervisor: Supervisor) -> None:
 
 def ask(supervisor: Supervisor, request: bytes) -> bytes:
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(20)
+        connection.settimeout(PATIENCE)
         connection.connect(str(supervisor.socket))
         try:
             connection.sendall(request)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import select
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from harness import REPOSITORY, wait_until
 
 from wherry.kernel import bpf as bpf_calls
 from wherry.kernel import cgroups
+from wherry.kernel.polling import readable
 from wherry.memory import Event, Host, Kind, Limits, Target, Unusable, bpf, selftest
 from wherry.memory.bpf import BpfLimiter
 
@@ -60,7 +60,7 @@ class Armed:
         return code, status
 
     def has_ended(self) -> bool:
-        return bool(select.select([self.pidfd], [], [], 0)[0])
+        return bool(readable([self.pidfd]))
 
     def processes(self) -> list[int]:
         """Host pids of the namespace's processes."""
@@ -196,7 +196,7 @@ def test_ten_thousand_short_processes_leave_no_trace(limiter: BpfLimiter, arm: A
     armed.go()
     assert armed.helper.stdout is not None
     wait_until(lambda: len(armed.processes()) > 1)
-    wait_until(lambda: len(armed.processes()) == 1 and _sleeps(armed.pid), 50)
+    wait_until(lambda: len(armed.processes()) == 1 and _sleeps(armed.pid))
     usage = limiter.stat(armed.id)
     assert usage.processes == 1
     assert abs(usage.rss_bytes - armed.resident()) <= BEHIND

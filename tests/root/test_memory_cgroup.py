@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from harness import wait_until
 from tests.vm import image
 
 from wherry.kernel import cgroups
+from wherry.kernel.polling import readable
 from wherry.memory import Event, Host, Kind, Limits, Target, cgroup, controller, selftest
 from wherry.memory.cgroup import CgroupLimiter
 
@@ -67,7 +67,7 @@ class Container:
     def wait_for(self, *kinds: Kind, told: bool = True) -> list[Event]:
         """Until just these have come; with ``told`` the descriptor says when, else looking now and then must do."""
         while len(self.events) < len(kinds):
-            ready, _, _ = select.select([self.limiter.fileno()], [], [], 30 if told else 0.02)
+            ready = readable([self.limiter.fileno()], 30 if told else 0.02)
             assert ready or not told, f"nothing was told after {self.events}"
             self.events += self.limiter.read()
         found, self.events = self.events, []
@@ -75,7 +75,7 @@ class Container:
         return found
 
     def has_ended(self) -> bool:
-        return bool(select.select([self.pidfd], [], [], 0)[0])
+        return bool(readable([self.pidfd]))
 
     def file(self, version1: str, version2: str) -> str:
         return self.group.read("memory", version2 if is_version2 else version1) or ""
@@ -166,7 +166,7 @@ def test_the_next_supervisor_goes_on(limiter: CgroupLimiter, host: Host, told: b
             container.wait_for(Kind.SOFT)
         else:
             wait_until(lambda: limiter.stat(ID).rss_bytes > 15 * MIB)
-            select.select([limiter.fileno()], [], [], 30)
+            readable([limiter.fileno()], 30)
         limiter.close()
         following = container.limiter = cgroup.open_limiter(host, {})
         try:

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from tests.patience import PATIENCE
 from tests.tarballs import COMPRESS, END, directory, file, symlink
 
 import wherry
@@ -208,7 +209,7 @@ def test_concurrent_starts_of_one_archive_unpack_it_once(
     monkeypatch.setattr(store, "unpack", counted)
 
     def resolve(_: int) -> Path:
-        all_there.wait(10)
+        all_there.wait(PATIENCE)
         found = rootfs_store.resolve(path)
         assert len(os.listdir(found)) == 300
         return found
@@ -225,7 +226,7 @@ def test_different_archives_are_unpacked_at_the_same_time(
     both = threading.Barrier(2)
 
     def meet(source: Archive, root: int, budget: Budget) -> None:
-        both.wait(10)
+        both.wait(PATIENCE)
         unpack(source, root, budget)
 
     monkeypatch.setattr(store, "unpack", meet)
@@ -320,7 +321,7 @@ def test_an_unpacking_that_was_killed_is_never_taken_for_whole(tmp_path: Path, w
             _wait_for_files(tmp_path / "store", files)
         finally:
             child.send_signal(signal.SIGKILL)
-            child.wait(10)
+            child.wait(PATIENCE)
         assert all(name.startswith(".unpack-") for name in os.listdir(tmp_path / "store"))
     assert len(os.listdir(tmp_path / "store")) == 3
     rootfs_store = RootfsStore(tmp_path / "store")
@@ -332,7 +333,7 @@ def test_an_unpacking_that_was_killed_is_never_taken_for_whole(tmp_path: Path, w
 
 def _wait_for_files(directory_: Path, wanted: int) -> None:
     """Until the newest unfinished tree has ``wanted`` files in its first sub-directory's seventh part."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     seen = set(os.listdir(directory_)) if directory_.exists() else set()
     while time.monotonic() < deadline:
         new = (set(os.listdir(directory_)) if directory_.exists() else set()) - seen

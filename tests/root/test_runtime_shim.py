@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -18,7 +17,9 @@ from typing import Any, Self
 import pytest
 from harness import PACKAGES, Traces, wait_until
 from tests.forked import in_child
+from tests.patience import PATIENCE
 
+from wherry.kernel.polling import readable
 from wherry.runtime import launch
 from wherry.runtime.steps import LoopbackUp, MountStage, Step, encode
 from wherry.shim import protocol
@@ -50,7 +51,7 @@ class Child:
         return launch.parse_reports(text)
 
     def has_ended(self) -> bool:
-        return bool(select.select([self.pidfd], [], [], 0)[0])
+        return bool(readable([self.pidfd]))
 
     def close(self) -> None:
         self.channel.close()
@@ -97,7 +98,7 @@ class Connection:
 
     def receive(self) -> tuple[protocol.Message, list[int]]:
         """The next message; fails when there is none within ten seconds."""
-        assert select.select([self.socket], [], [], 10)[0]
+        assert readable([self.socket.fileno()], 10)
         received = protocol.receive(self.socket)
         if received is None:
             raise ConnectionResetError("the shim closed the connection")
@@ -105,7 +106,7 @@ class Connection:
 
     def is_closed(self) -> bool:
         """Takes one message when it is not; fails when neither is known within ten seconds."""
-        assert select.select([self.socket], [], [], 10)[0]
+        assert readable([self.socket.fileno()], 10)
         return protocol.receive(self.socket) is None
 
     def send(self, descriptors: list[int] | None = None, **message: Any) -> None:
@@ -113,7 +114,7 @@ class Connection:
 
     def spawn(self, name: str, *template: Step, cgroups: tuple[str, ...] = ()) -> Child:
         ours, theirs = socket.socketpair()
-        ours.settimeout(10)
+        ours.settimeout(PATIENCE)
         with theirs:
             fields = {"template": encode(list(template)), "cgroups": list(cgroups)}
             self.send([theirs.fileno()], type="spawn", slot=name, **fields)
@@ -174,7 +175,7 @@ def shim(tmp_path: Path, leftovers: Traces) -> Iterator[ShimProcess]:
             connection.send(type="shutdown")
             while not connection.is_closed():
                 pass
-        assert made.process.wait(10) == 0
+        assert made.process.wait(PATIENCE) == 0
     finally:
         made.process.kill()
         made.process.wait()
@@ -195,7 +196,7 @@ def test_it_says_who_it_is(shim: ShimProcess) -> None:
     with shim.connect() as connection:
         assert connection.hello == {"type": "hello", "version": protocol.VERSION, "pid": shim.process.pid}
         assert connection.slots == {}
-    assert shim.process.wait(10) == 0
+    assert shim.process.wait(PATIENCE) == 0
 
 
 def test_a_life(shim: ShimProcess) -> None:
@@ -269,7 +270,7 @@ def test_takeover(shim: ShimProcess) -> None:
         assert second.next_exit() == ("running", KILLED, 9)
         for name in second.slots:
             second.send(type="release", slot=name)
-    assert shim.process.wait(10) == 0
+    assert shim.process.wait(PATIENCE) == 0
 
 
 def test_what_one_supervisor_gives_to_keep_the_next_one_gets(shim: ShimProcess) -> None:
@@ -291,7 +292,7 @@ def test_what_one_supervisor_gives_to_keep_the_next_one_gets(shim: ShimProcess) 
             last.send(type="keep", names=[])
             last.send(type="release", slot="running")
             last.next_exit()
-    assert shim.process.wait(10) == 0
+    assert shim.process.wait(PATIENCE) == 0
 
 
 def shim_has_reaped(shim: ShimProcess, but_one: int) -> bool:
@@ -319,7 +320,7 @@ def test_what_a_supervisor_said_before_it_was_killed_counts(shim: ShimProcess) -
     ours, theirs = socket.socketpair()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as supervisor, ours:
         supervisor.connect(shim.address)
-        assert select.select([supervisor], [], [], 10)[0]
+        assert readable([supervisor.fileno()], 10)
         shim.process.send_signal(signal.SIGSTOP)
         with theirs:
             spawn = {"type": "spawn", "slot": "c", "template": [], "cgroups": []}
@@ -353,7 +354,7 @@ def test_it_goes_when_nobody_needs_it(shim: ShimProcess) -> None:
         connection.start("c", "/bin/sleep", "1000")
     with shim.connect() as connection:
         connection.send(type="release", slot="c")
-    assert shim.process.wait(10) == 0
+    assert shim.process.wait(PATIENCE) == 0
 
 
 def test_it_stays_for_an_exit_that_nobody_knows(shim: ShimProcess) -> None:
@@ -375,7 +376,7 @@ def test_shutdown_leaves_no_process(shim: ShimProcess) -> None:
         connection.send(type="shutdown")
         assert {connection.next_exit()[1:] for _ in pids} == {(KILLED, 9)}
         assert connection.is_closed()
-        assert shim.process.wait(10) == 0
+        assert shim.process.wait(PATIENCE) == 0
         assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
 
 
@@ -441,7 +442,7 @@ def test_another_user_is_turned_away(shim: ShimProcess) -> None:
         os.setresuid(1000, 1000, 1000)
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
             connection.connect(shim.address)
-            connection.settimeout(10)
+            connection.settimeout(PATIENCE)
             return connection.recv(1000)
 
     with shim.connect() as connection:

@@ -14,6 +14,7 @@ from typing import TypeVar
 import pytest
 from harness import Traces, wait_until
 from tests.forked import in_child
+from tests.patience import PATIENCE
 
 from wherry.errors import InternalError
 from wherry.kernel.cgroups import Layout
@@ -64,7 +65,7 @@ def run(tmp_path: Path, leftovers: Traces) -> Callable[[Callable[[Path], Awaitab
 
     def run(work: Callable[[Path], Awaitable[T]]) -> T:
         async def limited() -> T:
-            return await asyncio.wait_for(work(tmp_path), 20)
+            return await asyncio.wait_for(work(tmp_path), PATIENCE)
 
         return in_child(lambda: asyncio.run(limited()))
 
@@ -245,7 +246,7 @@ def test_a_child_that_is_given_up_after_the_shim_died(run: Run, is_replaced: boo
         children.shim_lost()
         if is_replaced:
             await made.link.connect()
-        await asyncio.wait_for(children.discard(child), 2)
+        await asyncio.wait_for(children.discard(child), PATIENCE)
         assert children.by_slot == {}
         await made.link.shutdown()
         if is_replaced:

@@ -72,3 +72,35 @@ def test_version_2_files(tmp_path: Path) -> None:
     used = measure(Group(Layout(2, {"": str(tmp_path)}), "group"))
     assert used == (7000, 5000, 2000, (9, 4, 3000), 4096, 1024, None, 3, None)
     assert measure(Group(Layout(2, {"": str(tmp_path)}), "gone")) == (0, 0, 0, (0, 0, 0), None, 0, None, None, None)
+
+
+def test_many_at_once(supervisor: Supervisor, rootfs: Path) -> None:
+    """Case 33: one request for all that run, or for those named, says what a request for each says."""
+    for name in ("a", "b"):
+        supervisor.client.start(name, str(rootfs), ["/bin/sleep", "1000"], soft_mib=32, memory=64 << 20)
+    supervisor.client.run("done", str(rootfs), ["/bin/echo", "hello"])
+    found = {each["name"]: each for each in supervisor.client.stats_of()}
+    assert set(found) == {"/a", "/b"}
+    for name in ("a", "b"):
+        alone, together = supervisor.client.stats(name), found[f"/{name}"]
+        assert together.keys() == alone.keys()
+        assert together["memory_stats"]["limit"] == 64 << 20
+        assert together["id"] == alone["id"]
+        assert together["Wherry"]["Memory"]["Rss"] == alone["Wherry"]["Memory"]["Rss"]
+    assert [each["name"] for each in supervisor.client.stats_of(["b", "done", found["/a"]["id"]])] == [
+        "/b",
+        "/done",
+        "/a",
+    ]
+    for name in ("nobody", "a,b", "a%2Cb", "", "..", "a/json"):
+        with pytest.raises(errors.NotFound):
+            supervisor.client.stats_of(["a", name])
+    assert supervisor.engine("stats", "--no-stream", "a", "nobody", check=False).returncode == 1
+    supervisor.engine("stop", "-t", "0", "a", "b")
+    assert supervisor.client.stats_of() == []
+
+
+def test_a_thousand_named(supervisor: Supervisor, rootfs: Path) -> None:
+    """Case 33: more names than fit into a request's first line."""
+    supervisor.client.start("a", str(rootfs), ["/bin/sleep", "1000"])
+    assert len(supervisor.client.stats_of(["a"] * 1000)) == 1000

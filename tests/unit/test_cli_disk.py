@@ -95,7 +95,7 @@ def test_what_is_pruned(
 def test_filters(fake: FakeSupervisor, capfd: pytest.CaptureFixture[str]) -> None:
     assert main.main(["prune", "-f", "--until", "2026-01-31T10:00:00Z", "--label", "a=1", "--label", "b"]) == 0
     assert {request.query["filters"] for request in fake.requests} == {
-        '{"until":["1769853600.000000000"],"label":["a=1","b"]}'
+        '{"label":["a=1","b"],"until":["1769853600.000000000"]}'
     }
     capfd.readouterr()
     with_words = main.main(["prune", "-f", "--until", "yesterday"])

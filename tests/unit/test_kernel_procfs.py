@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.patience import PATIENCE
+
 from wherry.kernel import process, procfs
 
 TERM = signal.SIGTERM
@@ -28,7 +30,7 @@ def received_by(prepare: Callable[[], object], wait: Callable[[], object] = sign
             os._exit(1)
     try:
         assert os.read(reader, 5) == b"ready"
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while not sleeps(child):
             assert time.monotonic() < deadline
         return procfs.receives(child, TERM)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+from tests.patience import PATIENCE
+
 from wherry.supervisor.events import Action, Event, Events, Instant, Missed
 from wherry.supervisor.model import Record
 from wherry.supervisor.request import CreateRequest
@@ -16,7 +18,7 @@ def record(name: str = "alpha") -> Record:
 
 
 async def take(events: AsyncIterator[Event | Missed], number: int) -> list[Event | Missed]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         return [await anext(events) for _ in range(number)]
 
 

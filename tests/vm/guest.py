@@ -17,10 +17,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from tests.patience import PATIENCE
 from tests.vm import image, kernels
 from tests.vm.inside import watched
 
-_BOOT_SECONDS = 90
+_BOOT_SECONDS = 300
 # oops=panic and panic=-1 end a broken guest at once, not at somebody's time limit. slub_debug writes down who
 # allocated what, checks every free, and poisons.
 _COMMAND_LINE = (
@@ -72,7 +73,7 @@ class Guest:
         path = self._directory / "console"
         return path.read_text(errors="replace") if path.exists() else ""
 
-    def sh(self, command: str, seconds: float = 60) -> Result:
+    def sh(self, command: str, seconds: float = 300) -> Result:
         """Run a shell command. Raises GuestDied when it does not end within ``seconds``."""
         tag = secrets.token_hex(4)
         self._connection.sendall(f"{tag} {base64.b64encode(command.encode()).decode()}\n".encode())
@@ -80,13 +81,13 @@ class Guest:
         output, _, status = answer.rpartition(f"\n{tag} ".encode())
         return Result(int(status), output.decode(errors="replace"))
 
-    def run(self, command: str, seconds: float = 60) -> str:
+    def run(self, command: str, seconds: float = 300) -> str:
         """``sh`` for a command that must succeed; returns its output."""
         done = self.sh(command, seconds)
         assert done.status == 0, f"{command}: exit status {done.status}\n{done.output}"
         return done.output
 
-    def python(self, arguments: str, seconds: float = 60, **environment: str) -> Result:
+    def python(self, arguments: str, seconds: float = 300, **environment: str) -> Result:
         """``python ARGUMENTS``, with package and tests on its path."""
         environment |= {"PYTHONPATH": image.python_path(), "PYTHONDONTWRITEBYTECODE": "1"}
         settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items())
@@ -94,7 +95,7 @@ class Guest:
 
     def pytest(self, arguments: str, seconds: float, **environment: str) -> None:
         """Run tests in there; fails with their output when one fails or is skipped."""
-        options = "-q --tb=short -p no:cacheprovider --timeout=120 --durations=10"
+        options = "-q --tb=short -p no:cacheprovider --timeout=600 --durations=10"
         done = self.python(f"-m pytest {options} {arguments}", seconds, **environment)
         print(done.output)
         assert done.status == 0, f"{done.output}\n{self.console()[-3000:]}"
@@ -140,7 +141,7 @@ class Guest:
             self._process = subprocess.Popen(
                 self._command(path), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said
             )
-            listener.settimeout(20)
+            listener.settimeout(PATIENCE)
             self._connection, _ = listener.accept()
 
     def _command(self, shell: Path) -> list[str | Path]:

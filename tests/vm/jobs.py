@@ -18,7 +18,7 @@ from tests.vm.uml import DebugGuest
 
 # Races need virtual CPUs that run at the same time; 6.12 does not always survive that (see Guest).
 NOT_PARALLEL = frozenset({"6.12-amd64"})
-_SECONDS = 500
+_SECONDS = 3000
 
 
 class Job(NamedTuple):

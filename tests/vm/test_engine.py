@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 from tests.vm.jobs import Guests, Job
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(7200)]
 
 CAUSES = "tests/root/test_causes.py"
 MATRIX = f"{CAUSES}::test_every_end_is_booked_as_what_it_is"

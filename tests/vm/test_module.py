@@ -13,7 +13,7 @@ from tests.vm.jobs import Guests, Job
 
 from wherry.kernel import container_monitor
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(7200)]
 
 KMOD = kernels.REPOSITORY / "kmod"
 

@@ -41,7 +41,7 @@ async def attach(call: Call) -> web.StreamResponse:
         if wants_logs and end and not (runs and wants_stream):
             await dump(call, log, chosen, response)
         if wants_stream and (runs or await _started(call, record.id, log, seen)):
-            await forward(log, chosen, Sender(response), 0 if runs and wants_logs else end)
+            await forward(log, chosen, Sender(response, call.pace), 0 if runs and wants_logs else end)
     return response
 
 

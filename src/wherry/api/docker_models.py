@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from wherry import defaults
+from wherry.api import security_options
 from wherry.errors import InvalidRequest, NotFound, NotSupported
 from wherry.logs import LogOptions
 from wherry.supervisor.request import CreateRequest, check, clean_path, parse_bind, parse_env, parse_size, quoted
@@ -45,6 +46,7 @@ class HostConfig(msgspec.Struct, rename="pascal", kw_only=True):
     cpu_shares: int | None = None
     cpuset_cpus: str | None = None
     blkio_weight: int | None = None
+    security_opt: list[str] | None = None
     memory: int | None = None
     memory_reservation: int | None = None
     memory_swap: int | None = None
@@ -117,6 +119,7 @@ def _translate(config: ContainerConfig, host: HostConfig, ours: WherryConfig) ->
         cpuset_cpus=host.cpuset_cpus or "",
         sched_policy=ours.sched_policy or "",
         io_weight=host.blkio_weight or None,
+        seccomp=security_options.seccomp_profile(host.security_opt or ()),
         stop_signal=config.stop_signal or "SIGTERM",
         stop_seconds=defaults.STOP_SECONDS if stop_timeout is None else max(float(stop_timeout), -1.0),
         labels=config.labels or {},

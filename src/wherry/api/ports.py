@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from wherry.supervisor.model import EngineInfo, Record
@@ -63,6 +63,9 @@ class Engine(Protocol):
 
     def usage(self, ref: str) -> Usage | None:
         """None when it does not run."""
+
+    async def usages(self, refs: Sequence[str]) -> dict[str, Usage]:
+        """Of those that run; read in a thread, as it takes some 200 us each."""
 
     def resident(self, ref: str) -> Resident | None:
         """What its memory enforcer counts; None without one."""

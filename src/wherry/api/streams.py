@@ -21,6 +21,7 @@ from aiohttp.http_writer import StreamWriter
 from wherry import logs
 from wherry.api.containers import wanted
 from wherry.api.outlet import Outlet, Piece
+from wherry.api.pace import Pace
 from wherry.api.query import Query
 from wherry.api.replies import FrameResponse, encode
 from wherry.api.router import Call
@@ -102,11 +103,13 @@ class Framer:
 class Sender:
     """Writes to a response with backpressure, and without keeping the event loop from others."""
 
-    def __init__(self, response: FrameResponse) -> None:
+    def __init__(self, response: FrameResponse, pace: Pace) -> None:
         self._response = response
+        self._pace = pace
         self._burst = 0
 
     async def send(self, data: bytes) -> None:
+        await self._pace.turn()
         await self._response.write(data)
         self._burst += len(data)
         if self._burst >= _FAIR_SHARE:
@@ -127,7 +130,7 @@ async def _follow(call: Call, log: logs.Log, query: LogQuery) -> web.StreamRespo
     response = call.replies.frames()
     await response.flush(call.request)  # a quiet container may keep its followers waiting for hours
     with call.lifetime.watching(ends_cleanly=True):
-        await forward(log, query, Sender(response))
+        await forward(log, query, Sender(response, call.pace))
     return response
 
 
@@ -153,7 +156,8 @@ async def dump(call: Call, log: logs.Log, query: LogQuery, response: FrameRespon
     framer = Framer(query.timestamps)
     pieces = (logs.read if query.timestamps else logs.read_pieces)(log, **query.selection())
     frames = framer.batches(pieces)
-    first = await asyncio.to_thread(_beginning, frames)
+    # Not in the loop's own threads: looking for the last lines of a long log would keep starts from them.
+    first = await asyncio.get_running_loop().run_in_executor(call.lifetime.readers, _beginning, frames)
     writer = await response.prepare(call.request)
     if len(first) < 2 and all(extent is None for _, extent in first):
         for data, _ in first:
@@ -195,7 +199,7 @@ async def _release(call: Call, starting: asyncio.Task[Record]) -> None:
 
 async def _run_stream(call: Call, record: Record) -> web.StreamResponse:
     response = call.replies.frames()
-    sender = Sender(response)
+    sender = Sender(response, call.pace)
     await response.prepare(call.request)
     await sender.send(_status({"Event": "started", "Id": record.id, "Name": record.name, "Pid": record.pid}))
     with call.lifetime.watching(ends_cleanly=False):

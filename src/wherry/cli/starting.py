@@ -91,9 +91,9 @@ def _add_cpu_options(parser: Parser) -> None:
     parser.option("--cpus", metavar="N", type=values.cpus, help="most CPU time, in CPUs (0.5: half of one)")
     about_shares = "weight against others, in place of --nice (1024 is nice 0)"
     parser.option("-c", "--cpu-shares", metavar="N", type=values.shares, help=about_shares)
-    parser.option("--cpuset-cpus", metavar="LIST", default="", help="the CPUs it runs on, such as 0-3,7")
+    parser.option("--cpuset-cpus", metavar="LIST", help="the CPUs it runs on, such as 0-3,7")
     about_policy = "other, batch, idle (what nobody else wants), fifo:N or rr:N (real time, N from 1 to 99)"
-    parser.option("--sched-policy", metavar="POLICY", default="", help=about_policy)
+    parser.option("--sched-policy", metavar="POLICY", help=about_policy)
     about_io = "share of a disk's time, 10 to 1000 (for disks with the scheduler bfq)"
     parser.option("--io-weight", metavar="N", type=values.io_weight, help=about_io)
 
@@ -102,19 +102,21 @@ def _add_command_options(parser: Parser) -> None:
     parser.group("the command")
     about_env = "set a variable; without =V your own value"
     parser.option("-e", "--env", metavar="K[=V]", repeats=True, help=about_env)
-    parser.option("-w", "--workdir", metavar="DIR", default="", help="working directory in the container")
-    parser.option("-u", "--user", metavar="USER[:GROUP]", default="", help="name or number, from its /etc/passwd")
+    parser.option("-w", "--workdir", metavar="DIR", help="working directory in the container")
+    parser.option("-u", "--user", metavar="USER[:GROUP]", help="name or number, from its /etc/passwd")
 
 
 def _add_container_options(parser: Parser) -> None:
     parser.group("the container")
-    parser.option("--hostname", metavar="NAME", default="", help="host name (default: the container's name)")
+    parser.option("--hostname", metavar="NAME", help="host name (default: the container's name)")
     parser.flag("--init", help="run a small init before the command, to reap zombies")
     about_network = "none: loopback only; host: the host's"
     parser.option("--network", metavar="none|host", choices=["none", "host"], default="none", help=about_network)
     parser.flag("--read-only", help="mount the root file system read-only")
     parser.flag("--rm", help="remove the container when it ends")
     parser.flag("--rw-rootfs", help="run on the directory ROOTFS itself")
+    about_security = "seccomp=FILE, a profile in place of docker's, or seccomp=unconfined"
+    parser.option("--security-opt", metavar="OPT", repeats=True, help=about_security)
     parser.option("--tmpfs", metavar="DIR[:OPTS]", repeats=True, help="mount a tmpfs (size=1m,...)")
     about_volume = "show a host path in the container"
     parser.option("-v", "--volume", metavar="HOST:CTR[:ro]", repeats=True, help=about_volume)
@@ -175,6 +177,7 @@ def _options(args: Namespace) -> Options:
         "cpuset_cpus": args.cpuset_cpus,
         "sched_policy": args.sched_policy,
         "io_weight": args.io_weight,
+        "security_opt": args.security_opt,
         "env": args.env,
         "working_dir": args.workdir,
         "user": args.user,

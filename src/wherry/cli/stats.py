@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-from wherry import errors
 from wherry.cli import sizes, template, terminal
 from wherry.cli.names import complete_running
 from wherry.client import Client
@@ -53,15 +52,8 @@ def show(args: Namespace) -> int:
 
 
 def _sample(client: Client, names: list[str]) -> Sample:
-    found: Sample = {}
-    for name in names or [container.name for container in client.ps(running=True)]:
-        try:
-            found[name] = client.stats(name)
-        except errors.NotFound:
-            if names:
-                raise
-            # removed in this moment
-    return found
+    found = client.stats_of(names)
+    return dict(zip(names or [each["name"].lstrip("/") for each in found], found, strict=True))
 
 
 def _rendered(form: str, before: Sample, now: Sample) -> str:

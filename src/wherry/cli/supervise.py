@@ -25,6 +25,7 @@ def add_supervisor(parser: Parser) -> None:
     parser.option(
         "--prepared", metavar="N", type=values.count, default=2, help="containers prepared ahead (default: 2)"
     )
+    parser.flag("--allow-containers", help="let processes of containers that have the socket drive this supervisor")
     about = "who holds memory limits (default: auto, the first of the others that passes its self-test)"
     choices = ["auto", "kmod", "bpf", "cgroup"]
     parser.option("--memory-enforcer", metavar="|".join(choices), choices=choices, default="auto", help=about)
@@ -54,5 +55,6 @@ def supervise(args: Namespace) -> int:
         debug=args.debug,
         prepared=args.prepared,
         enforcer=args.memory_enforcer,
+        allow_containers=args.allow_containers,
         disk=disk,
     )

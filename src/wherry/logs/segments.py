@@ -49,10 +49,10 @@ def rotated_numbers(path: Path) -> list[int]:
     """Numbers of the older files of ``path`` that have a log, an index or both, oldest first."""
     prefix = path.name + "."
     numbers: set[int] = set()
-    with os.scandir(path.parent) as entries:
-        for entry in entries:
-            number = entry.name[len(prefix) :].removesuffix(".idx")
-            if entry.name.startswith(prefix) and number.isascii() and number.isdecimal() and number[0] != "0":
+    for name in os.listdir(path.parent):  # of the logs of all containers
+        if name.startswith(prefix):
+            number = name[len(prefix) :].removesuffix(".idx")
+            if number.isascii() and number.isdecimal() and number[0] != "0":
                 numbers.add(int(number))
     return sorted(numbers)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 import wherry
 from wherry.kernel import libc
 from wherry.kernel.cgroups import Group
+from wherry.kernel.polling import readable
 from wherry.memory.limiter import Event, Host, Kind, Limits, MemoryLimiter, Target, Unusable
 
 _SECONDS = 10.0
@@ -94,9 +94,9 @@ def _grow(
         events: list[Event] = []
         deadline = time.monotonic() + _SECONDS
         while Kind.HARD not in {event.kind for event in events} and time.monotonic() < deadline:
-            readable, _, _ = select.select([limiter.fileno(), pidfd], [], [], deadline - time.monotonic())
+            ready = readable([limiter.fileno(), pidfd], deadline - time.monotonic())
             events += [event for event in limiter.read() if event.container_id == _ID]
-            if pidfd in readable:
+            if pidfd in ready:
                 break
         # An enforcer that tells the crossing need not have killed the first process: that is the reader's business.
         if Kind.HARD in {event.kind for event in events}:
@@ -109,7 +109,7 @@ def _grow(
 def read_numbers(helper: subprocess.Popen[bytes]) -> list[int]:
     """The next line of a helper. Raises Unusable when it does not come."""
     output = helper.stdout
-    if output is None or not select.select([output], [], [], _SECONDS)[0]:
+    if output is None or not readable([output.fileno()], _SECONDS):
         raise Unusable("self-test: the process that was to die did not end")
     words = output.readline().split()
     if not words:

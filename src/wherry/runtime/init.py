@@ -56,7 +56,10 @@ def _run(channel: int, prepare: list[Step]) -> int:
         return EXIT_SETUP
     _send(parent, {"ready": True})
     message = _receive(parent, context)
-    if message is None or not _execute(parent, steps.decode(message["steps"]), context):
+    if message is None:
+        return EXIT_SETUP
+    process.mark_close_on_exec(3)  # before a filter can forbid it; what is opened from here on is so anyway
+    if not _execute(parent, steps.decode(message["steps"]), context):
         return EXIT_SETUP
     return _start(parent, message)
 
@@ -111,7 +114,6 @@ def _receive(parent: socket.socket, context: Context) -> dict[str, Any] | None:
 def _start(parent: socket.socket, message: dict[str, Any]) -> int:
     arguments: list[str] = message["args"]
     environment = [os.fsencode(entry) for entry in message["env"]]
-    process.mark_close_on_exec(3)
 
     def execute() -> int:
         _send(parent, {"exec": True})

@@ -2,13 +2,13 @@
 
 A plan has two halves. ``prepare`` depends on the spec only through its *template* (namespaces, kernel file systems,
 masked paths), and all containers with the same template can share processes that have been prepared ahead. ``finish``
-is the container's own. Where a later facility will go: a user namespace joins ``_NAMESPACE_ORDER`` and is unshared
-first; the seccomp filter is installed between DropPrivileges and ChangeDirectory's successor, execve, and needs
-no_new_privs, which is set by then.
+is the container's own. The seccomp filter comes last: whatever a step does need not be allowed by it. Where a later
+facility will go: a user namespace joins ``_NAMESPACE_ORDER`` and is unshared first.
 """
 
 from __future__ import annotations
 
+import binascii
 import functools
 import json
 import resource
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from wherry.errors import InvalidRequest, NotSupported
 from wherry.kernel import capabilities, mounts
-from wherry.runtime import options, steps
+from wherry.runtime import options, seccomp, steps
 from wherry.runtime.spec import ANNOTATION_INIT, Linux, Mount, Process, Scheduler, Spec
 from wherry.runtime.steps import Step
 
@@ -157,7 +157,22 @@ def _finish(spec: Spec, binds: list[Bind], directory_binds: set[str]) -> list[St
     result.append(steps.EnterRoot())
     if spec.hostname or spec.domainname:
         result.append(steps.SetHostname(spec.hostname, spec.domainname))
-    return result + _process_steps(process)
+    return result + _process_steps(process) + _filter(spec)
+
+
+def _filter(spec: Spec) -> list[Step]:
+    if spec.linux.seccomp is None:
+        return []
+    if not spec.process.no_new_privileges:
+        # Without it only CAP_SYS_ADMIN may install one, and the privileges are gone by then.
+        raise NotSupported("a seccomp filter without noNewPrivileges is not supported")
+    program, flags = seccomp.compile_filter(spec.linux.seccomp)
+    return [steps.InstallFilter(_text(program), flags)]
+
+
+@functools.lru_cache(maxsize=64)
+def _text(program: bytes) -> str:
+    return binascii.b2a_base64(program, newline=False).decode()
 
 
 def _mount_in_root(mount: Mount, bind: Bind | None, directory_binds: set[str]) -> Step:

@@ -11,12 +11,13 @@ cross as open descriptors, which a step finds by name in the context.
 
 from __future__ import annotations
 
+import binascii
 import os
 import resource
 import stat
 from typing import NamedTuple, Protocol
 
-from wherry.kernel import capabilities, mounts, namespaces, network, paths, process
+from wherry.kernel import capabilities, mounts, namespaces, network, paths, process, seccomp
 from wherry.kernel.libc import call_error, setdomainname, sethostname
 
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
@@ -517,6 +518,19 @@ class ChangeDirectory(NamedTuple):
             raise PermissionError(1, "the working directory is outside the rootfs", self.path)
 
 
+class InstallFilter(NamedTuple):
+    """A seccomp filter, ``program`` in base64. Nothing but execve comes after it."""
+
+    program: str
+    flags: int
+
+    def describe(self) -> str:
+        return "install seccomp filter"
+
+    def execute(self, context: Context) -> None:
+        seccomp.install(binascii.a2b_base64(self.program), self.flags)
+
+
 _STEPS: dict[str, type] = {
     cls.__name__: cls
     for cls in (
@@ -543,7 +557,7 @@ _STEPS: dict[str, type] = {
             ReadOnlyRoot,
         ),
         *(EnterRoot, SetHostname, SetRlimits, SetNice, SetScheduler),
-        *(SetStdio, MakeWorkingDirectory, DropPrivileges, ChangeDirectory),
+        *(SetStdio, MakeWorkingDirectory, DropPrivileges, ChangeDirectory, InstallFilter),
     )
 }
 

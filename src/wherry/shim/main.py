@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import resource
 import select
 import signal
 import socket
@@ -19,6 +18,7 @@ import traceback
 from typing import Any
 
 from wherry.kernel import process
+from wherry.kernel.descriptors import raise_own_limit
 from wherry.runtime import launch, steps
 from wherry.shim import protocol
 
@@ -173,6 +173,12 @@ class Shim:
         if slot is None or len(descriptors) != len(message["names"]):
             for descriptor in descriptors:
                 os.close(descriptor)
+            if slot is not None and not descriptors:
+                # The next supervisor could neither read its output nor tell how its start ended: better none at all.
+                print(f"killing {message['slot']}: its descriptors could not be kept", file=sys.stderr)
+                self.tell({"type": "refused", "slot": slot.name})
+                if slot.exit is None:
+                    signal.pidfd_send_signal(slot.pidfd, signal.SIGKILL)
             return
         slot.held.update(zip(message["names"], descriptors, strict=True))
 
@@ -218,12 +224,6 @@ class Shim:
             self.drop(slot)
 
 
-def _raise_descriptor_limit() -> None:
-    """Four descriptors a container: as many as we may have. Containers get a soft limit of their own (their spec's)."""
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 def main(listener_descriptor: int) -> None:
     """Run a shim on a listening socket. Called by ``wherry.shim.__main__`` in a fresh process."""
     os.setsid()
@@ -237,7 +237,8 @@ def main(listener_descriptor: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     process.close_all_but([0, 1, 2, listener_descriptor])
-    _raise_descriptor_limit()
+    # Five to eight descriptors a container. Containers get a soft limit of their own (their spec's).
+    raise_own_limit()
     listener = socket.socket(fileno=listener_descriptor)
     # Children share our pages until somebody writes: the collector would touch the header of every object.
     gc.collect()

@@ -125,7 +125,7 @@ async def stop(container: Container, records: Records, seconds: float, events: E
     record.stop_requested = True
     records.keep(record)
     number = signal_number(record.request.stop_signal)
-    if procfs.receives(record.pid, number):
+    if await asyncio.to_thread(procfs.receives, record.pid, number):
         container.send_signal(number)
         events.emit(Action.KILL, record, {"signal": str(number)})
         await asyncio.wait([ended], timeout=None if seconds < 0 else seconds)

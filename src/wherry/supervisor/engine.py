@@ -19,7 +19,7 @@ from wherry.kernel.libc import describe
 from wherry.logs import Log, Pipeline
 from wherry.memory import Host
 from wherry.rootfs import Limits, RootfsStore
-from wherry.supervisor import ending, recovery, updating, usage
+from wherry.supervisor import ending, recovery, room, turns, updating, usage
 from wherry.supervisor.children import Child, Children, remove_group
 from wherry.supervisor.container import Container
 from wherry.supervisor.disk import Disk
@@ -38,6 +38,8 @@ from wherry.supervisor.takeover import Takeover
 from wherry.supervisor.usage import Resident
 
 _log = logging.getLogger(__name__)
+_REMOVALS = 2
+"""Layers that are deleted at once: more threads of that kind keep the event loop from the interpreter."""
 
 
 class Engine:
@@ -61,7 +63,9 @@ class Engine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._events = Events()
         self._closing = False
+        self._room = room.Room()
         self._rootfs = ""
+        self._removing = asyncio.Semaphore(_REMOVALS)
 
     async def open(self) -> None:
         """Lock the state directory, find or start the shim, take over what runs. When that fails, containers stay as
@@ -115,6 +119,7 @@ class Engine:
         )
         try:
             held = await self._shim.connect()
+            room.check_takeover(self._shim.pid, len(held))
         except BaseException:
             self._remove_parent_group()
             raise
@@ -241,7 +246,8 @@ class Engine:
         if self._closing:
             raise Conflict("the supervisor is shutting down")
         try:
-            await self._starter.start(container)
+            with self._room.start(self._shim.pid):
+                await self._starter.start(container)
         except StartFailed as error:
             raise _named(error, name) from error
         except OSError as error:  # TimeoutError is one
@@ -337,6 +343,11 @@ class Engine:
     def disk(self) -> Disk:
         return self._disk
 
+    async def usages(self, refs: Sequence[str]) -> dict[str, usage.Usage]:
+        children = {ref: self._find(ref).child for ref in refs}
+        groups = {ref: child.group for ref, child in children.items() if child is not None}
+        return await asyncio.to_thread(usage.measure_all, groups)
+
     def usage(self, ref: str) -> usage.Usage | None:
         child = self._find(ref).child
         return None if child is None else usage.measure(child.group)
@@ -366,6 +377,9 @@ class Engine:
             containers_exited=states.count(State.EXITED),
             hostname=os.uname().nodename,
             spares=self._children.spares,
+            longest_turn_ms=round(turns.OF_SUPERVISOR.longest.seconds * 1e3, 1),
+            longest_turn_cpu_ms=round(turns.OF_SUPERVISOR.most_cpu.cpu_seconds * 1e3, 1),
+            slow_turns=turns.OF_SUPERVISOR.slow,
         )
 
     def _record_of(self, container_id: str) -> Record | None:
@@ -391,6 +405,8 @@ class Engine:
             self._memory.tick()
             if self._records.has_unsaved:
                 self._records.retry()
+            if self._records.needs_checkpoint:
+                await asyncio.to_thread(self._records.checkpoint)
 
     def _check_present(self, container: Container) -> None:
         if container.record.id not in self._containers:
@@ -434,13 +450,18 @@ class Engine:
             del self._names[record.name]
         if not container.log_ended.is_set():
             self._pipeline.abandon(container.log)
+        # Its blocks are given back with the last descriptor, which takes long for gigabytes.
+        held = container.log.hold()
         container.log.remove()
+        if held:
+            self._background(asyncio.to_thread(_close_all, held))
 
     async def _remove_layer(self, container: Container) -> None:
         await container.settled.wait()
-        await asyncio.to_thread(self._layers.remove, container.record.layer)
         if self._disk.released(container.record):
             self._background(self._disk.trim())
+        async with self._removing:
+            await asyncio.to_thread(self._layers.remove, container.record.layer)
 
     def _on_exit(self, slot: str, status: ExitStatus) -> None:
         self._children.exited(slot, status)
@@ -570,6 +591,11 @@ def _named(error: StartFailed, name: str) -> StartFailed:
     """Every failed start says whose: steps before the clone do not know the name."""
     prefix = f"cannot start {name}: "
     return error if str(error).startswith(prefix) else type(error)(prefix + str(error))
+
+
+def _close_all(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _described(error: OSError) -> str:

@@ -6,20 +6,25 @@ import asyncio
 import gc
 import logging
 import os
-import resource
 import signal
 import socket
 import sqlite3
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from wherry.api.server import serve
 from wherry.errors import InvalidRequest, WherryError
+from wherry.kernel import descriptors
 from wherry.rootfs import Limits
+from wherry.supervisor import turns
 from wherry.supervisor.engine import Engine
+from wherry.supervisor.quiet_log import RateLimit
 from wherry.supervisor.state_directory import StateDirectory
+from wherry.supervisor.turns import MeasuringSelector
 
 _log = logging.getLogger("wherry.supervisor")
+_THREADS = 32
 
 
 def run_supervisor(
@@ -31,11 +36,13 @@ def run_supervisor(
     prepared: int,
     enforcer: str,
     disk: dict[str, int],
+    allow_containers: bool = False,
 ) -> int:
     """Run in the foreground until SIGINT or SIGTERM; returns the exit code.
 
     ``rootfs`` is checked at once and containers are prepared ahead for it; ``prepared`` is how many.
-    ``enforcer`` is who holds memory limits, "auto" for the best that works. ``disk`` has fields of ``rootfs.Limits``.
+    ``enforcer`` is who holds memory limits, "auto" for the best that works; ``disk`` has fields of ``rootfs.Limits``;
+    ``allow_containers`` lets processes of containers connect.
     """
     _configure_logging(debug)
     try:
@@ -43,7 +50,8 @@ def run_supervisor(
             raise InvalidRequest("the supervisor needs root: namespaces, mounts and control groups are made by it")
         state = StateDirectory(state_dir)
         engine = Engine(state, socket_path, prepared, enforcer, Limits(**disk))
-        asyncio.run(_serve(engine, rootfs, socket_path))
+        with asyncio.Runner(loop_factory=_make_loop) as runner:
+            runner.run(_serve(rootfs, socket_path, engine, allow_containers))
     except (WherryError, OSError, sqlite3.Error) as error:
         print(f"engine supervisor: {error}", file=sys.stderr)
         return 1
@@ -55,15 +63,24 @@ def _configure_logging(debug: bool) -> None:
     # journald adds the time itself.
     form = "%(levelname)s %(message)s" if "JOURNAL_STREAM" in os.environ else "%(asctime)s %(levelname)s %(message)s"
     handler.setFormatter(logging.Formatter(form))
+    handler.addFilter(RateLimit())
     root = logging.getLogger("wherry")
     root.addHandler(handler)
     root.setLevel(logging.DEBUG if debug else logging.INFO)
 
 
-async def _serve(engine: Engine, rootfs: str | None, socket_path: str) -> None:
+def _make_loop() -> asyncio.AbstractEventLoop:
+    """Its threads mostly wait in the kernel: for the sync of an overlay, for a grace period. Work that needs the
+    interpreter for long, or a disk, has threads of its own.
+    """
+    loop = asyncio.SelectorEventLoop(MeasuringSelector(turns.OF_SUPERVISOR))
+    loop.set_default_executor(ThreadPoolExecutor(_THREADS, "wherry"))
+    return loop
+
+
+async def _serve(rootfs: str | None, socket_path: str, engine: Engine, allow_containers: bool) -> None:
     os.umask(0o022)
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    descriptors.raise_own_limit()
     # The loop, the log pipeline and the threads that clean up take turns of 5 ms by default: longer than a start.
     sys.setswitchinterval(0.0005)
     stopped = asyncio.Event()
@@ -73,12 +90,13 @@ async def _serve(engine: Engine, rootfs: str | None, socket_path: str) -> None:
     await engine.open()
     try:
         await engine.prepare(rootfs)
-        server = await serve(engine, socket_path)
+        server = await serve(engine, socket_path, allow_containers=allow_containers)
     except BaseException:
         # A wrong path on our command line is no reason to stop what an earlier supervisor left running.
         await engine.detach()
         raise
     _freeze_heap()
+    turns.OF_SUPERVISOR.reset()
     _log.info("serving on %s, state in %s", socket_path, engine.info().state_dir)
     notify("READY=1")
     try:

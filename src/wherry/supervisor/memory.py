@@ -18,6 +18,7 @@ from wherry.supervisor.cause import MemoryEvidence
 from wherry.supervisor.children import Child
 from wherry.supervisor.container import Container
 from wherry.supervisor.events import Action, Events, Instant
+from wherry.supervisor.kernel_log import KernelLog
 from wherry.supervisor.model import Record
 from wherry.supervisor.records import Records
 
@@ -66,8 +67,11 @@ class Memory:
         """Enforcer -> why it was not taken."""
         self._watched: dict[str, _Watched] = {}
         self._oom = OomWatch()
+        self._kernel_log = KernelLog()
         self._timers: set[asyncio.TimerHandle] = set()
         self._dropped = 0
+        self._looking: dict[str, bool] = {}
+        """Containers whose OOM kills are about to be counted, and whether there was another signal since."""
 
     async def open(self, wanted: str, kept: Mapping[str, int], in_use: set[str]) -> None:
         """Go on with the enforcers that an earlier supervisor used (``in_use``, whose descriptors are ``kept``), and
@@ -187,6 +191,20 @@ class Memory:
             with contextlib.suppress(OSError):
                 self._set_backstop(watched, limits)
 
+    def reclaim(self, container: Container, old: Limits, limits: Limits) -> None:
+        """Have the kernel make room for a lower hard limit before ``update``; blocking, in a thread. No error: what
+        cannot be done ``update`` will find out.
+        """
+        watched = self._watched.get(container.record.id)
+        if watched is None or watched.limiter is None or old.hard_bytes is None or limits.hard_bytes is None:
+            return
+        if limits.hard_bytes < old.hard_bytes and (old.soft_bytes is None) == (limits.soft_bytes is None):
+            with contextlib.suppress(OSError):
+                if watched.limiter.name == "cgroup":
+                    controller.set_limit(watched.child.group, limits.hard_bytes)
+                else:
+                    self._set_backstop(watched, limits)
+
     @staticmethod
     def _set_backstop(watched: _Watched, limits: Limits) -> None:
         """Unless the enforcer is the group itself, or the group's own limit is as low."""
@@ -254,8 +272,7 @@ class Memory:
 
     def explain_kills(self, container: Container, kills: int) -> None:
         """Of a container that has ended, and not by the OOM killer: whoever was killed was another process of it."""
-        for _ in range(kills):
-            self._oom_child(container.record, {})
+        self._oom_children(container.record, {}, kills)
 
     def tick(self) -> None:
         """Once a second: what no descriptor tells."""
@@ -296,8 +313,11 @@ class Memory:
         }
         if event.pid:
             attributes |= {"pid": str(event.pid), "comm": event.comm}
+        if enforcer != "kmod":  # the module tells by itself
+            self._kernel_log.tell(event, record.name, watched.child.pid)
         instant = Instant(event.wall_ns, event.monotonic_ns)
-        self._events.emit(_ACTIONS[event.kind], record, attributes, instant)
+        if not self._events.emit(_ACTIONS[event.kind], record, attributes, instant):
+            return  # one of too many
         level = logging.INFO if event.kind is Kind.SOFT_CLEARED else logging.WARNING
         text = "%s: %s: pid %d (%r), %d bytes, limit %d"
         _log.log(level, text, record.name, event.kind, event.pid, event.comm, event.rss_bytes, event.limit_bytes)
@@ -311,14 +331,31 @@ class Memory:
         elif watched.container.record.request.init:
             self._later(_CHILD_SECONDS, watched, event)
         else:
-            self._oom_child(watched.container.record, self._described(event, watched.child))
+            self._oom_children(watched.container.record, self._described(event, watched.child), 1)
 
     def _look_for_kills(self) -> None:
         for container_id in self._oom.changed():
-            watched = self._watched.get(container_id)
-            if watched is not None:
-                for delay in _COUNT_SECONDS:
-                    self._later(delay + _CHILD_SECONDS, watched, None)
+            if container_id in self._looking:
+                self._looking[container_id] = True
+            else:
+                self._look_soon(container_id)
+
+    def _look_soon(self, container_id: str) -> None:
+        """A container that has its processes killed all the time is looked at once for many kills."""
+        watched = self._watched.get(container_id)
+        if watched is None:
+            return
+        self._looking[container_id] = False
+        for delay in _COUNT_SECONDS:
+            self._later(delay + _CHILD_SECONDS, watched, None)
+
+        def over() -> None:
+            self._timers.discard(timer)
+            if self._looking.pop(container_id, False):
+                self._look_soon(container_id)
+
+        timer = asyncio.get_running_loop().call_later(_CHILD_SECONDS, over)
+        self._timers.add(timer)
 
     def _later(self, seconds: float, watched: _Watched, event: Event | None) -> None:
         def due() -> None:
@@ -337,8 +374,8 @@ class Memory:
         """The container lives on: whoever was killed was not its first process."""
         unexplained = controller.oom_kills(watched.child.group) - watched.container.record.oom_children
         if watched.victim is None and unexplained > 0:
-            for _ in range(unexplained if event is None else 1):
-                self._oom_child(watched.container.record, self._described(event, watched.child))
+            number = unexplained if event is None else 1
+            self._oom_children(watched.container.record, self._described(event, watched.child), number)
 
     @staticmethod
     def _described(victim: Event | None, child: Child) -> dict[str, str]:
@@ -346,11 +383,14 @@ class Memory:
         found = {} if limit is None else {"limit": str(limit)}
         return found if victim is None else {**found, "pid": str(victim.pid), "comm": victim.comm}
 
-    def _oom_child(self, record: Record, attributes: dict[str, str]) -> None:
-        record.oom_children += 1
+    def _oom_children(self, record: Record, attributes: dict[str, str], number: int) -> None:
+        if not number:
+            return
+        record.oom_children += number
         self._records.keep(record)
-        self._events.emit(Action.OOM_CHILD, record, attributes)
-        _log.warning("%s: the kernel's OOM killer killed a process of it: %s", record.name, attributes)
+        for _ in range(number):
+            self._events.emit(Action.OOM_CHILD, record, attributes)
+        _log.warning("%s: the kernel's OOM killer killed %d processes of it: %s", record.name, number, attributes)
 
     def close(self) -> None:
         """Limits go on where the shim keeps them."""
@@ -359,6 +399,7 @@ class Memory:
             timer.cancel()
         loop.remove_reader(self._oom.fileno())
         self._oom.close()
+        self._kernel_log.close()
         for limiter in self._limiters.values():
             loop.remove_reader(limiter.fileno())
             limiter.close()

@@ -120,3 +120,9 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     containers_exited: int
     hostname: str
     spares: int
+    longest_turn_ms: float = 0.0
+    """The longest time that the event loop was busy at a stretch, which is what a client may have had to wait."""
+    longest_turn_cpu_ms: float = 0.0
+    """The most CPU time of such a time, which does not grow with what else the machine does."""
+    slow_turns: int = 0
+    """How many were longer than 20 ms."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import sys
@@ -17,6 +18,7 @@ from wherry.errors import InternalError
 from wherry.kernel import mounts, trust, unix_sockets
 from wherry.shim import protocol
 
+_log = logging.getLogger(__name__)
 _CONNECT_SECONDS = 10
 _ATTEMPTS = 3
 _CODE = "import sys; sys.path.append({path!r}); from wherry.shim.main import main; main(3)"
@@ -142,6 +144,13 @@ class ShimLink:
         held: list[HeldSlot] = []
         while True:
             message, descriptors = await _next_message(connection)
+            names: list[str] = message.get("held") or message.get("names") or []
+            if len(descriptors) != len(names):
+                _close_all(descriptors)
+                raise InternalError(
+                    f"the shim hands over {len(names)} descriptors for one container, and this supervisor may open no "
+                    "more: raise its limit (LimitNOFILE= of the service, ulimit -n); the containers go on"
+                )
             if message["type"] == "hello":
                 self.pid = message["pid"]
                 if message["version"] != protocol.VERSION:
@@ -171,6 +180,9 @@ class ShimLink:
         kind, slot = message["type"], message["slot"]
         if kind == "exit":
             self._on_exit(slot, _exit_status(message))
+            return
+        if kind == "refused":
+            _log.error("the shim may open no more descriptors, and has killed the container in slot %s", slot)
             return
         future = self._spawning.pop(slot, None)
         if future is None or future.done():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import resource
 
-from wherry.runtime import defaults
+from wherry.runtime import defaults, seccomp
 from wherry.runtime.spec import (
     ANNOTATION_HARD_LIMIT,
     ANNOTATION_INIT,
@@ -22,10 +22,11 @@ from wherry.runtime.spec import (
     Rlimit,
     Root,
     Scheduler,
+    Seccomp,
     Spec,
 )
 from wherry.runtime.spec import User as SpecUser
-from wherry.supervisor.request import CreateRequest, clean_path
+from wherry.supervisor.request import UNCONFINED, CreateRequest, clean_path
 from wherry.supervisor.users import User
 from wherry.weights import weight_of_nice
 
@@ -50,6 +51,7 @@ def make_spec(name: str, request: CreateRequest, rootfs: str, user: User) -> Spe
             resources=resources(request),
             masked_paths=defaults.MASKED_PATHS,
             readonly_paths=defaults.READONLY_PATHS,
+            seccomp=_seccomp(request),
         ),
         annotations=annotations,
     )
@@ -66,6 +68,13 @@ def _process(request: CreateRequest, hostname: str, user: User) -> Process:
         rlimits=(_descriptor_limit(),),
         scheduler=_scheduler(request),
     )
+
+
+def _seccomp(request: CreateRequest) -> Seccomp | None:
+    """By the bounding set: that is what the container can ever get."""
+    if request.seccomp == UNCONFINED:
+        return None
+    return seccomp.resolve(seccomp.parse(request.seccomp), frozenset(defaults.CAPABILITIES.bounding))
 
 
 def _scheduler(request: CreateRequest) -> Scheduler:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from wherry import memory
@@ -58,6 +59,10 @@ def measure(group: Group) -> Usage:
         pids=group.read_number("pids", "pids.current"),
         pids_limit=group.read_number("pids", "pids.max"),
     )
+
+
+def measure_all(groups: Mapping[str, Group]) -> dict[str, Usage]:
+    return {key: measure(group) for key, group in groups.items()}
 
 
 def host_cpu_ns(stat: str = "/proc/stat") -> int:

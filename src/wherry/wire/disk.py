@@ -1,8 +1,7 @@
-"""What ``prune`` asks for and gets."""
+"""What ``prune`` gives back."""
 
 from __future__ import annotations
 
-from wherry.wire import jsontext
 from wherry.wire.replies import Value
 
 TYPE_CHECKING = False
@@ -20,16 +19,6 @@ class PruneResult(Value):
         self.containers = containers
         self.archives = archives
         self.bytes = size
-
-
-def prune_filters(until: str | None, labels: Sequence[str]) -> str | None:
-    """Docker's filters as a query has them; ``until`` is a UNIX time."""
-    filters: dict[str, object] = {}
-    if until is not None:
-        filters["until"] = [until]
-    if labels:
-        filters["label"] = [labels] if isinstance(labels, str) else list(labels)
-    return jsontext.encode(filters) if filters else None
 
 
 def prune_result(replies: Sequence[Any]) -> PruneResult:

@@ -7,6 +7,7 @@ from wherry.http1 import ProtocolError, TruncatedError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any, Self
 
 STDOUT = 1
 STDERR = 2
@@ -58,31 +59,32 @@ def _frame_header(header: bytes) -> tuple[int, int]:
     return kind, size
 
 
-class LogStream:
-    """An iterator of (stream, data): stream 1 is stdout and 2 stderr, data what came, with no regard to lines.
+class ClosableStream:
+    """What comes over a connection, item by item, until ``close()`` or its end; also a context manager.
 
-    ``close()`` ends it early; it is also a context manager. Iterating raises the errors of ``Client``.
+    One thread at a time iterates. Any thread or signal handler may close it: the iteration then ends at once, without
+    an error. A stream that is dropped closes its connection.
     """
 
-    def __init__(self, pairs: Iterator[tuple[int, memoryview]], close: Callable[[], None]) -> None:
-        self._pairs = pairs
+    def __init__(self, items: Iterator[Any], close: Callable[[], None]) -> None:
+        """``close`` may be called from any thread, and more than once; ``items`` then end."""
+        self._items = items
         self._close = close
+        self._closed = False
 
-    def __iter__(self) -> LogStream:
+    def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> tuple[int, bytes]:
-        stream, data = next(self._pairs)
-        return stream, bytes(data)
-
-    def views(self) -> Iterator[tuple[int, memoryview]]:
-        """The same without a copy of the bytes: for whoever passes much on at once."""
-        return self._pairs
+    def __next__(self) -> Any:
+        if self._closed:
+            raise StopIteration
+        return next(self._items)
 
     def close(self) -> None:
+        self._closed = True
         self._close()
 
-    def __enter__(self) -> LogStream:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -90,3 +92,22 @@ class LogStream:
 
     def __del__(self) -> None:
         self.close()
+
+
+class LogStream(ClosableStream):
+    """An iterator of (stream, data): stream 1 is stdout and 2 stderr, data what came, with no regard to lines.
+
+    ``close()``, from any thread, ends it early; it is also a context manager. Iterating raises the errors of
+    ``Client``.
+    """
+
+    def __next__(self) -> tuple[int, bytes]:
+        stream, data = super().__next__()
+        return stream, bytes(data)
+
+    def views(self) -> Iterator[tuple[int, memoryview]]:
+        """The same without a copy of the bytes: for whoever passes much on at once."""
+        for stream, data in self._items:
+            if self._closed:
+                return
+            yield stream, data

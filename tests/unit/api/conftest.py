@@ -19,12 +19,13 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeVar, cast
 
 import pytest
+from tests.patience import PATIENCE
 
 from wherry import errors
 from wherry.api import ports, streams
@@ -297,6 +298,11 @@ class FakeEngine:
         self.get(ref)
         return None
 
+    async def usages(self, refs: Sequence[str]) -> dict[str, Usage]:
+        for ref in refs:
+            self.get(ref)
+        return {}
+
     def resident(self, ref: str) -> Resident | None:
         self.get(ref)
         return None
@@ -346,12 +352,12 @@ class Reply(NamedTuple):
 
 class UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: str) -> None:
-        super().__init__("wherry", timeout=20)
+        super().__init__("wherry", timeout=PATIENCE)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(20)
+        self.sock.settimeout(PATIENCE)
         self.sock.connect(self._path)
 
 
@@ -377,7 +383,7 @@ class Api:
     def connect(self) -> socket.socket:
         with contextlib.ExitStack() as undo:
             sock = undo.enter_context(socket.socket(socket.AF_UNIX))
-            sock.settimeout(20)
+            sock.settimeout(PATIENCE)
             sock.connect(self.path)
             undo.pop_all()
             return sock
@@ -410,7 +416,7 @@ class Api:
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Wait for something to become true on the server's loop."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while not self.call(condition):
             assert time.monotonic() < deadline, "it did not become true"
             time.sleep(0.005)
@@ -444,7 +450,7 @@ def api(socket_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
         assert not left, f"left running: {left}"
     finally:
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(20)
+        thread.join(PATIENCE)
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
 

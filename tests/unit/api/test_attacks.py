@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.patience import PATIENCE
 
 from wherry.api import bodies, connection
 
@@ -283,7 +284,7 @@ def test_a_client_of_another_user_is_refused(api: Api) -> None:
     os.chmod(os.path.dirname(api.path), 0o755)
     os.chmod(api.path, 0o666)
     command = [sys.executable, "-c", STRANGER, api.path]
-    reply = subprocess.run(command, capture_output=True, timeout=20, check=True).stdout
+    reply = subprocess.run(command, capture_output=True, timeout=PATIENCE, check=True).stdout
     assert reply.startswith(b"HTTP/1.1 403 Forbidden\r\n")
     assert "uid 65534" in message(reply)
 

@@ -123,7 +123,7 @@ def test_who_reads_too_slowly_is_told_and_holds_nobody_up(api: Api, live: http.c
 
     def flood() -> None:
         for each in range(number):
-            api.engine.told.emit(Action.LOG_GAP, record("alpha"), {"n": str(each), "filler": "x" * 200})
+            api.engine.told.emit(Action.UPDATE, record("alpha"), {"n": str(each), "filler": "x" * 200})
 
     emit(api, Action.CREATE)
     api.call(flood)

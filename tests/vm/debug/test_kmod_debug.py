@@ -77,7 +77,7 @@ def test_nothing_is_left_of_a_guest(faulty: Path) -> None:
     with DebugGuest(kernels.DEBUG, faulty) as guest:
         guest.run("sleep 1000 & sleep 1000 &")
         assert len(set(kernel_processes()) - before) > 3
-    watched.wait_until(lambda: not set(kernel_processes()) - before, 10)
+    watched.wait_until(lambda: not set(kernel_processes()) - before)
 
 
 def kernel_processes() -> list[int]:

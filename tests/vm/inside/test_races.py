@@ -79,7 +79,7 @@ def test_a_hundred_loads_and_unloads_under_load() -> None:
                         monitor.unregister(1)
                     monitor.close()  # at times with the container alive, a check under way and records unread
             rmmod()
-    wait_until(lambda: not allocations(), 10)
+    wait_until(lambda: not allocations())
 
 
 def register_and_forget() -> None:
@@ -121,7 +121,7 @@ def register_and_forget() -> None:
 def test_registrations_of_containers_that_grow_and_die() -> None:
     with loaded(**FAST), in_background(register_and_forget, 3), in_background(churn, 1):
         time.sleep(8)
-    wait_until(lambda: not allocations(), 10)
+    wait_until(lambda: not allocations())
 
 
 @pytest.mark.parametrize("seed", range(3))
