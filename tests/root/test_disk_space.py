@@ -77,18 +77,15 @@ BOMBS = {
 }
 
 
-@pytest.mark.parametrize("compression", ["plain", "zstd"])
 @pytest.mark.parametrize("content", BOMBS.values(), ids=BOMBS.keys())
-def test_a_bomb_is_refused_and_nothing_is_left(
-    tmp_path: Path, write: Callable[..., str], content: bytes, compression: str
-) -> None:
+def test_a_bomb_is_refused_and_nothing_is_left(tmp_path: Path, write: Callable[..., str], content: bytes) -> None:
     store = RootfsStore(tmp_path / "store", Limits(unpacked=16 * MIB, entries=5000))
     with pytest.raises(
         InvalidRequest,
         match=r"^rootfs '.*/rootfs.tar': (unpacked it takes more than 16.0 MiB, the limit of the supervisor "
         r"\(--rootfs-limit\)|it has more than 5000 files, directories and links|its tar data is longer than)",
     ):
-        store.resolve(write(COMPRESS[compression](content + END)))
+        store.resolve(write(COMPRESS["zstd"](content + END)))
     assert os.listdir(tmp_path / "store") == []
 
 
@@ -234,7 +231,7 @@ def test_starts_and_prunes_at_the_same_time(tmp_path: Path, write: Callable[...,
     done = threading.Event()
 
     def use(_: int) -> None:
-        for _ in range(30):
+        for _ in range(10):
             digest = store.take(path)
             assert len(os.listdir(store.directory_of(digest))) == 20
             store.drop(digest)

@@ -419,20 +419,12 @@ def test_supervisor_hands_its_options_over(
     assert engine("supervisor", "rootfs", *words, *disk)[0] == 3
     assert engine("--socket", "unix:///s", "supervisor", "/r")[0] == 3
     limits = {"unpacked": 0, "entries": 0, "cache": 2 << 30, "reserve": 100 << 20}
+    usual = {"debug": False, "prepared": 2, "enforcer": "auto", "allow_containers": False, "disk": {}}
+    given = {"debug": True, "prepared": 0, "enforcer": "bpf", "allow_containers": False, "disk": limits}
     assert stub.calls == [
-        (
-            None,
-            "/run/wherry/engine.sock",
-            "/var/lib/wherry",
-            {"debug": False, "prepared": 2, "enforcer": "auto", "disk": {}},
-        ),
-        (
-            f"{tmp_path}/rootfs",
-            f"{tmp_path}/s",
-            f"{tmp_path}/d",
-            {"debug": True, "prepared": 0, "enforcer": "bpf", "disk": limits},
-        ),
-        ("/r", "/s", "/var/lib/wherry", {"debug": False, "prepared": 2, "enforcer": "auto", "disk": {}}),
+        (None, "/run/wherry/engine.sock", "/var/lib/wherry", usual),
+        (f"{tmp_path}/rootfs", f"{tmp_path}/s", f"{tmp_path}/d", given),
+        ("/r", "/s", "/var/lib/wherry", usual),
     ]
 
 
