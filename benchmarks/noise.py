@@ -113,7 +113,7 @@ def line(row: Row, width: int) -> str:
     cells = []
     for path in PATHS:
         values = row.times[path]
-        p99 = statistics.quantiles(values, n=100)[-1]
+        p99 = sorted(values)[len(values) * 99 // 100]
         cells.append(f"{statistics.median(values):7.1f} {p99:7.1f} {max(values):7.1f}")
     marks = "" if max(map(max, row.times.values())) <= _LIMIT_MS else f"  above {_LIMIT_MS}"
     turns = f"{row.turn_ms:7.1f} {row.turn_cpu_ms:7.1f}"

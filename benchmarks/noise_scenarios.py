@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Unpack
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-from tests.attacks.programs import build
+from tests.attacks.programs import kept
 
 from wherry import Client, WherryError
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 THREADS = 12_000
 FILES = 200_000
+ARCHIVED = 40_000
 READERS = 100
 FOLLOWERS = 100
 
@@ -51,10 +52,7 @@ class Stage:
 
     def attack(self, name: str, *words: str, **options: Unpack[Options]) -> None:
         """``load`` of tests/attacks in a container."""
-        program = self.directory / "load"
-        if not program.exists():
-            build("load", self.directory)
-        self.start(name, "/load", *words, **options | {"volumes": [f"{program}:/load:ro"]})
+        self.start(name, "/load", *words, **options | {"volumes": [f"{kept('load')}:/load:ro"]})
 
     def wait_for_output(self, name: str, text: bytes) -> None:
         while text not in b"".join(data for _, data in self.client.logs(name)):
@@ -186,13 +184,13 @@ def unpacking(stage: Stage) -> Iterator[str]:
     yield ""
     begin = time.monotonic()
     stage.client.run(None, str(archive), ["/bin/true"], rm=True)
-    yield f"{FILES // 2} files in {time.monotonic() - begin:.1f} s"
+    yield f"{ARCHIVED} files in {time.monotonic() - begin:.1f} s"
 
 
 def _make_archive(path: Path, rootfs: Path) -> None:
     with tarfile.open(path, "w") as archive:
         archive.add(rootfs, ".")
-        for number in range(FILES // 2):
+        for number in range(ARCHIVED):
             member = tarfile.TarInfo(f"many/{number % 500}/{number}")
             member.size = 100
             archive.addfile(member, io.BytesIO(b"x" * 100))

@@ -22,6 +22,7 @@ import time
 from wherry import defaults, errors, http1
 from wherry.wire import arguments, jsontext, queries
 from wherry.wire.config import MAX_MIB, absolute, changes_of, config_of
+from wherry.wire.disk import DiskCalls
 from wherry.wire.replies import MAKES_SENSE, Container, RunResult, StartedContainer, started_container, status_from
 from wherry.wire.stream import STATUS, STDERR, STDOUT, LogStream, frames
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
     from wherry.wire.callbacks import Subscription
     from wherry.wire.config import Changes, Options, StrPath
-    from wherry.wire.disk import PruneResult
     from wherry.wire.events import Event, EventStream
 
     OnEvent = Callable[[Event], object]
@@ -80,7 +80,7 @@ def socket_path(path: StrPath | None = None) -> str:
     return path
 
 
-class Client:
+class Client(DiskCalls):
     """The supervisor at ``socket`` (default: ENGINE_SOCKET, then /run/wherry/engine.sock).
 
     ``timeout`` is how many seconds the supervisor may take to answer; calls that wait for a container or may unpack an
@@ -114,23 +114,32 @@ class Client:
     def start(
         self,
         name: str | None,
-        rootfs: StrPath,
-        command: Sequence[StrPath],
+        rootfs: StrPath | None = None,
+        command: Sequence[StrPath] | None = None,
         *,
+        replace: bool = False,
         on_soft_limit: OnEvent | None = None,
         **options: Unpack[Options],
     ) -> StartedContainer:
         """Start a container and return once its command has been executed; without ``name`` the supervisor makes one.
 
+        With ``name`` alone (or an id) a container that is there and does not run is started again, as it was made;
+        one that runs is left alone, and ``was_running`` says so. With ``replace`` a container that has the name is
+        stopped and removed before; when the new one cannot be started then, the error says that the old one is gone.
+
         ``on_soft_limit(event)`` is called, from a thread of its own, each time the container's memory crosses its soft
         limit. Other options are those of ``container_config``. Raises StartFailed, CommandNotFound, NotExecutable,
-        NameInUse, RootfsInUse, InvalidRequest; nothing is left behind then.
+        NameInUse, RootfsInUse, InvalidRequest, and NotFound for a name alone; nothing is left behind then.
         """
-        config = config_of("start", rootfs, command, options)
         arguments.callback("on_soft_limit", on_soft_limit)
         begin = time.time_ns()
-        query = {"name": queries.name(name), "stream": "0"}
-        reply = self._fetch("POST", "/wherry/run", query, config, patient=True)
+        if rootfs is None and command is None:
+            query = queries.start(name, replace, options)
+            reply = self._fetch("POST", "/wherry/start", query, patient=True)
+        else:
+            config = config_of("start", rootfs, command, options)
+            query = queries.run(name, stream=False, replace=replace)
+            reply = self._fetch("POST", "/wherry/run", query, config, patient=True)
         with MAKES_SENSE:
             started = started_container(reply)
         if on_soft_limit is not None:
@@ -143,6 +152,7 @@ class Client:
         rootfs: StrPath,
         command: Sequence[StrPath],
         *,
+        replace: bool = False,
         on_output: Callable[[int, bytes], object] | None = None,
         on_start: Callable[[StartedContainer], object] | None = None,
         on_soft_limit: OnEvent | None = None,
@@ -153,14 +163,14 @@ class Client:
         With ``on_output(stream, data)`` output is handed over as it comes (1 stdout, 2 stderr) and not collected;
         ``on_start`` is called once the command has been executed. ``on_soft_limit(event)`` is called when memory
         crosses the soft limit, from a thread of its own, and for the last time before ``run`` returns. An exception
-        from the first two ends the call, not the container. Raises what ``start`` raises, and Unavailable when the
-        supervisor goes away meanwhile.
+        from the first two ends the call, not the container. ``replace`` is as in ``start``. Raises what ``start``
+        raises, and Unavailable when the supervisor goes away meanwhile.
         """
         config = config_of("run", rootfs, command, options)
         for argument, call in (("on_output", on_output), ("on_start", on_start), ("on_soft_limit", on_soft_limit)):
             arguments.callback(argument, call)
         begin = time.time_ns()
-        query = {"name": queries.name(name), "stream": "1"}
+        query = queries.run(name, stream=True, replace=replace)
         subscription: Subscription | None = None
         response = self._send("POST", "/wherry/run", query, config, patient=True)
         written: dict[int, list[bytes]] = {STDOUT: [], STDERR: []}
@@ -248,8 +258,9 @@ class Client:
         """What happens to containers from now on, as it happens: ``for event in client.events(): ...``.
 
         ``since_ns`` begins with what has happened since then, as far as the supervisor remembers (the last 8192
-        events, of its own life); ``until_ns`` ends the stream at that time, else it ends with the supervisor. Both are
-        nanoseconds since the epoch. ``filters`` are docker's: container, event, label, image, type, each with a value
+        events, those of its predecessors of up to 7 days ago among them); ``until_ns`` ends the stream at that time,
+        else it ends with the supervisor. Both are nanoseconds since the epoch. ``filters`` are docker's: container,
+        event, label, image, type, each with a value
         or several. Raises InvalidRequest; iterating may raise Unavailable.
         """
         from wherry.wire.events import EventStream  # noqa: PLC0415 (few calls need it)
@@ -270,9 +281,11 @@ class Client:
         return Subscription(self.events(since_ns=since_ns, filters={"container": name}), handlers)
 
     def stop(self, name: str, seconds: float | None = None) -> bool:
-        """Ask the container to end (SIGTERM), end it after ``seconds`` (SIGKILL; default 10), return when it has ended.
+        """Ask the container to end (SIGTERM), end it after ``seconds`` (SIGKILL; -1: never), return when it has ended.
 
-        False means that it was not running. Raises NotFound.
+        None is the container's own time, or 10 seconds when it has none: then one that has made no arrangement for the
+        signal is killed at once. False means that it was not running. Raises NotFound, and NotKilled when a process has
+        not ended 10 seconds after SIGKILL.
         """
         return self._done("POST", _of(name, "stop"), queries.stop(seconds), patient=True)
 
@@ -294,37 +307,20 @@ class Client:
         self._done("POST", _of(name, "update"), body=changes_of("update", changes))
 
     def rm(self, name: str, force: bool = False) -> None:
-        """Forget an ended container and delete its files; ``force`` kills a running one. Raises NotFound, Conflict."""
+        """Forget an ended container and delete its files; ``force`` kills a running one.
+
+        Raises NotFound, Conflict, and NotKilled as ``stop``.
+        """
         query = {"force": queries.boolean("force", force)}
         self._done("DELETE", f"/containers/{_quoted_name(name)}", query, patient=True)
 
-    def prune(
-        self,
-        *,
-        containers: bool = True,
-        rootfs: bool = True,
-        until_ns: int | None = None,
-        labels: Sequence[str] = (),
-    ) -> PruneResult:
-        """Remove containers that do not run, and unpacked archives that no container uses then.
-
-        ``until_ns``: only what was created, or last used, before that time; ``labels`` ("KEY" or "KEY=VALUE"): only
-        containers that have all of them, and no archives, which have none.
-        """
-        from wherry.wire import disk  # noqa: PLC0415 (few calls need it)
-
-        query = queries.prune(until_ns, labels)
-        paths = [path for path, wanted in (("/containers/prune", containers), ("/images/prune", rootfs)) if wanted]
-        replies = [self._fetch("POST", path, query, patient=True) for path in paths]
-        with MAKES_SENSE:
-            return disk.prune_result(replies)
-
-    def df(self) -> dict[str, Any]:
-        """What the state directory's disk is used for, as Docker's system df with our ``Wherry`` object."""
-        return _object(self._fetch("GET", "/system/df", patient=True))
-
     def wait(self, name: str, condition: Literal["not-running", "next-exit", "removed"] = "not-running") -> int:
-        """Wait for a container and return its exit code (128+N after signal N). Raises NotFound."""
+        """Wait for a container and return its exit code (128+N after signal N). Raises NotFound.
+
+        How the last 10,000 removed containers ended is remembered for 7 days, also by the next supervisor:
+        "not-running" and "removed" give that at once, by id, unique beginning of an id, or name (of a name the
+        container that lives, else the one removed last).
+        """
         reply = self._fetch("POST", _of(name, "wait"), queries.wait(condition), patient=True)
         with MAKES_SENSE:
             return int(reply["StatusCode"])

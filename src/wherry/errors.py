@@ -10,6 +10,7 @@
     +-- StartFailed         500  a set-up step failed; carries step, call, path and errno
     |   +-- NotExecutable   400  the command is there but cannot be executed (exit code 126)
     |   +-- CommandNotFound 400  the command is not there (exit code 127)
+    +-- NotKilled           500  a process lives on after SIGKILL; says which, in what state
     +-- InternalError       500  a fault of ours
     +-- Unavailable         (client side only) no supervisor answers on the socket
 
@@ -76,6 +77,10 @@ class CommandNotFound(StartFailed):
     status = 400
     code = "command_not_found"
     exit_code = 127
+
+
+class NotKilled(WherryError):
+    code = "not_killed"
 
 
 class InternalError(WherryError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from tests.patience import PATIENCE
 
 import wherry
 from wherry.client import Client
+from wherry.kernel import cgroup_trees as trees
 from wherry.kernel import cgroups
 from wherry.kernel.polling import readable
 
@@ -33,6 +35,12 @@ def wait_until(condition: Callable[[], object], seconds: float = PATIENCE) -> No
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s: {condition}"
         time.sleep(0.005)
+
+
+def end_group(group: cgroups.Group) -> bool:
+    """Kill what is in it and below it, and remove it all. False when that has to be done again."""
+    trees.kill(group.places)
+    return trees.remove(group.places, cgroups.INNER)
 
 
 class Traces:
@@ -57,12 +65,12 @@ class Traces:
         layout = cgroups.detect()
         below = ((parent, name) for parent in self.groups for name in cgroups.children(layout, parent))
         groups = [cgroups.Group(layout, f"{parent}/{name}") for parent, name in below]
-        for pid in [*self._shims(), *(pid for group in groups for pid in group.processes())]:
+        for pid in self._shims():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         for group in (*groups, *(cgroups.Group(layout, parent) for parent in self.groups)):
             with contextlib.suppress(AssertionError):
-                wait_until(group.remove)
+                wait_until(functools.partial(end_group, group))
 
     def _shims(self) -> Iterator[int]:
         for pid in self.shims:
@@ -117,7 +125,7 @@ class Supervisor:
         self.log = directory / "supervisor.log"
         self.client = Client(str(self.socket))
         self.process: subprocess.Popen[bytes] | None = None
-        self._rootfs = rootfs
+        self.rootfs = rootfs
         self._traces = traces
         self._notices = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 
@@ -130,7 +138,7 @@ class Supervisor:
         self._notices.bind(str(path))
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self._command("supervisor", self._rootfs, "--state-dir", self.state_dir, "--debug", *self.options),
+                self._command("supervisor", self.rootfs, "--state-dir", self.state_dir, "--debug", *self.options),
                 env=self._environment() | {"NOTIFY_SOCKET": str(path)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -197,6 +205,14 @@ class Supervisor:
         ours: dict[str, Any] = self.client.info()["Wherry"]
         return {re.sub(r"(?<!^)(?=[A-Z])", "_", key).lower(): value for key, value in ours.items()}
 
+    def group(self, name: str) -> cgroups.Group:
+        """The group of a running container that holds its limits; its processes are in ``inner``, or below that."""
+        (pid,) = (entry["pid"] for entry in self.ps() if entry["name"] == name)
+        parent = self.info()["cgroup_parent"]
+        found = re.search(rf":{parent}/([0-9a-f]+)(?:/|$)", Path(f"/proc/{pid}/cgroup").read_text(), re.MULTILINE)
+        assert found is not None
+        return cgroups.Group(cgroups.detect(), f"{parent.lstrip('/')}/{found[1]}")
+
     def connections(self) -> int:
         """Sockets that the supervisor holds: its clients, and a few of its own."""
         assert self.process is not None
@@ -208,12 +224,10 @@ class Supervisor:
 
     def control_file(self, name: str, controller: str, version1: str, version2: str) -> str:
         """The content of a control file of a running container: one name on each version of control groups."""
-        (pid,) = (entry["pid"] for entry in self.ps() if entry["name"] == name)
-        layout = cgroups.detect()
-        wanted = controller if layout.version == 1 else ""
-        lines = (line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines())
-        (path,) = (path for _, controllers, path in lines if wanted in controllers.split(","))
-        return Path(layout.mounts[wanted] + path, version1 if wanted else version2).read_text().rstrip("\n")
+        group = self.group(name)
+        text = group.read(controller, version1 if group.layout.version == 1 else version2)
+        assert text is not None
+        return text
 
     @contextlib.contextmanager
     def serving(self) -> Iterator[Supervisor]:

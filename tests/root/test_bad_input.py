@@ -46,7 +46,7 @@ def test_a_command_that_is_missing(supervisor: Supervisor, rootfs: Path) -> None
 
 def test_a_command_that_cannot_be_executed(supervisor: Supervisor, rootfs: Path) -> None:
     refused(supervisor, 126, "execute /etc/passwd: permission denied (EACCES)", "c", rootfs, "/etc/passwd")
-    refused(supervisor, 126, "execute /tmp: permission denied (EACCES)", "c", rootfs, "/tmp")
+    refused(supervisor, 126, "execute /tmp: permission denied: it is a directory (EACCES)", "c", rootfs, "/tmp")
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", ".hidden", "-x", "a\nb", "é", "a" * 200, "\x1b[31mred"])

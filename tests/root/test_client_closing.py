@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from harness import Supervisor, wait_until
+from tests.patience import PATIENCE
 
 from wherry import Client, errors
 
@@ -42,7 +43,7 @@ def test_the_supervisor_lets_go_of_what_was_closed(
         thread.start()
         wait_until(lambda: supervisor.connections() > before)
         client.close()
-        thread.join(20)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
         wait_until(lambda: supervisor.connections() <= before)
     assert all("the client was closed" in str(error) for error in errs)
@@ -63,8 +64,8 @@ def test_run_that_is_closed_leaves_its_container_running(supervisor: Supervisor,
     with Client(str(supervisor.socket)) as client:
         thread = threading.Thread(target=work)
         thread.start()
-        assert started.wait(20)
-    thread.join(20)
+        assert started.wait(PATIENCE)
+    thread.join(PATIENCE)
     assert [str(error) for error in failures] == ["the client was closed while it waited for the supervisor"]
     assert [each["state"] for each in supervisor.ps()] == ["running"]
     supervisor.client.stop("web")

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from harness import Supervisor, Traces
+from tests.patience import PATIENCE
 
 from wherry import http1
 from wherry.api import unix_socket
@@ -71,7 +72,7 @@ def refusal(state: Path, leftovers: Traces) -> str:
         check=False,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         stdin=subprocess.DEVNULL,
     )
     assert done.returncode == 1, done
@@ -353,7 +354,7 @@ def test_a_client_sends_nothing_to_a_listener_of_somebody_else(tmp_path: Path) -
         assert listener.stdout is not None
         assert listener.stdout.readline() == "listening\n"
         with pytest.raises(PermissionError, match="user 1000 listens there, who is neither root nor you"):
-            http1.Pool(str(tmp_path / "s")).request("POST", "/wherry/run", b'{"Env": ["SECRET=1"]}', timeout=10)
+            http1.Pool(str(tmp_path / "s")).request("POST", "/wherry/run", b'{"Env": ["SECRET=1"]}', timeout=PATIENCE)
         assert listener.stdout.read() == "got b''"
 
 

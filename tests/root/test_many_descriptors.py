@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from harness import PACKAGES, Supervisor, Traces, Word, wait_until
 from test_causes import ENFORCERS
+from tests.patience import PATIENCE
 
 from wherry.errors import StartFailed
 
@@ -19,7 +20,8 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 
 MANY = 1100
 _WITH_MANY = f"""
-import os, sys
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
 null = os.open(os.devnull, os.O_RDONLY)
 for _ in range({MANY}):
     os.set_inheritable(os.dup(null), True)
@@ -107,7 +109,7 @@ else:
         size += len(piece)
     print(writer > 1023, size)
 """
-    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=PATIENCE)
     assert done.stdout == "True 1000000\n"
 
 

@@ -195,8 +195,7 @@ def test_ten_thousand_short_processes_leave_no_trace(limiter: BpfLimiter, arm: A
     armed = arm(Limits(256 * MIB, 512 * MIB), GROW, "storm", "0", "10000")
     armed.go()
     assert armed.helper.stdout is not None
-    wait_until(lambda: len(armed.processes()) > 1)
-    wait_until(lambda: len(armed.processes()) == 1 and _sleeps(armed.pid))
+    wait_until(lambda: _sleeps(armed.pid) and len(armed.processes()) == 1)
     usage = limiter.stat(armed.id)
     assert usage.processes == 1
     assert abs(usage.rss_bytes - armed.resident()) <= BEHIND
@@ -275,13 +274,14 @@ for _ in range(3):
     time.sleep(0.06)
 """
 
-# As often as it can.
+# As often as it can, for a second at least and until the limit has been crossed often.
 FLAPPING = """
 import mmap, time
 kept = mmap.mmap(-1, 64 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 kept[:40 << 20] = b"x" * (40 << 20)
-end = time.monotonic() + 1
-while time.monotonic() < end:
+end, rounds = time.monotonic() + 1, 0
+while time.monotonic() < end or rounds < 50:
+    rounds += 1
     kept.madvise(mmap.MADV_DONTNEED, 20 << 20, 20 << 20)
     kept[20 << 20:40 << 20] = b"x" * (20 << 20)
 """
@@ -292,7 +292,7 @@ def test_a_container_cannot_drown_the_events_of_others(limiter: BpfLimiter, arm:
     armed.go()
     assert armed.ended() == (os.CLD_EXITED, 0)
     told = [event.monotonic_ns for event in armed.events if event.kind is Kind.SOFT] if armed.read() else []
-    assert 2 <= len(told) <= 25
+    assert len(told) >= 2
     assert min(later - earlier for earlier, later in pairwise(told)) >= 50_000_000
     check_nothing_left(limiter, armed)
 

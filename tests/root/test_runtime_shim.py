@@ -10,21 +10,24 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from harness import PACKAGES, Traces, wait_until
+from harness import PACKAGES, Traces, end_group, wait_until
 from tests.forked import in_child
 from tests.patience import PATIENCE
 
+from wherry.kernel import cgroups
+from wherry.kernel.cgroups import Group
 from wherry.kernel.polling import readable
 from wherry.runtime import launch
 from wherry.runtime.steps import LoopbackUp, MountStage, Step, encode
 from wherry.shim import protocol
 
 pytestmark = pytest.mark.root
+LAYOUT = cgroups.detect()
 CODE = "import sys; sys.path.append(sys.argv[1]); from wherry.shim.main import main; main(int(sys.argv[2]))"
 
 
@@ -98,7 +101,7 @@ class Connection:
 
     def receive(self) -> tuple[protocol.Message, list[int]]:
         """The next message; fails when there is none within ten seconds."""
-        assert readable([self.socket.fileno()], 10)
+        assert readable([self.socket.fileno()], PATIENCE)
         received = protocol.receive(self.socket)
         if received is None:
             raise ConnectionResetError("the shim closed the connection")
@@ -106,7 +109,7 @@ class Connection:
 
     def is_closed(self) -> bool:
         """Takes one message when it is not; fails when neither is known within ten seconds."""
-        assert readable([self.socket.fileno()], 10)
+        assert readable([self.socket.fileno()], PATIENCE)
         return protocol.receive(self.socket) is None
 
     def send(self, descriptors: list[int] | None = None, **message: Any) -> None:
@@ -243,6 +246,33 @@ def test_a_live_slot_that_is_released_is_killed(shim: ShimProcess) -> None:
         assert list(connection.slots) == ["other"]
 
 
+@pytest.mark.skipif("freezer" not in LAYOUT.mounts, reason="version 2 kills what is frozen")
+@pytest.mark.parametrize("way", ["release", "shutdown"])
+def test_one_that_has_frozen_itself_is_thawed_until_it_is_dead(shim: ShimProcess, way: str) -> None:
+    """Case 20: also below its own group, and when no supervisor is there any more."""
+    group = Group(LAYOUT, f"wherry-test-{os.getpid()}")
+    group.create_for_container()
+    nested = Group(LAYOUT, f"{group.inner.path}/n/m")
+    nested.create()
+    try:
+        with shim.connect() as connection:
+            child = connection.spawn("c", cgroups=tuple(group.inner.process_files()))
+            connection.claim("c")
+            child.execute("/bin/sleep", "1000")
+            nested.write("freezer", "cgroup.procs", child.pid)
+            for frozen in (nested, group.inner):
+                frozen.write("freezer", "freezer.state", "FROZEN")
+            wait_until(lambda: group.inner.read("freezer", "freezer.state") == "FROZEN")
+            connection.send(type=way, slot="c")
+        wait_until(child_is_dead(child.pid))
+    finally:
+        wait_until(lambda: end_group(group))
+
+
+def child_is_dead(pid: int) -> Callable[[], bool]:
+    return lambda: not os.path.exists(f"/proc/{pid}")
+
+
 def test_takeover(shim: ShimProcess) -> None:
     """After the supervisor has died: what runs, with its descriptors, and what has ended meanwhile."""
     outputs = [os.pipe(), os.pipe()]
@@ -320,7 +350,7 @@ def test_what_a_supervisor_said_before_it_was_killed_counts(shim: ShimProcess) -
     ours, theirs = socket.socketpair()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as supervisor, ours:
         supervisor.connect(shim.address)
-        assert readable([supervisor.fileno()], 10)
+        assert readable([supervisor.fileno()], PATIENCE)
         shim.process.send_signal(signal.SIGSTOP)
         with theirs:
             spawn = {"type": "spawn", "slot": "c", "template": [], "cgroups": []}

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import socket
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
@@ -154,12 +153,10 @@ def test_the_loop_does_not_wait_for_a_shim_that_does_not_read(run: Run) -> None:
         made = Link(directory)
         await made.link.connect()
         os.kill(made.link.pid, signal.SIGSTOP)
-        before = time.monotonic()
         spawning = [asyncio.create_task(made.spawn(f"c{number}")) for number in range(300)]
         for number in range(2000):
             made.link.release(f"nobody{number}")
-        await asyncio.sleep(0)
-        assert time.monotonic() - before < 5
+        await asyncio.sleep(0)  # else we would not get here before the time limit
         assert not any(task.done() for task in spawning)
         os.kill(made.link.pid, signal.SIGCONT)
         for channel in await asyncio.gather(*spawning):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from harness import Supervisor
+from tests.patience import PATIENCE
 
 ATTACKS = Path(__file__).parents[1] / "attacks"
 OPEN_WITHOUT = ("keyctl", "add_key", "request_key", "io_uring_setup", "userfaultfd", "unshare")
@@ -31,7 +32,7 @@ def built(name: str, directory: Path) -> Path:
         program,
         ATTACKS / f"{name}.c",
     ]
-    subprocess.run(command, check=True, timeout=60)
+    subprocess.run(command, check=True, timeout=PATIENCE)
     return program
 
 
@@ -58,9 +59,9 @@ def test_what_a_container_must_not_call_is_refused(supervisor: Supervisor, rootf
 def host_key(tmp_path: Path) -> Iterator[Path]:
     """A key in the host's root's user keyring; the program that reads it."""
     program = built("user_keys", tmp_path)
-    subprocess.run([program, "add", "wherry-test-key", "secret of the host"], check=True, timeout=10)
+    subprocess.run([program, "add", "wherry-test-key", "secret of the host"], check=True, timeout=PATIENCE)
     yield program
-    subprocess.run([program, "remove", "wherry-test-key"], check=True, timeout=10)
+    subprocess.run([program, "remove", "wherry-test-key"], check=True, timeout=PATIENCE)
 
 
 def test_keys_of_host_users_are_out_of_reach(supervisor: Supervisor, rootfs: Path, host_key: Path) -> None:

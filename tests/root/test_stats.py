@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from harness import Supervisor, wait_until
+from harness import Supervisor, Traces, wait_until
 
 from wherry import errors
 from wherry.kernel.cgroups import Group, Layout
@@ -34,6 +34,33 @@ def test_a_busy_container(supervisor: Supervisor, rootfs: Path) -> None:
     assert header.split() == "NAME CPU MEMORY / LIMIT PIDS LOG IN HELD MOST LOST FULL".split()
     assert row.startswith("busy ")
     assert "97.66 KiB" in row
+
+
+@pytest.mark.parametrize("enforcer", ["bpf", "cgroup"])
+def test_memory_is_that_of_the_limit_that_kills(tmp_path: Path, rootfs: Path, leftovers: Traces, enforcer: str) -> None:
+    """Case 8: what the enforcer counts and the hard limit, not the group's limit behind it, which is higher."""
+    with Supervisor(tmp_path, rootfs, leftovers, "--memory-enforcer", enforcer).serving() as supervisor:
+        command = ["/bin/sh", "-c", "head -c 3000000 /dev/zero >/file; while :; do sleep 1; done"]
+        supervisor.client.start("plain", str(rootfs), command, hard_mib=64)
+        supervisor.client.start("low", str(rootfs), command, hard_mib=64, memory=32 << 20)
+        plain = supervisor.client.stats("plain")
+        memory = plain["memory_stats"]
+        assert memory["limit"] == 64 << 20
+        assert supervisor.client.stats("low")["memory_stats"]["limit"] == 32 << 20
+        if enforcer == "bpf":  # the file's pages are charged to the group, and held against nobody
+            assert memory["usage"] == plain["Wherry"]["Memory"]["Rss"] < 3_000_000
+            assert set(memory["stats"].values()) == {0}
+        header, *rows = supervisor.engine("stats", "--no-stream").stdout.splitlines()
+        limits = {row.split()[0]: row[header.index("MEMORY") :].split("/ ")[1].split()[0] for row in rows}
+        assert limits == {"plain": "64", "low": "32"}
+
+
+@pytest.mark.docker
+def test_docker_shows_the_limit_that_kills(supervisor: Supervisor, rootfs: Path) -> None:
+    """Case 8."""
+    supervisor.client.start("busy", str(rootfs), ["/bin/sh", "-c", SCRIPT], hard_mib=64)
+    command = [shutil.which("docker") or "docker", "-H", f"unix://{supervisor.socket}", "stats", "--no-stream"]
+    assert supervisor.command(*command, "--format", "{{.MemUsage}}").endswith(" / 64MiB\n")
 
 
 @pytest.mark.docker

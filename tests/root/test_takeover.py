@@ -39,6 +39,8 @@ def test_twenty_containers_survive(supervisor: Supervisor, rootfs: Path) -> None
             assert supervisor.engine("logs", "-f", f"c{number}").stdout == "late\n"
         else:
             assert (entry["state"], entry["pid"]) == ("running", before[f"c{number}"])
+    for name in ("c0", "c1"):  # which have their traps set then
+        wait_until(lambda name=name: supervisor.engine("logs", name).stdout == "up\n")  # type: ignore[misc]
     with supervisor.popen("logs", "-f", "c0") as follower:
         supervisor.engine("stop", "c0", "c1")
         assert follower.communicate(timeout=PATIENCE)[0] == "up\n"

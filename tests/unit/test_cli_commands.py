@@ -205,8 +205,10 @@ def test_several_are_stopped_at_the_same_time(fake: FakeSupervisor, engine: Engi
 
 
 def test_a_container_that_was_not_running_is_stopped(fake: FakeSupervisor, engine: Engine) -> None:
+    """Case 31: the exit code is docker's, and a line on stderr says that there was nothing to do."""
     fake.on("POST", "/containers/a/stop", empty(304))
-    assert engine("stop", "a") == (0, "a\n", "")
+    fake.on("POST", "/containers/b/stop", empty(204))
+    assert engine("stop", "a", "b") == (0, "a\nb\n", "engine: a was not running\n")
 
 
 @pytest.mark.parametrize(("words", "signal"), [([], "KILL"), (["-s", "TERM"], "TERM"), (["--signal=9"], "9")])
@@ -396,6 +398,10 @@ class StubSupervisor(ModuleType):
         super().__init__("wherry.supervisor.main")
         self.calls: list[tuple[object, ...]] = []
 
+    def check(self, rootfs: str | None) -> int:
+        self.calls.append(("check", rootfs))
+        return 4
+
     def run_supervisor(self, *arguments: object, **options: object) -> int:
         self.calls.append((*arguments, options))
         return 3
@@ -415,12 +421,13 @@ def test_supervisor_hands_its_options_over(
     monkeypatch.chdir(tmp_path)
     assert engine("supervisor") == (3, "", "")
     words = ("--debug", "--prepared", "0", "--state-dir", "d", "--socket", "s", "--memory-enforcer", "bpf")
-    disk = ("--rootfs-limit", "0", "--rootfs-cache", "2g", "--disk-reserve", "100m")
-    assert engine("supervisor", "rootfs", *words, *disk)[0] == 3
+    more = ("--default-pids-limit", "-1", "--rootfs-limit", "0", "--rootfs-cache", "2g", "--disk-reserve", "100m")
+    assert engine("supervisor", "rootfs", *words, *more)[0] == 3
     assert engine("--socket", "unix:///s", "supervisor", "/r")[0] == 3
+    usual = {"debug": False, "prepared": 2, "enforcer": "auto", "allow_containers": False, "pids_limit": 2048}
+    usual |= {"disk": {}}
     limits = {"unpacked": 0, "entries": 0, "cache": 2 << 30, "reserve": 100 << 20}
-    usual = {"debug": False, "prepared": 2, "enforcer": "auto", "allow_containers": False, "disk": {}}
-    given = {"debug": True, "prepared": 0, "enforcer": "bpf", "allow_containers": False, "disk": limits}
+    given = usual | {"debug": True, "prepared": 0, "enforcer": "bpf", "pids_limit": None, "disk": limits}
     assert stub.calls == [
         (None, "/run/wherry/engine.sock", "/var/lib/wherry", usual),
         (f"{tmp_path}/rootfs", f"{tmp_path}/s", f"{tmp_path}/d", given),

@@ -10,7 +10,7 @@ import pytest
 from wherry.cli import doctor
 from wherry.cli.main import main
 
-CGROUP2 = "25 1 0:22 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
+CGROUP2 = "25 1 0:22 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n"
 CGROUP1 = "".join(
     f"2{n} 1 0:2{n} / /cg/{c} rw - cgroup cgroup rw,{c}\n" for n, c in enumerate(("memory", "cpu", "pids"))
 )

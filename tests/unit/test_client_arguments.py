@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
+from tests.patience import PATIENCE
 from tests.unit.fake_supervisor import FakeSupervisor, empty, exited, reply, started, streaming
 
 from wherry import Client, InvalidRequest
@@ -24,7 +25,7 @@ def fake(tmp_path: Path) -> Iterator[FakeSupervisor]:
 
 @pytest.fixture
 def client(fake: FakeSupervisor) -> Iterator[Client]:
-    with Client(fake.path, timeout=10) as client:
+    with Client(fake.path, timeout=PATIENCE) as client:
         yield client
 
 
@@ -135,7 +136,7 @@ WRONG_CALLS: dict[str, tuple[Callable[[Client], object], str]] = {
     "bytes": (lambda c: c.run("a", "/r", [b"echo"]), "command[0]: expected a string (or os.PathLike), not b'echo'"),  # type: ignore[list-item]
     "one string": (lambda c: c.run("a", "/r", "echo hi"), "command is one string; a list of strings is expected"),
     "no command": (lambda c: c.start("a", "/r", []), "command: expected a program and its arguments, not []"),
-    "None": (lambda c: c.start("a", "/r", None), "command: expected a list of strings, not None"),  # type: ignore[arg-type]
+    "None": (lambda c: c.start("a", "/r", None), "command: expected a list of strings, not None"),
     "rootfs": (lambda c: c.run("a", b"/r", ["x"]), "rootfs: expected a path as string or os.PathLike, not b'/r'"),  # type: ignore[arg-type]
     "name": (lambda c: c.run(5, "/r", ["x"]), "name: expected a string, not 5"),  # type: ignore[arg-type]
     "empty name": (lambda c: c.run("", "/r", ["x"]), "the container's name is empty"),

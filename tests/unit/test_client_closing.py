@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.patience import PATIENCE
 from tests.unit.fake_supervisor import FakeSupervisor, Request, frame, started, streaming
 
 from wherry import Client, errors
@@ -36,7 +37,7 @@ class Quiet(FakeSupervisor):
 
     def _silent(self, _: Request | None) -> Iterable[bytes]:
         self.waiting.set()
-        self.over.wait(20)
+        self.over.wait(PATIENCE)
         yield from ()
 
     def signals(self, number: int) -> Thread:
@@ -44,7 +45,7 @@ class Quiet(FakeSupervisor):
         target = threading.get_ident()
 
         def send() -> None:
-            assert self.waiting.wait(10)
+            assert self.waiting.wait(PATIENCE)
             signal.pthread_kill(target, number)
 
         return Thread(send)
@@ -69,7 +70,7 @@ def quiet(tmp_path: Path) -> Iterator[Quiet]:
 
 @pytest.fixture
 def client(quiet: Quiet) -> Iterator[Client]:
-    with Client(quiet.path, timeout=10) as client:
+    with Client(quiet.path, timeout=PATIENCE) as client:
         yield client
 
 
@@ -99,7 +100,7 @@ class Thread:
             self.error = error
 
     def end(self) -> None:
-        self._thread.join(10)
+        self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
 
 
@@ -117,7 +118,7 @@ def test_a_stream_that_another_thread_closes_ends_without_an_error(
     """Case 5: `Client.logs(follow=True).close()` did not wake the reader."""
     stream: object = STREAMS[kind](client)
     reader = Thread(lambda: len(list(stream)))  # type: ignore[call-overload]
-    assert quiet.waiting.wait(10)
+    assert quiet.waiting.wait(PATIENCE)
     (stream if by == "close" else client).close()  # type: ignore[attr-defined]
     reader.end()
     assert (reader.result, reader.error) in [(1, None), (0, None)]  # what had come may have been handed out or not
@@ -150,7 +151,7 @@ def test_a_call_under_way_ends_when_its_client_is_closed(
     """Case 5."""
     before = sockets()
     waiting = Thread(lambda: call(client))
-    assert quiet.waiting.wait(10)
+    assert quiet.waiting.wait(PATIENCE)
     client.close()
     waiting.end()
     assert isinstance(waiting.error, errors.Unavailable)
@@ -163,9 +164,9 @@ def test_a_call_under_way_ends_when_its_client_is_closed(
 def test_a_subscription_ends_when_its_client_is_closed(quiet: Quiet, client: Client) -> None:
     """Case 5."""
     subscription = client.subscribe("a", {})
-    assert quiet.waiting.wait(10)
+    assert quiet.waiting.wait(PATIENCE)
     client.close()
-    assert subscription.wait(10)
+    assert subscription.wait(PATIENCE)
 
 
 def test_a_closed_client_can_be_used_again(client: Client) -> None:
@@ -255,7 +256,7 @@ def test_a_forked_child_does_not_end_its_parents_stream(quiet: Quiet, client: Cl
     with pytest.raises(TimeoutError):
         connection.recv(1)
     stream.close()
-    connection.settimeout(10)
+    connection.settimeout(PATIENCE)
     assert quiet.hears_the_end()
 
 

@@ -301,6 +301,7 @@ def test_a_container_has_the_fields_of_the_api() -> None:
         "name": "a",
         "id": ("61" * 64)[:64],
         "state": "running",
+        "being_killed": False,
         "reason": "",
         "exit_code": None,
         "signal": None,

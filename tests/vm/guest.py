@@ -6,6 +6,7 @@ ttyS0 is the kernel's console, into a file; on ttyS1 goes one line a command and
 from __future__ import annotations
 
 import base64
+import os
 import secrets
 import shlex
 import shutil
@@ -93,21 +94,22 @@ class Guest:
         settings = " ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items())
         return self.sh(f"{settings} {image.PYTHON} {arguments}", seconds)
 
-    def pytest(self, arguments: str, seconds: float, **environment: str) -> None:
-        """Run tests in there; fails with their output when one fails or is skipped."""
+    def pytest(self, arguments: str, seconds: float, **environment: str) -> str:
+        """Run tests in there, and return their output; fails with it when one fails or is skipped."""
         options = "-q --tb=short -p no:cacheprovider --timeout=600 --durations=10"
         done = self.python(f"-m pytest {options} {arguments}", seconds, **environment)
-        print(done.output)
         assert done.status == 0, f"{done.output}\n{self.console()[-3000:]}"
-        assert "skipped" not in done.output
+        assert "skipped" not in done.output, done.output
+        return done.output
 
     def complaints(self) -> list[str]:
         """What the kernel has to complain of by now."""
         return watched.complaints(self.run("dmesg").splitlines())
 
-    def kill(self) -> None:
-        """From another thread: what the guest's own one waits for will not come, and it gets GuestDied."""
-        self._process.kill()
+    def cpu_seconds(self) -> float:
+        """CPU time that the emulator has used: utime and stime of proc(5)."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
     def close(self) -> None:
         process = getattr(self, "_process", None)

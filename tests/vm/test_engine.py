@@ -14,22 +14,28 @@ CAUSES = "tests/root/test_causes.py"
 MATRIX = f"{CAUSES}::test_every_end_is_booked_as_what_it_is"
 UNSEEN = f"{CAUSES}::test_a_crossing_while_no_supervisor_lives_is_booked_by_the_next"
 HUGE_READ = f"{CAUSES}::test_one_huge_read_from_tmpfs_is_stopped"
+KERNEL_LOG = "tests/root/test_kernel_log.py"
+MANY_DESCRIPTORS = "tests/root/test_many_descriptors.py::test_all_works_above_1023"
 CPU = "tests/root/test_cpu.py"
 CONTROL_GROUPS = [
     "tests/root/test_memory_cgroup.py",
     "tests/root/test_options.py::test_limits_reach_the_control_group",
+    "tests/root/test_privileges.py::test_the_number_of_processes_is_limited",
     f"{CPU}::test_options_reach_the_control_group",
     f"{CPU}::test_nice_is_changed_while_it_runs",
     "tests/root/test_shares.py",
+    "tests/root/test_peers.py",
     "'tests/root/test_update_memory.py::test_limits_are_raised_and_lowered[cgroup]'",
 ]
+ATTACKS = "tests/root/test_group_attacks.py"
 JOBS = {
     "module": Job("amd64", "engine", "tests/vm/inside/test_engine.py"),
-    "ends-kmod": Job("amd64", "engine", f"{MATRIX} {UNSEEN} {HUGE_READ}", "kmod"),
-    "ends-cgroup": Job("amd64", "enforcers", f"{MATRIX} {UNSEEN}", "cgroup"),
+    "ends-kmod": Job("amd64", "engine", f"{MATRIX} {UNSEEN} {HUGE_READ} {KERNEL_LOG} {MANY_DESCRIPTORS}", "kmod"),
+    "ends-cgroup": Job("amd64", "enforcers", f"{MATRIX} {UNSEEN} {KERNEL_LOG} {MANY_DESCRIPTORS}", "cgroup"),
     "ends-bpf": Job("amd64", "enforcers", MATRIX, "bpf"),
     "ends-bpf-rt": Job("rt-amd64", "module", HUGE_READ, "bpf"),
     "ends-bpf-6.12": Job("6.12-amd64", "module", MATRIX, "bpf"),
+    "attacks": Job("amd64", "attacks", f"{ATTACKS} tests/root/test_stop_times.py"),
     "control-groups": Job("amd64", "enforcers", " ".join(CONTROL_GROUPS)),
 }
 

@@ -91,7 +91,6 @@ async def send_list(request: web.BaseRequest, replies: Replies, items: AsyncIter
         if len(held) > SMALL:
             if response is None:
                 response = replies.late_json()
-                response.enable_chunked_encoding()
                 await response.prepare(request)
             await _write(request, response, bytes(held))
             held.clear()

@@ -91,7 +91,6 @@ async def stream(call: Call) -> web.StreamResponse:
     # Registered before the client sees the headers: what it causes after that is among the events.
     following: Any = call.engine.events().follow(history=wanted.since_ns is not None)
     response = call.replies.late_json()
-    response.enable_chunked_encoding()
     await response.prepare(call.request)
     with call.lifetime.watching(ends_cleanly=True):
         async with aclosing(following) as events:

@@ -21,7 +21,7 @@ from wherry.api.router import Call
 from wherry.errors import NotFound
 from wherry.logs import rfc3339_nano
 from wherry.supervisor.model import State
-from wherry.supervisor.usage import Usage, host_cpu_ns
+from wherry.supervisor.usage import Held, Usage, held, host_cpu_ns
 
 _INTERVAL_SECONDS = 1.0
 _BATCH = 50
@@ -35,10 +35,10 @@ async def stats(call: Call) -> web.StreamResponse:
         return await _stream(call)
     before = _NOTHING
     if not query.flag("one-shot"):
-        before = _Sample.of(call)
+        before = await _Sample.of(call)
         with call.lifetime.watching(ends_cleanly=False):
             await asyncio.sleep(_INTERVAL_SECONDS)
-    return call.replies.json(_answer(call.engine, call.ref, before, _Sample.of(call)))
+    return call.replies.json(_answer(call.engine, call.ref, before, await _Sample.of(call)))
 
 
 async def of_many(call: Call) -> web.StreamResponse:
@@ -52,7 +52,8 @@ async def of_many(call: Call) -> web.StreamResponse:
         if number % _BATCH == 0:
             await asyncio.sleep(0)  # the loop is others' too
         try:
-            answers.append(_answer(call.engine, ref, _NOTHING, _Sample(used.get(ref))))
+            sample = _Sample(used.get(ref), _held(call.engine, ref))
+            answers.append(_answer(call.engine, ref, _NOTHING, sample))
         except NotFound:  # removed in this moment
             if names:
                 raise
@@ -65,24 +66,30 @@ async def _stream(call: Call) -> web.StreamResponse:
     before = _NOTHING
     with call.lifetime.watching(ends_cleanly=True), contextlib.suppress(NotFound):  # it has been removed
         while True:
-            now = _Sample.of(call)
+            now = await _Sample.of(call)
             await response.write(encode(_answer(call.engine, call.ref, before, now)) + b"\n")
             before = now
             await asyncio.sleep(_INTERVAL_SECONDS)
     return response
 
 
+def _held(engine: Engine, ref: str) -> Held | None:
+    return held(engine.get(ref), engine.resident(ref))
+
+
 class _Sample:
     """What a container uses in one moment, with the CPU times of the host in the same."""
 
-    def __init__(self, used: Usage | None, taken: bool = True) -> None:
+    def __init__(self, used: Usage | None, counted: Held | None = None, *, taken: bool = True) -> None:
         self.used = used
+        self.held = counted
         self.host_cpu_ns = 0 if used is None else host_cpu_ns()
         self.read = rfc3339_nano(time.time_ns() if taken else 0)
 
     @classmethod
-    def of(cls, call: Call) -> _Sample:
-        return cls(call.engine.usage(call.ref))
+    async def of(cls, call: Call) -> _Sample:
+        used = await call.engine.usages([call.ref])  # in a thread: a container with many groups makes it long
+        return cls(used.get(call.ref), _held(call.engine, call.ref))
 
     def cpu(self) -> dict[str, Any]:
         used = self.used
@@ -106,10 +113,14 @@ class _Sample:
         used = self.used
         if used is None or used.memory_bytes is None:
             return {}
-        # Two names: docker's client takes the page cache off by the one that its version of control groups has.
-        cache = dict.fromkeys(("total_inactive_file", "inactive_file"), used.inactive_file_bytes)
         host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return {"usage": used.memory_bytes, "limit": used.memory_limit_bytes or host, "stats": cache}
+        # The limit that kills, and what is held against it.
+        usage, limit, cache = used.memory_bytes, used.memory_limit_bytes or host, used.inactive_file_bytes
+        if self.held is not None:
+            usage, limit, cache = self.held.rss_bytes, self.held.limit_bytes, 0
+        # Two names: docker's client takes the page cache off by the one that its version of control groups has.
+        stats = dict.fromkeys(("total_inactive_file", "inactive_file"), cache)
+        return {"usage": usage, "limit": limit, "stats": stats}
 
     def pids(self) -> dict[str, Any]:
         if self.used is None or self.used.pids is None:

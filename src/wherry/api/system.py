@@ -11,6 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from wherry.api import disk
+from wherry.api.images import known
 from wherry.api.replies import API_VERSION, MIN_API_VERSION
 from wherry.api.router import Call
 from wherry.logs import rfc3339_nano
@@ -52,8 +53,9 @@ async def version(call: Call) -> web.StreamResponse:
 
 async def info(call: Call) -> web.StreamResponse:
     about = call.engine.info()
+    images = len(known(call.engine))
     ours = {**_wherry(about), "Disk": disk.brief(call.engine.disk())}
-    return call.replies.json({**_counts(about), **_host(about), **_abilities(about), "Wherry": ours})
+    return call.replies.json({**_counts(about), "Images": images, **_host(about), **_abilities(about), "Wherry": ours})
 
 
 def _counts(about: EngineInfo) -> dict[str, Any]:
@@ -62,7 +64,6 @@ def _counts(about: EngineInfo) -> dict[str, Any]:
         "ContainersRunning": about.containers_running,
         "ContainersPaused": 0,
         "ContainersStopped": about.containers_created + about.containers_exited,
-        "Images": 0,
     }
 
 

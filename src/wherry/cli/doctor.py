@@ -115,7 +115,17 @@ def _cgroups(root: str) -> Finding:
     if missing:
         fix = "boot with cgroup_enable=memory" if "memory" in missing else "mount the controller, or enable it at boot"
         return Finding(WARNING, "control groups", f"version {version}, without {' '.join(missing)}", fix)
+    if version == 2 and not _delegates(root):
+        fix = "mount -o remount,nsdelegate /sys/fs/cgroup; limits hold all the same, in groups out of containers' reach"
+        return Finding(WARNING, "control groups", "version 2, mounted without nsdelegate", fix)
     return Finding(OK, "control groups", f"version {version}: {' '.join(_CONTROLLERS)}")
+
+
+def _delegates(root: str) -> bool:
+    """Whether a control group namespace is a boundary for the kernel itself (cgroup-v2.rst, "Delegation")."""
+    lines = (_read(f"{root}/proc/self/mountinfo") or "").splitlines()
+    of_groups = [line.partition(" - ")[2].split(" ")[-1] for line in lines if " - cgroup2 " in line]
+    return any("nsdelegate" in options.split(",") for options in of_groups)
 
 
 def _has_module(root: str) -> bool:

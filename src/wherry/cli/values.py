@@ -88,9 +88,9 @@ def _between(text: str, least: int, most: int) -> int:
 
 
 def pids(text: str) -> int:
-    """A number of processes; -1 is unlimited, as docker has it."""
+    """A number of processes; 0 and -1 are unlimited, as docker has it."""
     number = _whole(text)
-    if number is None or (number < 1 and number != -1):
+    if number is None or number < -1:
         raise BadValue(f"{text!r} is not a whole number above 0 (or -1 for no limit)")
     return number
 
@@ -109,6 +109,11 @@ def seconds(text: str) -> float:
     if number is None or number >= 1e9:
         raise BadValue(f"{text!r} is not a number of seconds from 0 up")
     return number
+
+
+def stop_seconds(text: str) -> float:
+    """A span in seconds; -1 for ever."""
+    return -1.0 if text == "-1" else seconds(text)
 
 
 def tail(text: str) -> int | None:

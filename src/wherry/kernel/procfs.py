@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 
-# rt_sigtimedwait: 137 in asm-generic/unistd.h
 MOST_THREADS = 512
 """How many threads of a process are looked at. Reading all of 12,000 takes a second and more."""
+# rt_sigtimedwait: 137 in asm-generic/unistd.h
 _SIGTIMEDWAIT = {"x86_64": b"128"}.get(os.uname().machine, b"137")
 
 
@@ -31,6 +32,18 @@ def receives(pid: int, signal: int) -> bool:
     except OSError:
         pass
     return False
+
+
+def ignores(pid: int, signal: int) -> bool:
+    """Whether process ``pid`` has asked not to be disturbed by ``signal`` (SigIgn, of the whole process); False also
+    when it is gone.
+    """
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            masks = [int(line.split()[1], 16) for line in file if line.startswith(b"SigIgn:")]
+    except OSError:
+        return False
+    return any(mask & 1 << (signal - 1) for mask in masks)
 
 
 def _signal_masks(path: str) -> int:
@@ -64,3 +77,24 @@ def is_dying(pid: int) -> bool:
         return True
     kill = 1 << (signal.SIGKILL - 1)
     return fields[0] in "ZX" or bool(int(fields[6]) & _PF_EXITING) or any(mask & kill for mask in pending)
+
+
+def running_threads(pid: int, most: int = 64) -> dict[int, int]:
+    """Threads that want a CPU or have one, and the nanoseconds that each has had so far; of the first ``most`` only.
+
+    A thread for which these do not grow has executed nothing meanwhile, in its program or in the kernel:
+    Documentation/scheduler/sched-stats.rst, /proc/PID/schedstat. Empty where a process is gone or the kernel does not
+    count.
+    """
+    found = {}
+    try:
+        with os.scandir(f"/proc/{pid}/task") as tasks:
+            for task in itertools.islice(tasks, most):
+                with open(f"{task.path}/stat", encoding="utf-8", errors="replace") as file:
+                    is_running = file.read().rpartition(")")[2].split(maxsplit=1)[0] == "R"
+                if is_running:
+                    with open(f"{task.path}/schedstat", encoding="ascii") as file:
+                        found[int(task.name)] = int(file.read().split(maxsplit=1)[0])
+    except OSError:
+        pass
+    return found

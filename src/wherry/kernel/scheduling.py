@@ -42,7 +42,7 @@ def format_cpu_list(cpus: Iterable[int]) -> str:
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
 
 
-def set_nice(threads: Callable[[], list[int]], nice: int) -> None:
+def set_nice(threads: Callable[[], Iterable[int]], nice: int) -> None:
     """Give every thread that ``threads`` lists (by id, of the caller's pid namespace) one nice value.
 
     Threads that appear meanwhile are looked for again. Those of a parent already dealt with have the value, so that a

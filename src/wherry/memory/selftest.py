@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import wherry
+from wherry.kernel import cgroup_trees as trees
 from wherry.kernel import libc
-from wherry.kernel.cgroups import Group
+from wherry.kernel.cgroups import INNER, Group
 from wherry.kernel.polling import readable
 from wherry.memory.limiter import Event, Host, Kind, Limits, MemoryLimiter, Target, Unusable
 
@@ -56,8 +57,8 @@ def check(limiter: MemoryLimiter, host: Host) -> None:
     with contextlib.ExitStack() as undo:
         try:
             undo.callback(_remove, group)
-            group.create()
-            helper = start_helper(group, command)
+            group.create_for_container()
+            helper = start_helper(group.inner, command)
             undo.callback(end_helper, helper)
             events, status = _grow(limiter, helper, group, limits)
         except OSError as error:
@@ -141,5 +142,5 @@ def end_helper(helper: subprocess.Popen[bytes]) -> None:
 
 def _remove(group: Group) -> None:
     deadline = time.monotonic() + 2
-    while not group.remove() and time.monotonic() < deadline:
+    while not trees.remove(group.places, INNER) and time.monotonic() < deadline:
         time.sleep(0.001)

@@ -179,6 +179,10 @@ ANNOTATION_HARD_LIMIT = "io.wherry.memory.hard"
 """Bytes that the memory enforcer watches; the specification's memory limits are the control group's."""
 ANNOTATION_INIT = "io.wherry.init"
 """``true``: a reaping init is pid 1 and the command its child (docker run --init)."""
+ANNOTATION_NAME_FILE = "io.wherry.name-file."
+"""Followed by a path of ``namefiles.PATHS``; the value is what the container finds in that file."""
+ANNOTATION_ROOT_ITSELF = "io.wherry.root-itself"
+"""``true``: the root is a directory of the user's, in which nothing is made that nobody has asked for."""
 
 _decoder = msgspec.json.Decoder(Spec)
 _encoder = msgspec.json.Encoder()

@@ -62,6 +62,7 @@ class Disk:
         self._containers = containers
         self._remove = remove
         self._measuring = asyncio.Lock()
+        self._unknown: set[str] = set()
 
     async def keep_ready(self, rootfs: str) -> None:
         """Check a ROOTFS, unpack it if it is an archive, and keep that for as long as the supervisor lives.
@@ -83,19 +84,19 @@ class Disk:
             record = container.record
             if record.unpacked and not self._store.hold(record.unpacked):
                 _log.warning("%s: the archive that it was started from is not unpacked any more", record.name)
-        self._note_unknown()
-
-    def _note_unknown(self) -> None:
         # Versions before did not note which archive a container uses: while there is such a container, all stay.
-        self._store.keeps_all = any(
-            found.record.layer and not found.record.unpacked and not os.path.isdir(found.record.request.rootfs)
+        self._unknown = {
+            found.record.id
             for found in self._containers.values()
-        )
+            if found.record.layer and not found.record.unpacked and not os.path.isdir(found.record.request.rootfs)
+        }
+        self._store.keeps_all = bool(self._unknown)
 
     def released(self, record: Record) -> bool:
         """A container is gone, with its mount: nothing of it uses its archive any more. True if there was one."""
         digest, record.unpacked = record.unpacked, ""
-        self._note_unknown()
+        self._unknown.discard(record.id)
+        self._store.keeps_all = bool(self._unknown)
         self._store.drop(digest)
         return bool(digest)
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
+import time
 from collections.abc import Mapping
 
 from wherry.errors import Conflict, InvalidRequest, NotSupported, StartFailed
@@ -14,6 +14,7 @@ from wherry.kernel import procfs
 from wherry.kernel.libc import describe
 from wherry.memory import Event, Host, Kind, Limits, MemoryLimiter, Target, Unusable, Usage, choice, controller
 from wherry.memory.oom import OomWatch
+from wherry.supervisor import killing
 from wherry.supervisor.cause import MemoryEvidence
 from wherry.supervisor.children import Child
 from wherry.supervisor.container import Container
@@ -293,7 +294,9 @@ class Memory:
         for event in events:  # first of all, whatever else there is to say
             watched = self._watched.get(event.container_id)
             if watched is not None and event.kind is Kind.HARD:
-                _kill(watched.child)
+                killing.kill(watched.child)
+                record = watched.container.record
+                record.killed_ns = record.killed_ns or time.time_ns()
         for event in events:
             watched = self._watched.get(event.container_id)
             if watched is None:
@@ -358,11 +361,17 @@ class Memory:
         self._timers.add(timer)
 
     def _later(self, seconds: float, watched: _Watched, event: Event | None) -> None:
+        before = procfs.running_threads(watched.child.pid)
+
         def due() -> None:
             self._timers.discard(timer)
             if self._watched.get(watched.container.record.id) is not watched or watched.child.exited.done():
                 return
-            if procfs.is_dying(watched.child.pid):  # on a slow machine it takes longer to end than we wait
+            # On a slow machine it takes longer to end than we wait. The kernel counts a kill before it signals it, and
+            # a thread takes its signal off the list before it exits: one that has not got on since may be there.
+            now = procfs.running_threads(watched.child.pid)
+            stands_still = any(before.get(thread) == ran for thread, ran in now.items())
+            if stands_still or procfs.is_dying(watched.child.pid):
                 self._later(seconds, watched, event)
             else:
                 self._explain(watched, event)
@@ -413,9 +422,3 @@ class Memory:
 
 def _target(record: Record, child: Child, namespace: int) -> Target:
     return Target(record.id, child.pid, child.pidfd, namespace, child.group, record.name)
-
-
-def _kill(child: Child) -> None:
-    if child.pidfd >= 0:
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)

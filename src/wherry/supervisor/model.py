@@ -79,6 +79,8 @@ class Record(msgspec.Struct, kw_only=True):
     started_ns: int = 0
     finished_ns: int = 0
     stop_requested: bool = False
+    killed_ns: int = 0
+    """When the first SIGKILL was sent to it in this run."""
     log_path: str = ""
     cgroup: str = ""
     slot: str = ""
@@ -91,6 +93,28 @@ class Record(msgspec.Struct, kw_only=True):
     oom_children: int = 0
     memory_death: MemoryDeath | None = None
     log_stats: BufferStats = BufferStats()
+
+    @property
+    def being_killed(self) -> bool:
+        """SIGKILL has been sent, and its end not been seen yet."""
+        return self.state is State.RUNNING and self.killed_ns != 0
+
+
+class End(msgspec.Struct, frozen=True, kw_only=True):
+    """How a run of a container ended, as in ``Record``: what ``wait`` tells, and what is remembered of removed ones."""
+
+    id: str
+    name: str
+    reason: Reason
+    exit_code: int | None
+    signal: int | None
+    error: str
+    started_ns: int
+    finished_ns: int
+
+    @classmethod
+    def of(cls, record: Record) -> End:
+        return cls(**{name: getattr(record, name) for name in cls.__struct_fields__})
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):

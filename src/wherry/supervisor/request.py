@@ -15,7 +15,6 @@ from collections.abc import Iterable
 
 import msgspec
 
-from wherry import defaults
 from wherry.errors import InvalidRequest, NotSupported
 from wherry.kernel.scheduling import parse_cpu_list
 from wherry.logs.options import BUFFER_MAX, BUFFER_MIN, FILE_MIN, MODES, LogOptions
@@ -61,7 +60,7 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     ``nice`` (of the container), ``cpu_shares`` and ``sched_policy`` "idle" each set the container's weight against
     others, so that one excludes the rest; ``sched_policy`` is other, batch, idle, fifo:N or rr:N, "" is other;
     ``seccomp`` is a profile in docker's JSON, "" for the default one, "unconfined" for none;
-    a negative ``stop_seconds`` means that stop waits for ever (docker's -1).
+    ``stop_seconds`` is how long stop waits before it kills, negative for ever (docker's -1), None when nobody has said.
     """
 
     rootfs: str
@@ -92,7 +91,7 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     io_weight: int | None = None
     seccomp: str = ""
     stop_signal: str = "SIGTERM"
-    stop_seconds: float = defaults.STOP_SECONDS
+    stop_seconds: float | None = None
     labels: dict[str, str] = {}
     log: LogOptions = LogOptions()
 

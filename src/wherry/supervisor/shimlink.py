@@ -278,21 +278,28 @@ class ShimLink:
         if self._connection is not None:
             self._send({"type": "release", "slot": slot})
 
+    def close(self) -> None:
+        """Leave the shim, and all it has, to another supervisor."""
+        if self._connection is not None:
+            self._disconnect()
+
     async def shutdown(self) -> None:
-        """End the shim and all it has; returns when its end of the connection has closed."""
+        """End the shim and all it has; returns when its end of the connection has closed, or does not within
+        ``_CONNECT_SECONDS``.
+        """
         if self._connection is None:
             return
         self._send({"type": "shutdown"})
         connection, loop = self._connection, asyncio.get_running_loop()
         loop.remove_reader(connection.fileno())
-        try:
-            while await loop.sock_recv(connection, 1):
-                pass
-        except OSError:
-            pass
+        with contextlib.suppress(OSError):  # TimeoutError is one
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                while await loop.sock_recv(connection, 1):
+                    pass
         self._connection = None
         connection.close()
         self._socket_path.unlink(missing_ok=True)
+        await asyncio.to_thread(_reap, self.pid)  # we may live on: see reload
 
 
 def _reap(pid: int) -> None:

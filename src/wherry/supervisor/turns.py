@@ -23,12 +23,17 @@ class Turns:
         self.reset()
 
     def reset(self) -> None:
+        """Begin with the next turn."""
+        self._is_in_turn = True
         self.longest = Turn(0, 0)
         self.most_cpu = Turn(0, 0)
         self.slow = 0
         """Turns of more than ``SLOW_SECONDS``."""
 
     def add(self, turn: Turn) -> None:
+        if self._is_in_turn:
+            self._is_in_turn = False
+            return
         if turn.seconds > self.longest.seconds:
             self.longest = turn
         if turn.cpu_seconds > self.most_cpu.cpu_seconds:

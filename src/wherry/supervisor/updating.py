@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from wherry.errors import Conflict, InternalError, WherryError
+from wherry.kernel import cgroup_trees as trees
 from wherry.kernel import scheduling
 from wherry.kernel.libc import describe
 from wherry.memory import Limits
@@ -62,7 +63,7 @@ async def update(container: Container, records: Records, memory: Memory, after: 
             raise
         undo.pop_all()
     if child is not None and before.nice != after.nice:
-        await asyncio.to_thread(scheduling.set_nice, child.group.threads, after.nice)
+        await asyncio.to_thread(scheduling.set_nice, lambda: trees.threads(child.group.places), after.nice)
 
 
 def _limit_group(_: Container, child: Child, __: Memory, before: CreateRequest, after: CreateRequest) -> None:

@@ -46,19 +46,19 @@ async def find(root: int, user: str) -> User:
 
 def lookup(root: int, user: str, most: int = _FILE_MAX) -> User:
     """The user that ``user`` ("", "name", "uid", "name:group", "uid:gid") means in the root file system open at
-    ``root``.
+    ``root``; no name is root, and no group after the colon is the user's own, as in docker.
 
     Raises InvalidRequest when a name is not there or a file cannot be read; numbers need no entry. LargeFileError when
     a file has more than ``most`` bytes, and less than are too many in any case.
     """
-    name, separator, group = user.partition(":")
+    name, _, group = user.partition(":")
     entry = _find(_File(root, "/etc/passwd", 7, most), name or "0")
     if entry is None and not name.isdecimal() and name:
         raise InvalidRequest(f"user {name!r} is not in the rootfs's /etc/passwd")
     uid = _number(entry[2], "uid") if entry else _number(name or "0", "uid")
     gid = _number(entry[3], "gid") if entry else 0
     home = (entry[5] if entry else "") or "/"
-    if separator:
+    if group:
         gid = _group(root, group, most)
         return User(uid, gid, (gid,), home)
     # The primary group is among the supplementary ones as well: without it a process could drop out of a group whose

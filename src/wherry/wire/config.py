@@ -70,9 +70,7 @@ if TYPE_CHECKING:
 __all__ = ["MAX_MIB", "absolute", "container_config", "update_config"]
 
 
-def config_of(
-    function: str, rootfs: StrPath, command: Sequence[StrPath], options: Mapping[str, Any]
-) -> dict[str, object]:
+def config_of(function: str, rootfs: Any, command: Any, options: Mapping[str, Any]) -> dict[str, object]:
     """``container_config`` of the keyword ``options`` that ``function`` was called with, checked."""
     known: Iterable[str] = container_config.__kwdefaults__ or ()
     return container_config(rootfs, command, **arguments.checked(function, options, known))
@@ -129,6 +127,7 @@ def container_config(  # noqa: PLR0913 (docker's create has as many)
     ("size=1m"); ``rm`` removes the container when it ends; ``rw_rootfs`` runs on the directory itself, without a layer
     of its own; ``init`` puts a small init before the command.
 
+    ``pids_limit`` None is the supervisor's default (2048), -1 no limit.
     ``nice`` (-20 to 19) is the container's against others, ``cpu_shares`` (2 to 262144, 1024 is nice 0) another scale
     of the same; ``cpus`` counts CPUs (0.5 is half of one); ``cpuset_cpus`` lists them ("0-3,7"); ``sched_policy`` is
     other, batch, idle, fifo:N or rr:N; ``io_weight`` is 10 to 1000.

@@ -28,15 +28,23 @@ class Value:
     __hash__ = None  # type: ignore[assignment]
 
 
-class StartedContainer(Value):
-    """A container whose command has been executed; ``pid`` is the host's."""
+class _Started(Value):
+    __slots__ = ("was_running",)
+
+
+class StartedContainer(_Started):
+    """A container whose command has been executed; ``pid`` is the host's.
+
+    ``was_running``, which is no part of the value, is True when it did not have to be started.
+    """
 
     __slots__ = ("name", "id", "pid")  # noqa: RUF023 (the order a reader expects)
 
-    def __init__(self, name: str, id: str, pid: int) -> None:  # noqa: A002
+    def __init__(self, name: str, id: str, pid: int, was_running: bool = False) -> None:  # noqa: A002
         self.name = name
         self.id = id
         self.pid = pid
+        self.was_running = was_running
 
 
 class RunResult(Value):
@@ -63,16 +71,17 @@ class Container(Value):
     """One line of ``ps``.
 
     ``state`` is "created", "running" or "exited"; ``reason`` says why it ended ("" before). ``pid`` is the host's,
-    None when not running. ``created``, ``started`` and ``finished`` are RFC 3339 in UTC, None for never. Sizes are
-    bytes, None where there is no limit or nobody measured. ``log_error`` is why the log cannot be written at the
-    moment, None when it can. The slots are the keys of ``engine ps --format json``,
-    which stay.
+    None when not running. ``being_killed`` says that SIGKILL has been sent and the end not been seen. ``created``,
+    ``started`` and ``finished`` are RFC 3339 in UTC, None for never. Sizes are bytes, None where there is no limit or
+    nobody measured. ``log_error`` is why the log cannot be written at the moment, None when it can. The slots are the
+    keys of ``engine ps --format json``, which stay.
     """
 
     __slots__ = (  # noqa: RUF023
         "name",
         "id",
         "state",
+        "being_killed",
         "reason",
         "exit_code",
         "signal",
@@ -98,6 +107,7 @@ class Container(Value):
         self.name: str = ours["Name"]
         self.id: str = entry["Id"]
         self.state: str = ours["State"]
+        self.being_killed: bool = ours.get("BeingKilled", False)
         self.reason: str = ours["Reason"]
         self.exit_code: int | None = ours["ExitCode"]
         self.signal: int | None = ours["Signal"]
@@ -132,8 +142,8 @@ MAKES_SENSE = _MakesSense()
 
 
 def started_container(fields: Mapping[str, Any]) -> StartedContainer:
-    """From the reply of ``run?stream=0`` or a "started" status frame."""
-    return StartedContainer(fields["Name"], fields["Id"], fields["Pid"])
+    """From the reply of ``run?stream=0`` or ``start``, or a "started" status frame."""
+    return StartedContainer(fields["Name"], fields["Id"], fields["Pid"], bool(fields.get("WasRunning")))
 
 
 def status_from(fields: Any) -> StartedContainer | RunResult | None:

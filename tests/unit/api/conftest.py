@@ -34,7 +34,7 @@ from wherry.logs import BufferStats, Chunk, Extent, Log, LogOptions, Stamper
 from wherry.rootfs import Space, Unpacked, trees
 from wherry.supervisor.disk import ContainerUsage, Disk, DiskUsage, Pruned
 from wherry.supervisor.events import Events
-from wherry.supervisor.model import EngineInfo, Reason, Record, State
+from wherry.supervisor.model import End, EngineInfo, Reason, Record, State
 from wherry.supervisor.names import generate_name
 from wherry.supervisor.request import CreateRequest
 from wherry.supervisor.updating import changed
@@ -118,7 +118,7 @@ class Entry:
         self.record = record
         self.log = FakeLog()
         self.held = False
-        self.waiters: dict[str, builtins.list[asyncio.Future[Record]]] = {"next-exit": [], "removed": []}
+        self.waiters: dict[str, builtins.list[asyncio.Future[End]]] = {"next-exit": [], "removed": []}
 
 
 class FakeDisk:
@@ -155,6 +155,7 @@ class FakeEngine:
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
+        self.pids_limit: int | None = 100
         self.slow = 0.0  # seconds that create and start take
         self.stop_calls: builtins.list[float | None] = []
         self.kill_calls: builtins.list[int] = []
@@ -171,12 +172,11 @@ class FakeEngine:
         await asyncio.sleep(self.slow)
         return entry.record
 
-    async def start(self, ref: str) -> bool:
+    async def start(self, ref: str) -> Record | None:
         entry = self._entry(ref)
         if entry.record.state is State.RUNNING:
-            return False
-        await self._launch(entry)
-        return True
+            return None
+        return await self._launch(entry)
 
     async def _launch(self, entry: Entry) -> Record:
         record = entry.record
@@ -201,7 +201,11 @@ class FakeEngine:
             code = {"false": 1, "mixed": 3}.get(command, 0)
             self.end(entry, Reason.EXITED, code, None)
 
-    async def run(self, name: str | None, request: CreateRequest, *, hold: bool = False) -> Record:
+    async def run(
+        self, name: str | None, request: CreateRequest, *, hold: bool = False, replace: bool = False
+    ) -> Record:
+        if replace and name in self.entries:
+            await self.remove(name, force=True)
         record = await self.create(name, request)
         entry = self.entries[record.name]
         entry.held = hold
@@ -237,7 +241,7 @@ class FakeEngine:
     def _tell(self, entry: Entry, condition: str) -> None:
         for waiter in entry.waiters[condition]:
             if not waiter.done():
-                waiter.set_result(entry.record)
+                waiter.set_result(End.of(entry.record))
         entry.waiters[condition].clear()
 
     async def stop(self, ref: str, seconds: float | None = None) -> bool:
@@ -262,11 +266,11 @@ class FakeEngine:
         entry.record.request = changed(entry.record.request, changes)
         self.update_calls.append(dict(changes))
 
-    async def wait(self, ref: str, condition: str) -> Record:
+    async def wait(self, ref: str, condition: str) -> End:
         entry = self._entry(ref)
         if condition == "not-running" and entry.record.state is not State.RUNNING:
-            return entry.record
-        waiter: asyncio.Future[Record] = asyncio.get_running_loop().create_future()
+            return End.of(entry.record)
+        waiter: asyncio.Future[End] = asyncio.get_running_loop().create_future()
         entry.waiters["removed" if condition == "removed" else "next-exit"].append(waiter)
         return await waiter
 
@@ -293,10 +297,6 @@ class FakeEngine:
 
     def list(self) -> builtins.list[Record]:
         return sorted((entry.record for entry in self.entries.values()), key=lambda record: -record.created_ns)
-
-    def usage(self, ref: str) -> Usage | None:
-        self.get(ref)
-        return None
 
     async def usages(self, refs: Sequence[str]) -> dict[str, Usage]:
         for ref in refs:
@@ -372,7 +372,7 @@ class Api:
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of a coroutine, run on the server's loop."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(20)
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(PATIENCE)
 
     def call(self, function: Callable[[], T]) -> T:
         async def work() -> T:

@@ -233,11 +233,9 @@ def test_docker_py_waits_for_an_end_that_comes_later(api: Api, client: Any) -> N
 
 
 def test_docker_py_asks_for_version_and_info(client: Any) -> None:
-    started = time.monotonic()
     assert client.ping()
     assert client.version()["ApiVersion"] == "1.41"
     assert client.info()["Wherry"]["Enforcer"] == "cgroup"
-    assert time.monotonic() - started < 10
 
 
 @pytest.mark.docker

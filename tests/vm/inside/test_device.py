@@ -286,7 +286,7 @@ def test_before_its_first_execve_a_process_is_not_counted(monitor: Monitor) -> N
     assert monitor.status(1)[2:4] == (0, 0)
     assert not readable([pidfd], 1.5)  # a check has come by
     os.write(writer, b".")
-    assert readable([pidfd], 20)
+    assert readable([pidfd], PATIENCE)
     os.waitpid(pid, 0)
     (hard,) = records(monitor, 1)
     assert (hard.type, hard.processes, hard.comm) == (Type.HARD, 1, "grow")
@@ -296,6 +296,8 @@ def test_before_its_first_execve_a_process_is_not_counted(monitor: Monitor) -> N
 
 def test_five_hundred_containers(monitor: Monitor) -> None:
     with Contained("fork", 500, "nest", "exec", "touch", 100, "pause") as parent:
+        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+        wait_until(lambda: len(children.read_text().split()) == 500)
         wait_until(lambda: len(first_processes()) == 501)
         pids = [pid for pid in first_processes() if pid != parent.pid]
         for key, pid in enumerate(pids, start=1):
