@@ -38,8 +38,10 @@ RUN = """Start a container, pass on its output, wait for it, and exit with its e
 ROOTFS is a directory or a tar archive (plain, gz, xz, zst). SIGINT or SIGTERM asks the supervisor to stop the
 container and goes on waiting for its end; the second one kills the container, the third one leaves it. When nobody
 reads the output any more (run ... | head), run ends with 125 and the container goes on, as with docker.
-Exit codes besides the container's own: 125 it could not be started or followed, or the command line is wrong; 126
-COMMAND cannot be executed; 127 COMMAND was not found; 1 no supervisor is running.
+Every byte of the output is passed on: when whoever reads it is slower than the container, the container waits in the
+end, as it would for a pipe (not with --log-mode non-blocking; run then ends with 125 if bytes are missing).
+Exit codes besides the container's own: 125 it could not be started or followed to its end, output is missing, or the
+command line is wrong; 126 COMMAND cannot be executed; 127 COMMAND was not found; 1 no supervisor is running.
 """
 
 
@@ -228,6 +230,10 @@ def run(args: Namespace) -> int:
         return 125
     if result.error or result.reason in _MEMORY_ENDS:
         terminal.complain(f"{args.name}: {result.error or _MEMORY_ENDS[result.reason]}")
+    if result.lost_bytes:
+        lost = f"{result.lost_bytes} bytes of its output are lost"
+        terminal.complain(f"{args.name}: {lost} (exit code {result.exit_code})")
+        return 125
     return result.exit_code
 
 

@@ -5,6 +5,7 @@
     segments  the files of a rotated log;  rotation: how one follows another
     writer    buffer -> file, exact across SIGKILL
     log       one container's log: files, state, followers to wake;  options: what can be chosen of it
+    holds     readers that are owed every byte, and what is kept for them
     pipes     what a container writes to
     buffer    the bounded buffer, and buffer_file what of it outlives a process
     pipeline  the threads that do it all: capture (the producer) and drain (the consumer)
@@ -18,6 +19,7 @@
 
 from wherry.logs.buffer import BufferStats
 from wherry.logs.follower import follow, opening
+from wherry.logs.holds import Hold
 from wherry.logs.index import STDERR, STDOUT
 from wherry.logs.linewise import Line, LineSplitter, Stamper, lines, rfc3339_nano
 from wherry.logs.log import Log, LogState
@@ -32,6 +34,7 @@ __all__ = [
     "BufferStats",
     "Chunk",
     "Extent",
+    "Hold",
     "Line",
     "LineSplitter",
     "Log",

@@ -47,14 +47,18 @@ def all_files_of(path: Path) -> tuple[Path, Path, Path]:
 
 def rotated_numbers(path: Path) -> list[int]:
     """Numbers of the older files of ``path`` that have a log, an index or both, oldest first."""
-    prefix = path.name + "."
-    numbers: set[int] = set()
-    with os.scandir(path.parent) as entries:
+    return rotated_numbers_in(path.parent).get(path.name, [])
+
+
+def rotated_numbers_in(folder: Path) -> dict[str, list[int]]:
+    """The same of all logs in a directory, by their names."""
+    found: dict[str, set[int]] = {}
+    with os.scandir(folder) as entries:
         for entry in entries:
-            number = entry.name[len(prefix) :].removesuffix(".idx")
-            if entry.name.startswith(prefix) and number.isascii() and number.isdecimal() and number[0] != "0":
-                numbers.add(int(number))
-    return sorted(numbers)
+            log, _, number = entry.name.removesuffix(".idx").rpartition(".")
+            if number.isascii() and number.isdecimal() and number[0] != "0":
+                found.setdefault(log, set()).add(int(number))
+    return {log: sorted(numbers) for log, numbers in found.items()}
 
 
 def finish_rotation(path: Path) -> None:

@@ -196,10 +196,13 @@ class Engine:
         """Create and start as one: when it fails, nothing is left, not even a record.
 
         Returns a copy of the record as it was when the command had been executed. With ``hold`` automatic removal
-        waits until ``release``, so that a caller can read the output of a container that ends at once.
+        waits until ``release``, so that a caller can read the output of a container that ends at once, and its log
+        keeps all of it for the first who asks (``Log.hold``).
         """
         container = self._create(name, request)
-        container.held = hold
+        if hold:
+            container.held = True
+            container.log.keep()
         self._events.emit(Action.CREATE, container.record)
         async with container.lock:
             try:
@@ -220,6 +223,7 @@ class Engine:
             return
         container.held = False
         container.released.set()
+        container.log.stop_keeping()
         if container.record.request.auto_remove and not container.running:
             self._forget(container)
 
@@ -483,6 +487,7 @@ class Engine:
                 container.log_ended.set()
         await asyncio.gather(*adopting)
         self._memory.taken_over()
+        await asyncio.to_thread(recovery.prune_logs, self._state.logs, records)
         for slot in by_name.values():  # prepared, or of a container whose record is gone
             self._discard_unknown(slot)
         known = {container.record.slot for container in self._containers.values()} | set(by_name)

@@ -7,12 +7,15 @@ import logging
 import os
 import signal
 import socket
+from collections.abc import Iterable
+from pathlib import Path
 
 from wherry.kernel import cgroups
+from wherry.logs import rotation
 from wherry.runtime import launch
 from wherry.supervisor.children import Child, remove_group
 from wherry.supervisor.container import Container
-from wherry.supervisor.model import Reason, State
+from wherry.supervisor.model import Reason, Record, State
 from wherry.supervisor.shimlink import HeldSlot
 
 _log = logging.getLogger(__name__)
@@ -67,6 +70,15 @@ async def sweep(layout: cgroups.Layout, parent: str, known: set[str]) -> None:
             _log.warning("killing process %d, left over in control group %s", pid, group.path)
             _kill(pid)
         await remove_group(group)
+
+
+def prune_logs(folder: Path, records: Iterable[Record]) -> None:
+    """Of containers that have ended: what the last supervisor kept of their logs for readers that it no longer has."""
+    ended = (record for record in records if record.state is State.EXITED and not record.slot)
+    try:
+        rotation.prune(folder, {Path(record.log_path).name: record.request.log.max_files for record in ended})
+    except OSError as error:
+        _log.error("cannot prune logs: %s", error)
 
 
 def _kill(pid: int) -> None:
