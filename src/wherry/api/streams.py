@@ -312,7 +312,7 @@ def _status(fields: dict[str, Any]) -> bytes:
 
 def complaint(lost: int) -> bytes:
     """A frame for docker's clients (stdcopy.Systemerr), which end with this text as an error."""
-    text = f"{lost} bytes of the container's output are lost".encode()
+    text = f"at least {lost} bytes of the container's output are lost".encode()
     return _HEAD.pack(STATUS, len(text)) + text
 
 

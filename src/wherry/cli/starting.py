@@ -132,6 +132,7 @@ def _add_log_options(parser: Parser) -> None:
     parser.option("--log-max-size", metavar="SIZE", type=values.size_or_zero, help=about_size)
     about_files = "log files that are kept, the current one included (default: 4)"
     parser.option("--log-max-files", metavar="N", type=values.count, help=about_files)
+    parser.flag("--merge-streams", help="one pipe for stdout and stderr, which keeps their order; all is stdout")
 
 
 def parse(parser: Parser, words: Sequence[str], found: Namespace) -> None:
@@ -192,6 +193,7 @@ def _options(args: Namespace) -> Options:
         "log_buffer_bytes": args.log_buffer_size,
         "log_max_bytes": args.log_max_size,
         "log_max_files": args.log_max_files,
+        "merge_streams": args.merge_streams,
     }
 
 
@@ -231,7 +233,7 @@ def run(args: Namespace) -> int:
     if result.error or result.reason in _MEMORY_ENDS:
         terminal.complain(f"{args.name}: {result.error or _MEMORY_ENDS[result.reason]}")
     if result.lost_bytes:
-        lost = f"{result.lost_bytes} bytes of its output are lost"
+        lost = f"at least {result.lost_bytes} bytes of its output are lost"
         terminal.complain(f"{args.name}: {lost} (exit code {result.exit_code})")
         return 125
     return result.exit_code

@@ -25,7 +25,7 @@ from wherry.logs.linewise import Line, LineSplitter, Stamper, lines, rfc3339_nan
 from wherry.logs.log import Log, LogState
 from wherry.logs.options import LogOptions
 from wherry.logs.pipeline import Pipeline, make_buffer
-from wherry.logs.pipes import make_pipe
+from wherry.logs.pipes import duplicate_pipe, make_pipe
 from wherry.logs.reader import Chunk, Extent, read, read_pieces
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "LogState",
     "Pipeline",
     "Stamper",
+    "duplicate_pipe",
     "follow",
     "lines",
     "make_buffer",

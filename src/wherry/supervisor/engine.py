@@ -413,6 +413,7 @@ class Engine:
             self._records.delete(container.record)
             self._take_out(container)
             container.removed.set()
+            container.released.set()  # release() would not find it any more
             self._events.emit(Action.DESTROY, container.record)
 
     def _take_out(self, container: Container) -> None:

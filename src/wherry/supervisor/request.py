@@ -58,7 +58,8 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     ``memory_swap_bytes`` is memory and swap together, -1 for any amount, None for twice the memory;
     ``nice`` (of the container), ``cpu_shares`` and ``sched_policy`` "idle" each set the container's weight against
     others, so that one excludes the rest; ``sched_policy`` is other, batch, idle, fifo:N or rr:N, "" is other;
-    a negative ``stop_seconds`` means that stop waits for ever (docker's -1).
+    a negative ``stop_seconds`` means that stop waits for ever (docker's -1); ``merge_streams`` gives stdout and stderr
+    one pipe, so that their order is kept, and all is stdout.
     """
 
     rootfs: str
@@ -91,6 +92,7 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     stop_seconds: float = defaults.STOP_SECONDS
     labels: dict[str, str] = {}
     log: LogOptions = LogOptions()
+    merge_streams: bool = False
 
 
 def quoted(text: str) -> str:

@@ -43,8 +43,8 @@ class RunResult(Value):
     """How a container ended, and what it wrote (empty when ``on_output`` took it).
 
     ``exit_code`` is 128+N after signal N, as in a shell; ``reason`` is "exited", "stopped", "signaled",
-    "hard_limit", "oom", "lost" ... ``lost_bytes`` is how much of its output is missing: 0, unless its log gives way
-    (non-blocking mode) or was tampered with or removed before it had been read.
+    "hard_limit", "oom", "lost" ... ``lost_bytes`` is how much of its output is missing, at least: 0, unless its log
+    gives way (non-blocking mode) or was tampered with or removed before it had been read.
     """
 
     __slots__ = ("exit_code", "reason", "signal", "error", "stdout", "stderr", "lost_bytes")  # noqa: RUF023
