@@ -108,10 +108,13 @@ class Cursor:
         lost = None if run.stream != GAP else run.lost if first == run.start else 0
         stream = self._query.shown_as(run.stream)
         for start in range(first, run.end, BLOCK):
-            data = self._window.forwards(start, min(start + BLOCK, run.end))
+            end = min(start + BLOCK, run.end)
+            data = self._window.forwards(start, end)
             shown, skipped = self._filter.keep(run, start, data)
             if shown:
                 yield Chunk(stream, run.wall_ns, shown, start + skipped + len(shown), lost)
+            if start + len(data) < end:  # somebody has truncated a file
+                yield Chunk(stream, run.wall_ns, b"", end, end - start - len(data))
 
 
 def read(

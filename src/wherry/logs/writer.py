@@ -125,7 +125,7 @@ class Writer:
 
     def go_on_from(self, older: Writer) -> None:
         """This file follows another one, whose last run may go on in it, under a later time."""
-        self._before = older._last
+        self._before = older._last or older._before
 
     def stable_size(self, *, is_moving: bool) -> int:
         """The size up to which no byte has a time that a later one will have too.
