@@ -58,7 +58,7 @@ class LogPipeline(RuleBasedStateMachine):
         interval=st.sampled_from([0, 10**18]),
         runs=st.sampled_from([1, 3, 100]),
         idle=st.sampled_from([0.0, 1e9]),
-        max_files=st.sampled_from([1, 3, 10**6]),
+        max_files=st.sampled_from([1, 3]),
     )
     def start(self, mode: Mode, max_bytes: int, interval: int, runs: int, idle: float, max_files: int) -> None:
         self.is_blocking = mode == "blocking"
