@@ -37,11 +37,11 @@ test: setup-test setup-vm lint ## lint, types and all tests; WHERRY_STRICT=1 mak
 	@$(BIN)/pytest tests/unit tests/root tests/vm
 
 test-vm: setup-vm ## the kernel module and control groups version 2, in virtual machines
-	@$(BIN)/pytest tests/vm
+	@WHERRY_LOADS=100 $(BIN)/pytest tests/vm
 
 test-kmod-debug: setup ## the kernel module in a kernel with KASAN, lockdep and kmemleak, which is built first
 	@scripts/setup-debian.sh debug
-	@$(BIN)/pytest tests/vm/debug
+	@WHERRY_LOADS=100 $(BIN)/pytest tests/vm/debug
 
 chaos: setup-test ## the log tests with thousands of kills and longer searches (hours)
 	@WHERRY_KILLS=3000 WHERRY_CHAOS=1 $(BIN)/pytest tests/unit/test_logs_*.py tests/root/test_log_truth.py tests/root/test_log_readers*.py

@@ -22,7 +22,6 @@ import contextlib
 import mmap
 import os
 import random
-import select
 import signal
 import statistics
 import struct
@@ -42,6 +41,7 @@ from supervised import supervisor
 from wherry import Client
 from wherry.kernel import bpf as bpf_calls
 from wherry.kernel import cgroups
+from wherry.kernel.polling import readable
 from wherry.memory import Host, Limits, Target, bpf, selftest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -211,7 +211,7 @@ def armed(
     finally:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        select.select([pidfd], [], [], 10)
+        readable([pidfd], 10)
         limiter.disarm(identity)
         selftest.end_helper(helper)
         for descriptor in (pidfd, namespace, *kept.values()):
@@ -226,7 +226,7 @@ def _read_without_backstop(path: str) -> float:
             with armed(limiter, group, Limits(hard_bytes=LIMIT * MIB), *words) as (identity, target, helper):
                 if helper.stdin is not None:
                     helper.stdin.write(b".")
-                select.select([target.pidfd], [], [], 30)
+                readable([target.pidfd], 30)
                 return (limiter.stat(identity).peak_bytes - LIMIT * MIB) / MIB
         finally:
             limiter.close()

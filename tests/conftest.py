@@ -11,13 +11,12 @@ import shutil
 from collections.abc import Callable, Generator
 
 import pytest
+from tests import surroundings
 from tests.vm import kernels
 
+surroundings.make_ordinary()
+
 STRICT = os.environ.get("WHERRY_STRICT", "") not in {"", "0"}
-
-
-def _has_guests() -> bool:
-    return all(map(shutil.which, ("qemu-system-x86_64", "sparse"))) and kernels.are_unpacked()
 
 
 def _has_browser() -> bool:
@@ -26,7 +25,7 @@ def _has_browser() -> bool:
 
 NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "root": (lambda: os.geteuid() == 0, "needs root"),
-    "vm": (_has_guests, "needs qemu-system-x86_64, sparse and scripts/fetch-kernels.sh"),
+    "vm": (kernels.can_be_booted, "needs qemu-system-x86_64, sparse and scripts/fetch-kernels.sh"),
     "browser": (_has_browser, "needs chromium and chromedriver on PATH"),
     "docker": (lambda: shutil.which("docker") is not None, "needs a docker client on PATH"),
 }

@@ -1,8 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Burns one CPU, for a time or until so much is done, counting its work: two of them compare how much CPU each was given. */
+/*
+ * Burns a number of seconds of CPU time, or until so much is done, counting its work: how long that takes by the clock
+ * says how much CPU it was given.
+ */
 #include "workload.h"
 
+#include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 
 enum { STEPS_PER_ROUND = 100000 }; /* a fraction of a millisecond: the clock is read that often */
 
@@ -16,15 +21,30 @@ static uint64_t burn_round(uint64_t state)
 	return state;
 }
 
+/* Takes the first "--wall" out of the arguments, wherever it stands. */
+static bool take_wall(int *argc, char **argv)
+{
+	for (int i = 1; i < *argc; i++) {
+		if (strcmp(argv[i], "--wall") != 0)
+			continue;
+		memmove(&argv[i], &argv[i + 1], sizeof(*argv) * (size_t)(*argc - i));
+		(*argc)--;
+		return true;
+	}
+	return false;
+}
+
 int main(int argc, char **argv)
 {
 	struct argument arguments[] = {
 		{ .name = "seconds", .minimum = 1, .maximum = 1000000, .value = 10 },
 		{ .name = "rounds", .minimum = 0, .maximum = 1000000000000, .value = 0 },
 	};
+	const bool by_wall = take_wall(&argc, argv);
 
 	parse_arguments(argc, argv,
-			"Burns CPU and prints the work done each second; ends at once after so many rounds (0: any number).",
+			"Burns so many seconds of CPU time, with --wall for so many seconds of wall time, and prints\n"
+			"the work done each second; ends at once after so many rounds (0: any number).",
 			arguments, 2);
 
 	const unsigned long long seconds = arguments[0].value, most = arguments[1].value;
@@ -36,7 +56,7 @@ int main(int argc, char **argv)
 		state = burn_round(state);
 		if (++rounds == most)
 			break;
-		const double elapsed = now() - start;
+		const double elapsed = by_wall ? now() - start : cpu_time();
 		if (elapsed >= (double)(printed + 1)) {
 			/* After a stall (a stopped or starved process) the missed seconds are not made up. */
 			printed = (unsigned long long)elapsed;
@@ -45,7 +65,7 @@ int main(int argc, char **argv)
 			say("cpu_hog: second %llu of %llu, %llu rounds", printed, seconds, rounds);
 		}
 	}
-	say("cpu_hog: done, %llu rounds of %d steps in %.3f s", rounds, STEPS_PER_ROUND,
-	    now() - start);
+	say("cpu_hog: done, %llu rounds of %d steps, %.3f s of CPU time, %.3f s of wall time", rounds,
+	    STEPS_PER_ROUND, cpu_time(), now() - start);
 	return 0;
 }

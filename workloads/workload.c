@@ -95,12 +95,22 @@ void fail(const char *format, ...)
 	_Exit(1);
 }
 
-double now(void)
+static double read_clock(clockid_t clock)
 {
 	struct timespec time;
 
-	clock_gettime(CLOCK_MONOTONIC, &time);
+	clock_gettime(clock, &time);
 	return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
+}
+
+double now(void)
+{
+	return read_clock(CLOCK_MONOTONIC);
+}
+
+double cpu_time(void)
+{
+	return read_clock(CLOCK_PROCESS_CPUTIME_ID);
 }
 
 void sleep_milliseconds(unsigned long long milliseconds)

@@ -28,6 +28,9 @@ void fail(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn
 /* CLOCK_MONOTONIC in seconds. */
 double now(void);
 
+/* What this process has used of a CPU, all its threads, in seconds: clock_gettime(2). */
+double cpu_time(void);
+
 /* Sleeps the whole time, signals or not. */
 void sleep_milliseconds(unsigned long long milliseconds);
 

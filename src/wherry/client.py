@@ -20,8 +20,8 @@ import os
 import time
 
 from wherry import defaults, errors, http1
-from wherry.wire import jsontext
-from wherry.wire.config import MAX_MIB, absolute, container_config, update_config
+from wherry.wire import arguments, jsontext, queries
+from wherry.wire.config import MAX_MIB, absolute, changes_of, config_of
 from wherry.wire.replies import MAKES_SENSE, Container, RunResult, StartedContainer, started_container, status_from
 from wherry.wire.stream import STATUS, STDERR, STDOUT, LogStream, frames
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from typing import Any, Literal, Self, Unpack
 
     from wherry.wire.callbacks import Subscription
-    from wherry.wire.config import Changes, Options
+    from wherry.wire.config import Changes, Options, StrPath
     from wherry.wire.events import Event, EventStream
 
     OnEvent = Callable[[Event], object]
@@ -53,6 +53,9 @@ __all__ = [
 _UNRESERVED = frozenset(b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-._~")
 _MAX_SOCKET_PATH = 107
 _LAST_EVENT_SECONDS = 5
+_NAMES_AT_ONCE = 64
+"""So that a request's first line stays below the 16 KiB that the supervisor reads."""
+_CLOSED = "the client was closed while it waited for the supervisor"
 _BY_STATUS: dict[int, type[errors.WherryError]] = {
     400: errors.InvalidRequest,
     404: errors.NotFound,
@@ -60,13 +63,14 @@ _BY_STATUS: dict[int, type[errors.WherryError]] = {
 }
 
 
-def socket_path(path: str | None = None) -> str:
+def socket_path(path: StrPath | None = None) -> str:
     """Where the supervisor is: ``path``, or ENGINE_SOCKET, or the default; "unix://" before it is dropped, as docker
     does.
 
     Raises InvalidRequest for a path that the kernel cannot take (sun_path of unix(7): 107 bytes and a NUL).
     """
-    path = (path or os.environ.get("ENGINE_SOCKET") or defaults.SOCKET).removeprefix("unix://")
+    given = None if path is None else arguments.path("socket", path)
+    path = (given or os.environ.get("ENGINE_SOCKET") or defaults.SOCKET).removeprefix("unix://")
     size = len(os.fsencode(path))
     if size > _MAX_SOCKET_PATH:
         raise errors.InvalidRequest(f"socket path is {size} bytes long, the most is {_MAX_SOCKET_PATH}: {path}")
@@ -83,7 +87,9 @@ class Client:
     connected before the first call.
     """
 
-    def __init__(self, socket: str | None = None, timeout: float | None = 60) -> None:
+    def __init__(self, socket: StrPath | None = None, timeout: float | None = 60) -> None:
+        if timeout is not None:
+            arguments.number("timeout", timeout, 1e-9, 1e9, "a number of seconds above 0, or None")
         self.socket = socket_path(socket)
         self._timeout = timeout
         self._pool = http1.Pool(self.socket)
@@ -97,14 +103,18 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close idle connections; the client stays usable."""
+        """Close all connections, from any thread or signal handler; the client stays usable.
+
+        Streams (logs, events, subscriptions) end as if they had been closed themselves; other calls under way, run and
+        wait among them, raise Unavailable. Containers go on.
+        """
         self._pool.close()
 
     def start(
         self,
         name: str | None,
-        rootfs: str,
-        command: Sequence[str],
+        rootfs: StrPath,
+        command: Sequence[StrPath],
         *,
         on_soft_limit: OnEvent | None = None,
         **options: Unpack[Options],
@@ -115,10 +125,11 @@ class Client:
         limit. Other options are those of ``container_config``. Raises StartFailed, CommandNotFound, NotExecutable,
         NameInUse, RootfsInUse, InvalidRequest; nothing is left behind then.
         """
-        config = container_config(rootfs, command, **options)
-        _check_name(name)
+        config = config_of("start", rootfs, command, options)
+        arguments.callback("on_soft_limit", on_soft_limit)
         begin = time.time_ns()
-        reply = self._fetch("POST", "/wherry/run", {"name": name, "stream": "0"}, config, patient=True)
+        query = {"name": queries.name(name), "stream": "0"}
+        reply = self._fetch("POST", "/wherry/run", query, config, patient=True)
         with MAKES_SENSE:
             started = started_container(reply)
         if on_soft_limit is not None:
@@ -128,8 +139,8 @@ class Client:
     def run(
         self,
         name: str | None,
-        rootfs: str,
-        command: Sequence[str],
+        rootfs: StrPath,
+        command: Sequence[StrPath],
         *,
         on_output: Callable[[int, bytes], object] | None = None,
         on_start: Callable[[StartedContainer], object] | None = None,
@@ -146,11 +157,13 @@ class Client:
         exception from the first two ends the call, not the container. Raises what ``start`` raises, and Unavailable
         when the supervisor goes away meanwhile.
         """
-        config = container_config(rootfs, command, **options)
-        _check_name(name)
+        config = config_of("run", rootfs, command, options)
+        for argument, call in (("on_output", on_output), ("on_start", on_start), ("on_soft_limit", on_soft_limit)):
+            arguments.callback(argument, call)
         begin = time.time_ns()
+        query = {"name": queries.name(name), "stream": "1"}
         subscription: Subscription | None = None
-        response = self._send("POST", "/wherry/run", {"name": name, "stream": "1"}, config, patient=True)
+        response = self._send("POST", "/wherry/run", query, config, patient=True)
         written: dict[int, list[bytes]] = {STDOUT: [], STDERR: []}
         take = on_output or (lambda stream, data: written[stream].append(data))
         try:
@@ -173,11 +186,13 @@ class Client:
             response.close()
             if subscription is not None:
                 subscription.close()
+        if response.was_closed:
+            raise errors.Unavailable(_CLOSED)
         raise errors.Unavailable(f"the supervisor at {self.socket} did not say how the container ended")
 
     def ps(self, running: bool = False) -> list[Container]:
         """The tracked containers, ended ones too, newest first; ``running`` leaves out the others."""
-        reply = self._fetch("GET", "/containers/json", {"all": "0" if running else "1"})
+        reply = self._fetch("GET", "/containers/json", {"all": queries.boolean("running", running, no="1", yes="0")})
         with MAKES_SENSE:
             return [Container(entry) for entry in reply]
 
@@ -206,17 +221,7 @@ class Client:
         the container wait; what was rotated away before it was read counts in ``lost_bytes`` of the stream.
         The call raises NotFound, and InvalidRequest for another container's cursor; iterating may raise Unavailable.
         """
-        query = {
-            "stdout": "1" if stdout else "0",
-            "stderr": "1" if stderr else "0",
-            "follow": "1" if follow else "0",
-            "timestamps": "1" if timestamps else "0",
-            "tail": "all" if tail is None else str(tail),
-            "since": _unix_time(since_ns),
-            "until": _unix_time(until_ns),
-            "status": "1",
-            "after": after or None,
-        }
+        query = queries.logs(follow, tail, since_ns, until_ns, timestamps, stdout, stderr, after)
         response = self._send("GET", _of(name, "logs"), query, patient=follow)
         return LogStream(self._frames(response), response.close, counts=not timestamps, after=after or "")
 
@@ -226,6 +231,16 @@ class Client:
         CPU times are totals in nanoseconds: two calls make a share. Raises NotFound.
         """
         return _object(self._fetch("GET", _of(name, "stats"), {"stream": "0", "one-shot": "1"}))
+
+    def stats_of(self, names: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """As ``stats``, of many containers by one request: all that run, or ``names``. Raises NotFound."""
+        found = []
+        for begin in range(0, max(len(names), 1), _NAMES_AT_ONCE):
+            some = ",".join(_quoted_name(name) for name in names[begin : begin + _NAMES_AT_ONCE])
+            reply = self._fetch("GET", "/wherry/stats", {"names": some or None})
+            with MAKES_SENSE:
+                found += [_object(entry) for entry in reply]
+        return found
 
     def events(
         self,
@@ -243,14 +258,9 @@ class Client:
         """
         from wherry.wire.events import EventStream  # noqa: PLC0415 (few calls need it)
 
-        lists = {key: [value] if isinstance(value, str) else list(value) for key, value in (filters or {}).items()}
-        query = {
-            "since": _unix_time(since_ns),
-            "until": _unix_time(until_ns),
-            "filters": jsontext.encode(lists) if lists else None,
-        }
+        query = queries.events(since_ns, until_ns, filters)
         response = self._send("GET", "/events", query, patient=True)
-        return EventStream(self._pieces(response), response.abort)
+        return EventStream(self._pieces(response), response.close)
 
     def subscribe(self, name: str, handlers: Mapping[str, OnEvent], *, since_ns: int | None = None) -> Subscription:
         """Have a function called for each event of a container, by kind ("soft-limit", "die" ...), until it has ended.
@@ -259,21 +269,25 @@ class Client:
         """
         from wherry.wire.callbacks import Subscription  # noqa: PLC0415 (loads threading)
 
+        for kind, handler in handlers.items():
+            arguments.callback(f"handlers[{kind!r}]", handler)
         return Subscription(self.events(since_ns=since_ns, filters={"container": name}), handlers)
 
     def stop(self, name: str, seconds: float | None = None) -> bool:
-        """Ask the container to end (SIGTERM), end it after ``seconds`` (SIGKILL; default 10), return when it has ended.
+        """Ask the container to end (SIGTERM), end it after ``seconds`` (SIGKILL; -1: never), return when it has ended.
 
-        False means that it was not running. Raises NotFound.
+        None is the container's own time, or 10 seconds when it has none: then one that has made no arrangement for the
+        signal is killed at once. False means that it was not running. Raises NotFound, and NotKilled when a process has
+        not ended 10 seconds after SIGKILL.
         """
-        return self._done("POST", _of(name, "stop"), {"t": _seconds(seconds)}, patient=True)
+        return self._done("POST", _of(name, "stop"), queries.stop(seconds), patient=True)
 
     def kill(self, name: str, signal: str | int = "KILL") -> None:
         """Send a signal, by name or number, to the container's first process.
 
         Raises NotFound, and Conflict when it is not running.
         """
-        self._done("POST", _of(name, "kill"), {"signal": str(signal)})
+        self._done("POST", _of(name, "kill"), queries.kill(signal))
 
     def update(self, name: str, **changes: Unpack[Changes]) -> None:
         """Change what a container may use, at once if it runs, else from its next start on.
@@ -283,15 +297,19 @@ class Client:
         its own. ``soft_mib`` and ``hard_mib`` need a container that was started with such a limit. Raises NotFound,
         InvalidRequest, NotSupported, and Conflict when the container is just ending.
         """
-        self._done("POST", _of(name, "update"), body=update_config(**changes))
+        self._done("POST", _of(name, "update"), body=changes_of("update", changes))
 
     def rm(self, name: str, force: bool = False) -> None:
-        """Forget an ended container and delete its files; ``force`` kills a running one. Raises NotFound, Conflict."""
-        self._done("DELETE", f"/containers/{_quoted_name(name)}", {"force": "1" if force else "0"}, patient=True)
+        """Forget an ended container and delete its files; ``force`` kills a running one.
+
+        Raises NotFound, Conflict, and NotKilled as ``stop``.
+        """
+        query = {"force": queries.boolean("force", force)}
+        self._done("DELETE", f"/containers/{_quoted_name(name)}", query, patient=True)
 
     def wait(self, name: str, condition: Literal["not-running", "next-exit", "removed"] = "not-running") -> int:
         """Wait for a container and return its exit code (128+N after signal N). Raises NotFound."""
-        reply = self._fetch("POST", _of(name, "wait"), {"condition": condition}, patient=True)
+        reply = self._fetch("POST", _of(name, "wait"), queries.wait(condition), patient=True)
         with MAKES_SENSE:
             return int(reply["StatusCode"])
 
@@ -358,18 +376,24 @@ class Client:
     def _frames(self, response: http1.Response) -> Iterator[tuple[int, memoryview]]:
         try:
             yield from frames(response)
+        except http1.ClosedError:
+            return
         except (OSError, http1.ProtocolError) as failure:
             raise self._explained(failure) from failure
 
     def _pieces(self, response: http1.Response) -> Iterator[memoryview]:
         try:
             yield from response
+        except http1.ClosedError:
+            return
         except (OSError, http1.ProtocolError) as failure:
             raise self._explained(failure) from failure
 
     def _explained(self, failure: Exception) -> errors.WherryError:
         """One line that says what is wrong and, where it is known, what to do."""
         where = self.socket
+        if isinstance(failure, http1.ClosedError):
+            return errors.Unavailable(_CLOSED)
         if isinstance(failure, http1.TruncatedError):
             return errors.Unavailable(f"the supervisor at {where} went away: {failure}")
         if isinstance(failure, TimeoutError):
@@ -394,25 +418,13 @@ def _drain(response: http1.Response) -> None:
         response.close()
 
 
-def _seconds(seconds: float | None) -> str | None:
-    if seconds is None:
-        return None
-    if not 0 <= seconds < 1e9:
-        raise errors.InvalidRequest(f"{seconds} is not a number of seconds to wait")
-    return f"{seconds:.9f}".rstrip("0").rstrip(".")
-
-
-def _check_name(name: str | None) -> None:
-    # The API takes an empty name as none, as docker does; a caller's empty variable must not become a made-up name.
-    if name == "":
-        raise errors.InvalidRequest("the container's name is empty (None lets the supervisor make one)")
-
-
 def _quoted(text: str) -> str:
     return "".join(chr(byte) if byte in _UNRESERVED else f"%{byte:02X}" for byte in os.fsencode(text))
 
 
 def _quoted_name(name: str) -> str:
+    if not isinstance(name, str):
+        arguments.refuse("name", name, "a container's name or id")
     # These would make another path of it, quoted or not (RFC 3986, section 5.2.4); no container can have such a name.
     if name in {"", ".", ".."}:
         raise errors.NotFound(f"No such container: {name!r}")
@@ -426,10 +438,6 @@ def _of(name: str, what: str) -> str:
 def _encoded(query: Mapping[str, str | None]) -> str:
     given = [f"{key}={_quoted(value)}" for key, value in query.items() if value is not None]
     return "?" + "&".join(given) if given else ""
-
-
-def _unix_time(ns: int | None) -> str | None:
-    return None if ns is None else f"{ns // 1_000_000_000}.{ns % 1_000_000_000:09}"
 
 
 def _serialised(body: dict[str, object] | None) -> bytes | None:

@@ -1,7 +1,7 @@
 """The errors that cross a boundary: from a container's set-up to the supervisor, over the API, to a client.
 
     WherryError
-    +-- InvalidRequest      400  what was asked for is malformed or contradicts itself
+    +-- InvalidRequest      400  what was asked for is malformed or contradicts itself; says which argument
     |   +-- NotSupported    400  understood, but this version cannot do it
     +-- NotFound            404  no such container
     +-- Conflict            409  the request does not fit the container's state
@@ -10,6 +10,7 @@
     +-- StartFailed         500  a set-up step failed; carries step, call, path and errno
     |   +-- NotExecutable   400  the command is there but cannot be executed (exit code 126)
     |   +-- CommandNotFound 400  the command is not there (exit code 127)
+    +-- NotKilled           500  a process lives on after SIGKILL; says which, in what state
     +-- InternalError       500  a fault of ours
     +-- Unavailable         (client side only) no supervisor answers on the socket
 
@@ -29,8 +30,15 @@ class WherryError(Exception):
 
 
 class InvalidRequest(WherryError):
+    """``argument`` and ``value`` are what a method of the Python API was given; None when the supervisor refused."""
+
     status = 400
     code = "invalid_request"
+
+    def __init__(self, message: str = "", argument: str | None = None, value: object = None) -> None:
+        super().__init__(message)
+        self.argument = argument
+        self.value = value
 
 
 class NotSupported(InvalidRequest):
@@ -69,6 +77,10 @@ class CommandNotFound(StartFailed):
     status = 400
     code = "command_not_found"
     exit_code = 127
+
+
+class NotKilled(WherryError):
+    code = "not_killed"
 
 
 class InternalError(WherryError):

@@ -16,12 +16,17 @@ for another's.
 from __future__ import annotations
 
 import _socket
+import _thread
 import os
 import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import TypeVar
+
+    T = TypeVar("T")
+    U = TypeVar("U")
 
 MAX_LINE = 8 * 1024
 """Longest status line, header line or chunk-size line, in bytes."""
@@ -69,11 +74,21 @@ class NoReplyError(TruncatedError):
         self.unread = unread
 
 
-class _Reader:
-    """Buffered reading from a socket, by lines and by counted pieces. Received bytes are not copied, only cut up."""
+class ClosedError(TruncatedError):
+    """The connection was closed on this side, by another thread or a signal handler, while it was in use."""
 
-    def __init__(self, sock: _socket.socket) -> None:
-        self._sock = sock
+    def __init__(self) -> None:
+        super().__init__("the connection was closed by this program")
+
+
+class _Reader:
+    """Buffered reading by lines and by counted pieces. Received bytes are not copied, only cut up.
+
+    ``receive`` gives what has come, and b"" at the end of file.
+    """
+
+    def __init__(self, receive: Callable[[], bytes]) -> None:
+        self._more = receive
         self._rest = memoryview(b"")
         self.received = False
 
@@ -83,7 +98,7 @@ class _Reader:
 
     def _receive(self) -> bool:
         """Whether anything came; only to be called when nothing is left."""
-        self._rest = memoryview(self._sock.recv(_RECEIVE))
+        self._rest = memoryview(self._more())
         self.received |= self.pending
         return self.pending
 
@@ -194,6 +209,7 @@ def _until_close(reader: _Reader) -> Iterator[memoryview]:
 class Response:
     """A reply whose body is still on its way: iterate over it, or ``read()`` it whole; ``close()`` drops the rest.
 
+    One thread reads; any thread or signal handler may close, and who waits for more then gets a ClosedError at once.
     ``headers`` and ``trailers`` have names in lower case; ``trailers`` fills when a chunked body ends. Iterating raises
     ProtocolError for a malformed or truncated body and OSError (TimeoutError included) when receiving fails.
     """
@@ -201,8 +217,9 @@ class Response:
     def __init__(self, connection: Connection, method: str, done: Callable[[bool], None]) -> None:
         reader = connection.reader
         self.trailers: dict[str, str] = {}
-        self._done: Callable[[bool], None] | None = done
-        self._cut = connection.cut
+        self._done = [done]
+        self.was_closed = False
+        """Before its body had been read to the end."""
         modern, self.status, self.reason = self._final_status(reader)
         self.headers = _fields(reader, "header")
         options = {option.strip().lower() for option in self.headers.get("connection", "").split(",")}
@@ -257,21 +274,18 @@ class Response:
                 raise ProtocolError(f"the body is larger than {limit} bytes")
         return bytes(body)
 
-    def abort(self) -> None:
-        """As ``close``, from any thread: another one that waits for more of the body gets a TruncatedError at once."""
-        if self._done is not None:
-            self._cut()
-        self.close()
-
     def close(self) -> None:
         """Let go of the connection; it is closed unless the body was read to its end. May be called twice."""
         self._pieces = iter(())
-        self._finish(False)
+        self.was_closed |= self._finish(False)
 
-    def _finish(self, reusable: bool) -> None:
-        done, self._done = self._done, None
-        if done is not None:
-            done(reusable)
+    def _finish(self, reusable: bool) -> bool:
+        try:
+            done = self._done.pop()  # one operation: of two threads only one gets it
+        except IndexError:
+            return False
+        done(reusable)
+        return True
 
 
 class Connection:
@@ -283,6 +297,10 @@ class Connection:
 
     def __init__(self, path: str, timeout: float | None) -> None:
         self._sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        # Reentrant: a signal handler may close what the thread that it interrupts is using.
+        self._lock = _thread.RLock()
+        self._in_call = False
+        self._closed = False
         try:
             self._sock.settimeout(timeout)
             self._sock.connect(path)
@@ -290,7 +308,7 @@ class Connection:
         except BaseException:
             self._sock.close()
             raise
-        self.reader = _Reader(self._sock)
+        self.reader = _Reader(self._receive)
         self.owner = os.getpid()
 
     def _check_peer(self) -> None:
@@ -318,26 +336,58 @@ class Connection:
         self.reader.received = False
         unread = False
         try:
-            self._sock.sendall(request)
+            self._use(self._sock.sendall, request)
         except (BrokenPipeError, ConnectionResetError):
             # A server that refuses a large body answers and closes while we still send: its answer is in our queue.
             unread = True
         try:
             return Response(self, method, done)
         except (ProtocolError, ConnectionResetError) as failure:
-            if self.reader.received:
+            if self.reader.received or isinstance(failure, ClosedError):
                 raise
             raise NoReplyError(unread or isinstance(failure, ConnectionResetError)) from failure
 
-    def cut(self) -> None:
-        """End the connection under whoever is using it, who then sees an end of file (shutdown(2))."""
+    def _receive(self) -> bytes:
+        return self._use(self._sock.recv, _RECEIVE)
+
+    def _use(self, call: Callable[[T], U], argument: T) -> U:
+        """What ``call`` returns; ClosedError when the connection is closed before or meanwhile."""
+        with self._lock:
+            self._check_open()
+            self._in_call = True
         try:
-            self._sock.shutdown(_socket.SHUT_RDWR)
+            result = call(argument)
         except OSError:
-            pass  # it has ended by itself
+            self._check_open()
+            raise
+        finally:
+            with self._lock:
+                self._in_call = False
+                if self._closed:
+                    self._sock.close()
+        self._check_open()
+        return result
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError
 
     def close(self) -> None:
-        self._sock.close()
+        """From any thread. A call that waits on the socket ends at once (shutdown(2)), and closes it: closed under the
+        call, the descriptor's number could be another file's before the kernel looks at it.
+        """
+        if self.owner != os.getpid():
+            self._sock.close()  # of a forked child, which must not end its parent's connection
+            return
+        with self._lock:
+            self._closed = True
+            if not self._in_call:
+                self._sock.close()
+                return
+            try:
+                self._sock.shutdown(_socket.SHUT_RDWR)
+            except OSError:
+                pass  # it has ended by itself
 
 
 class Pool:
@@ -350,6 +400,7 @@ class Pool:
     def __init__(self, path: str) -> None:
         self._path = path
         self._idle: list[Connection] = []
+        self._busy: set[Connection] = set()
 
     def request(self, method: str, target: str, body: bytes | None = None, *, timeout: float | None = None) -> Response:
         """Send a request; ``timeout`` in seconds holds for each wait for the peer, not for the whole exchange.
@@ -369,14 +420,17 @@ class Pool:
 
     def _exchange(self, connection: Connection, method: str, request: bytes, timeout: float | None) -> Response:
         def done(reusable: bool) -> None:
+            self._busy.discard(connection)
             if reusable and len(self._idle) < MAX_IDLE:
                 self._idle.append(connection)
             else:
                 connection.close()
 
+        self._busy.add(connection)
         try:
             return connection.exchange(method, request, timeout, done)
         except BaseException:
+            self._busy.discard(connection)
             connection.close()
             raise
 
@@ -391,12 +445,17 @@ class Pool:
             connection.close()
 
     def close(self) -> None:
-        """Close the idle connections; the pool can be used again."""
+        """Close all connections: exchanges under way end with a ClosedError. The pool can be used again."""
+        for connection in list(self._busy):
+            connection.close()
+        self._close_idle()
+
+    def _close_idle(self) -> None:
         while self._idle:
             self._idle.pop().close()
 
     def __del__(self) -> None:
-        self.close()
+        self._close_idle()
 
 
 def _serialised(method: str, target: str, body: bytes | None) -> bytes:

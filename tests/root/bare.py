@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from tests.forked import in_child
+from tests.patience import PATIENCE
 
 from wherry.kernel import libc
 from wherry.runtime import binds, launch
@@ -61,7 +62,7 @@ class Parked:
         self.plan = plan
         self.root = root
         self.channel, theirs = socket.socketpair()
-        self.channel.settimeout(20)
+        self.channel.settimeout(PATIENCE)
         self._reports = b""
         steps = in_cgroups(list(cgroups), plan.prepare)
         self.pid, self.pidfd = launch.spawn(prepare(steps) if prepare else steps, theirs.detach())

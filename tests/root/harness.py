@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
-import select
 import signal
 import socket
 import subprocess
@@ -16,21 +16,31 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.patience import PATIENCE
+
 import wherry
 from wherry.client import Client
+from wherry.kernel import cgroup_trees as trees
 from wherry.kernel import cgroups
+from wherry.kernel.polling import readable
 
 REPOSITORY = Path(__file__).parents[2]
 PACKAGES = str(Path(wherry.__file__).parents[1])
 Word = str | Path
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
     """Until ``condition()`` is true; fails when it is not within ``seconds``."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s: {condition}"
         time.sleep(0.005)
+
+
+def end_group(group: cgroups.Group) -> bool:
+    """Kill what is in it and below it, and remove it all. False when that has to be done again."""
+    trees.kill(group.places)
+    return trees.remove(group.places, cgroups.INNER)
 
 
 class Traces:
@@ -55,12 +65,12 @@ class Traces:
         layout = cgroups.detect()
         below = ((parent, name) for parent in self.groups for name in cgroups.children(layout, parent))
         groups = [cgroups.Group(layout, f"{parent}/{name}") for parent, name in below]
-        for pid in [*self._shims(), *(pid for group in groups for pid in group.processes())]:
+        for pid in self._shims():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         for group in (*groups, *(cgroups.Group(layout, parent) for parent in self.groups)):
             with contextlib.suppress(AssertionError):
-                wait_until(group.remove, 5)
+                wait_until(functools.partial(end_group, group))
 
     def _shims(self) -> Iterator[int]:
         for pid in self.shims:
@@ -115,7 +125,7 @@ class Supervisor:
         self.log = directory / "supervisor.log"
         self.client = Client(str(self.socket))
         self.process: subprocess.Popen[bytes] | None = None
-        self._rootfs = rootfs
+        self.rootfs = rootfs
         self._traces = traces
         self._notices = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 
@@ -128,7 +138,7 @@ class Supervisor:
         self._notices.bind(str(path))
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self._command("supervisor", self._rootfs, "--state-dir", self.state_dir, "--debug", *self.options),
+                self._command("supervisor", self.rootfs, "--state-dir", self.state_dir, "--debug", *self.options),
                 env=self._environment() | {"NOTIFY_SOCKET": str(path)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -142,10 +152,10 @@ class Supervisor:
     def _wait_ready(self, process: subprocess.Popen[bytes]) -> None:
         pidfd = os.pidfd_open(process.pid)
         try:
-            readable, _, _ = select.select([self._notices.fileno(), pidfd], [], [], 60)  # a guest is slow
+            ready = readable([self._notices.fileno(), pidfd], PATIENCE)
         finally:
             os.close(pidfd)
-        if self._notices.fileno() not in readable:
+        if self._notices.fileno() not in ready:
             process.kill()
             raise AssertionError(f"the supervisor is not ready, exit code {process.wait()}: {self.log.read_text()}")
         assert self._notices.recv(100) == b"READY=1"
@@ -156,7 +166,7 @@ class Supervisor:
     def _environment(self) -> dict[str, str]:
         return os.environ | {"ENGINE_SOCKET": str(self.socket), "PYTHONPATH": PACKAGES}
 
-    def engine(self, *words: Word, check: bool = True, timeout: float = 30) -> subprocess.CompletedProcess[str]:
+    def engine(self, *words: Word, check: bool = True, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
         """Run the command line against this supervisor; with ``check`` an exit code other than 0 is a failure."""
         done = subprocess.run(
             self._command(*words),
@@ -172,7 +182,7 @@ class Supervisor:
 
     def command(self, *words: Word) -> str:
         """What another command prints; it must exit with 0."""
-        return subprocess.run(words, check=True, capture_output=True, text=True, timeout=30).stdout
+        return subprocess.run(words, check=True, capture_output=True, text=True, timeout=PATIENCE).stdout
 
     def popen(self, *words: Word) -> subprocess.Popen[str]:
         """The command line, running; its output is in pipes."""
@@ -195,14 +205,29 @@ class Supervisor:
         ours: dict[str, Any] = self.client.info()["Wherry"]
         return {re.sub(r"(?<!^)(?=[A-Z])", "_", key).lower(): value for key, value in ours.items()}
 
+    def group(self, name: str) -> cgroups.Group:
+        """The group of a running container that holds its limits; its processes are in ``inner``, or below that."""
+        (pid,) = (entry["pid"] for entry in self.ps() if entry["name"] == name)
+        parent = self.info()["cgroup_parent"]
+        found = re.search(rf":{parent}/([0-9a-f]+)(?:/|$)", Path(f"/proc/{pid}/cgroup").read_text(), re.MULTILINE)
+        assert found is not None
+        return cgroups.Group(cgroups.detect(), f"{parent.lstrip('/')}/{found[1]}")
+
+    def connections(self) -> int:
+        """Sockets that the supervisor holds: its clients, and a few of its own."""
+        assert self.process is not None
+        count = 0
+        for link in Path(f"/proc/{self.process.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                count += os.readlink(link).startswith("socket:")
+        return count
+
     def control_file(self, name: str, controller: str, version1: str, version2: str) -> str:
         """The content of a control file of a running container: one name on each version of control groups."""
-        (pid,) = (entry["pid"] for entry in self.ps() if entry["name"] == name)
-        layout = cgroups.detect()
-        wanted = controller if layout.version == 1 else ""
-        lines = (line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines())
-        (path,) = (path for _, controllers, path in lines if wanted in controllers.split(","))
-        return Path(layout.mounts[wanted] + path, version1 if wanted else version2).read_text().rstrip("\n")
+        group = self.group(name)
+        text = group.read(controller, version1 if group.layout.version == 1 else version2)
+        assert text is not None
+        return text
 
     @contextlib.contextmanager
     def serving(self) -> Iterator[Supervisor]:
@@ -225,7 +250,7 @@ class Supervisor:
         assert self.process is not None
         self.process.send_signal(number)
         try:
-            assert self.process.wait(25) == 0
+            assert self.process.wait(PATIENCE) == 0
         finally:
             self._gone()
 
@@ -241,7 +266,7 @@ class Supervisor:
     def _gone(self) -> None:
         assert self.process is not None
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(PATIENCE)
         self.process = None
         self.client.close()
         self._notices.close()

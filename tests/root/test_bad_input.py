@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from harness import Supervisor, Traces, Word, wait_until
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.root
 
@@ -45,7 +46,7 @@ def test_a_command_that_is_missing(supervisor: Supervisor, rootfs: Path) -> None
 
 def test_a_command_that_cannot_be_executed(supervisor: Supervisor, rootfs: Path) -> None:
     refused(supervisor, 126, "execute /etc/passwd: permission denied (EACCES)", "c", rootfs, "/etc/passwd")
-    refused(supervisor, 126, "execute /tmp: permission denied (EACCES)", "c", rootfs, "/tmp")
+    refused(supervisor, 126, "execute /tmp: permission denied: it is a directory (EACCES)", "c", rootfs, "/tmp")
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", ".hidden", "-x", "a\nb", "é", "a" * 200, "\x1b[31mred"])
@@ -120,7 +121,7 @@ def test_no_supervisor(tmp_path: Path, supervisor: Supervisor) -> None:
 
 def ask(supervisor: Supervisor, request: bytes) -> bytes:
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(20)
+        connection.settimeout(PATIENCE)
         connection.connect(str(supervisor.socket))
         try:
             connection.sendall(request)

@@ -24,7 +24,7 @@ def weight(supervisor: Supervisor, name: str) -> str:
 
 
 def processes(supervisor: Supervisor, name: str) -> list[int]:
-    return [int(line) for line in supervisor.control_file(name, "cpu", "cgroup.procs", "cgroup.procs").split()]
+    return supervisor.group(name).inner.processes()
 
 
 def nice_values(supervisor: Supervisor, name: str) -> list[int]:

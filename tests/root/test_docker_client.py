@@ -14,6 +14,7 @@ from typing import Any
 import docker as docker_library
 import pytest
 from harness import Supervisor, wait_until
+from tests.patience import PATIENCE
 
 DOCKER = shutil.which("docker")
 pytestmark = [pytest.mark.root, pytest.mark.docker, pytest.mark.skipif(DOCKER is None, reason="no docker client")]
@@ -21,7 +22,7 @@ pytestmark = [pytest.mark.root, pytest.mark.docker, pytest.mark.skipif(DOCKER is
 
 def docker(supervisor: Supervisor, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     command = [str(DOCKER), "-H", f"unix://{supervisor.socket}", *words]
-    return subprocess.run(command, check=check, capture_output=True, text=True, timeout=30)
+    return subprocess.run(command, check=check, capture_output=True, text=True, timeout=PATIENCE)
 
 
 def test_ps_logs_stop_inspect_rm(supervisor: Supervisor, rootfs: Path) -> None:
@@ -97,7 +98,7 @@ class Running:
 
     def end(self) -> tuple[str, str, int]:
         try:
-            code = self.process.wait(20)
+            code = self.process.wait(PATIENCE)
         finally:
             self.process.kill()
             self.process.wait()
@@ -197,7 +198,7 @@ def test_who_attached_and_has_gone_is_forgotten(supervisor: Supervisor, rootfs: 
 
 def raw_attach(supervisor: Supervisor, name: str, query: str = "stream=1&stdout=1") -> socket.socket:
     stream = socket.socket(socket.AF_UNIX)
-    stream.settimeout(20)
+    stream.settimeout(PATIENCE)
     stream.connect(str(supervisor.socket))
     head = f"POST /containers/{name}/attach?{query} HTTP/1.1\r\nHost: d\r\nContent-Length: 0\r\n"
     stream.sendall(f"{head}Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n".encode())

@@ -12,16 +12,17 @@ from pathlib import Path
 
 import pytest
 from harness import PACKAGES, Supervisor, wait_until
+from tests.patience import PATIENCE
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.root
 
 NAMES = ["nice", "nice-multicore", "cpu-vs-io", "autogroup", "quota", "memory", "fairness", "start"]
 
 ENFORCERS = {"kmod", "bpf", "cgroup"}
 
 
-def experiment(supervisor: Supervisor, *words: str | Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    return supervisor.engine("experiment", *words, check=False, timeout=timeout)
+def experiment(supervisor: Supervisor, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    return supervisor.engine("experiment", *words, check=False, timeout=2 * PATIENCE)
 
 
 def wait_for_containers(supervisor: Supervisor, count: int) -> None:
@@ -32,7 +33,7 @@ def wait_for_containers(supervisor: Supervisor, count: int) -> None:
         seen.update(each.id for each in supervisor.client.ps())
         return len(seen) >= count
 
-    wait_until(look, 60)
+    wait_until(look)
 
 
 def test_they_are_listed(supervisor: Supervisor) -> None:
@@ -75,7 +76,7 @@ def test_a_signal_ends_it_with_the_data_so_far(supervisor: Supervisor, tmp_path:
     # Each quota has a container of its own: with the second the first has been measured.
     wait_for_containers(supervisor, 2)
     process.send_signal(number)
-    shown, complaints = process.communicate(timeout=60)
+    shown, complaints = process.communicate(timeout=PATIENCE)
     assert (process.returncode, "Traceback" in complaints) == (130, False), complaints
     (result,) = json.loads(shown)
     assert result["interrupted"]
@@ -133,9 +134,9 @@ def test_nothing_of_the_root_file_system_is_executed_on_the_host(
 def test_an_interruption_ends_the_experiments_own_supervisors(supervisor: Supervisor, tmp_path: Path) -> None:
     words = ("experiment", "run", "memory", "--seconds", "30", "--repeat", "1", "--out", tmp_path / "out", "--json")
     process = supervisor.popen(*words)
-    wait_until(lambda: any("memory_hog" in line for line in command_lines()), 60)
+    wait_until(lambda: any("memory_hog" in line for line in command_lines()))
     process.send_signal(signal.SIGINT)
-    shown, complaints = process.communicate(timeout=60)
+    shown, complaints = process.communicate(timeout=PATIENCE)
     assert (process.returncode, "Traceback" in complaints) == (130, False), complaints
     (result,) = json.loads(shown)
     assert result["interrupted"]
@@ -146,14 +147,14 @@ def test_an_interruption_ends_the_experiments_own_supervisors(supervisor: Superv
 def test_the_death_of_the_experiments_own_supervisor_leaves_nothing(supervisor: Supervisor, tmp_path: Path) -> None:
     words = ("experiment", "run", "memory", "--seconds", "30", "--repeat", "1", "--out", tmp_path / "out", "--json")
     process = supervisor.popen(*words)
-    wait_until(lambda: any("memory_hog" in line for line in command_lines()), 60)
+    wait_until(lambda: any("memory_hog" in line for line in command_lines()))
     (pid,) = [
         int(path.parent.name)
         for path in Path("/proc").glob("[0-9]*/cmdline")
         if b"wherry-experiment-" in path.read_bytes() and b"supervisor" in path.read_bytes()
     ]
     os.kill(pid, signal.SIGKILL)
-    shown, complaints = process.communicate(timeout=60)
+    shown, complaints = process.communicate(timeout=PATIENCE)
     assert (process.returncode, "Traceback" in complaints) == (1, False), complaints
     assert json.loads(shown)[0]["error"]
     assert supervisors_of_experiments() == []
@@ -181,7 +182,7 @@ def test_an_end_of_the_supervisor_keeps_the_data_too(supervisor: Supervisor, tmp
     process = supervisor.popen("experiment", "run", "quota", "--seconds", "1", "--repeat", "1", "--out", out, "--json")
     wait_for_containers(supervisor, 2)
     supervisor.kill()
-    shown, complaints = process.communicate(timeout=120)
+    shown, complaints = process.communicate(timeout=PATIENCE)
     supervisor.restart()
     assert (process.returncode, "Traceback" in complaints) == (1, False), complaints
     (result,) = json.loads(shown)

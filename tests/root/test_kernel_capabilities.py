@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from harness import wait_until
 from tests.forked import in_child
+from tests.patience import PATIENCE
 
 from wherry.kernel import capabilities, cgroups, libc, namespaces, network
 from wherry.kernel.cgroups import Group
@@ -89,7 +90,7 @@ def test_loopback() -> None:
     def send() -> bytes:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
             receiver.bind(("127.0.0.1", 0))
-            receiver.settimeout(5)
+            receiver.settimeout(PATIENCE)
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
                 sender.sendto(b"hello", receiver.getsockname())
             return receiver.recv(10)
@@ -119,7 +120,7 @@ def group() -> Iterator[Group]:
     made = Group(layout, f"{parent.path}/c")
     made.create()
     yield made
-    wait_until(made.remove, 5)
+    wait_until(made.remove)
     assert parent.remove()
     assert not any(os.path.exists(directory) for directory in parent.directories.values())
 
@@ -133,7 +134,7 @@ def test_processes_of_a_group(group: Group) -> None:
         assert not group.remove()
         assert cgroups.children(group.layout, os.path.dirname(group.path)) == ["c"]
         member.kill()
-    wait_until(group.remove, 5)
+    wait_until(group.remove)
     assert cgroups.children(group.layout, os.path.dirname(group.path)) == []
 
 

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import pytest
 from harness import Supervisor, wait_until
+from tests.patience import PATIENCE
 
 from wherry.logs import STDERR, STDOUT, Log, read
 from wherry.logs import index as ix
@@ -275,7 +276,7 @@ def test_events_tell_of_gaps_and_of_logs_that_cannot_be_written(
 
     wait_until(lambda: "log-error" in told())
     disk.empty()
-    wait_until(lambda: {"log-gap", "log-recovered"} <= told(), 30)
+    wait_until(lambda: {"log-gap", "log-recovered"} <= told())
     wait_until(lambda: sum(written(counts, lossy).values()) > 2 * MIB)
     supervisor.client.stop("lossy", 30)
     check(supervisor, disk.folder / "lossy.log", lossy, written(counts, lossy), exact=True)
@@ -293,10 +294,10 @@ def test_a_stalled_follower_holds_up_neither_container_nor_others(
     assert reader.stdout is not None
     wait_until(lambda: sum(written(counts, storm).values()) > before + 20 * MIB)
     supervisor.client.stop("bursts", 30)
-    _, err = reader.communicate(timeout=30)
+    _, err = reader.communicate(timeout=PATIENCE)
     assert reader.returncode == int("were rotated away before they were read" in err)
     stalled.process.send_signal(signal.SIGCONT)
-    out, err = stalled.process.communicate(timeout=30)
+    out, err = stalled.process.communicate(timeout=PATIENCE)
     assert "bytes rotated away here]" not in out  # case 1: a loss is told outside the data
     lost = [int(count) for count in re.findall(r"engine: (\d+) bytes of the log of bursts were rotated away", err)]
     assert 0 < sum(lost) < sum(written(counts, storm).values()) - len(out)

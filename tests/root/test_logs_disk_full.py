@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from tests.patience import PATIENCE
 
 from wherry.logs import STDERR, STDOUT, Log, Pipeline, make_buffer, make_pipe, read
 from wherry.logs import buffer as buffer_module
@@ -19,7 +20,6 @@ from wherry.logs import buffer as buffer_module
 pytestmark = pytest.mark.root
 
 ID = "ab" * 32
-PATIENCE = 20.0
 MIB = 1024 * 1024
 
 

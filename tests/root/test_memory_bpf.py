@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import select
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from harness import REPOSITORY, wait_until
 
 from wherry.kernel import bpf as bpf_calls
 from wherry.kernel import cgroups
+from wherry.kernel.polling import readable
 from wherry.memory import Event, Host, Kind, Limits, Target, Unusable, bpf, selftest
 from wherry.memory.bpf import BpfLimiter
 
@@ -60,7 +60,7 @@ class Armed:
         return code, status
 
     def has_ended(self) -> bool:
-        return bool(select.select([self.pidfd], [], [], 0)[0])
+        return bool(readable([self.pidfd]))
 
     def processes(self) -> list[int]:
         """Host pids of the namespace's processes."""
@@ -195,8 +195,7 @@ def test_ten_thousand_short_processes_leave_no_trace(limiter: BpfLimiter, arm: A
     armed = arm(Limits(256 * MIB, 512 * MIB), GROW, "storm", "0", "10000")
     armed.go()
     assert armed.helper.stdout is not None
-    wait_until(lambda: len(armed.processes()) > 1)
-    wait_until(lambda: len(armed.processes()) == 1 and _sleeps(armed.pid), 50)
+    wait_until(lambda: _sleeps(armed.pid) and len(armed.processes()) == 1)
     usage = limiter.stat(armed.id)
     assert usage.processes == 1
     assert abs(usage.rss_bytes - armed.resident()) <= BEHIND
@@ -275,13 +274,14 @@ for _ in range(3):
     time.sleep(0.06)
 """
 
-# As often as it can.
+# As often as it can, for a second at least and until the limit has been crossed often.
 FLAPPING = """
 import mmap, time
 kept = mmap.mmap(-1, 64 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 kept[:40 << 20] = b"x" * (40 << 20)
-end = time.monotonic() + 1
-while time.monotonic() < end:
+end, rounds = time.monotonic() + 1, 0
+while time.monotonic() < end or rounds < 50:
+    rounds += 1
     kept.madvise(mmap.MADV_DONTNEED, 20 << 20, 20 << 20)
     kept[20 << 20:40 << 20] = b"x" * (20 << 20)
 """
@@ -292,7 +292,7 @@ def test_a_container_cannot_drown_the_events_of_others(limiter: BpfLimiter, arm:
     armed.go()
     assert armed.ended() == (os.CLD_EXITED, 0)
     told = [event.monotonic_ns for event in armed.events if event.kind is Kind.SOFT] if armed.read() else []
-    assert 2 <= len(told) <= 25
+    assert len(told) >= 2
     assert min(later - earlier for earlier, later in pairwise(told)) >= 50_000_000
     check_nothing_left(limiter, armed)
 

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from harness import wait_until
+from tests.patience import PATIENCE
 from tests.vm import image
 
+from wherry.kernel import cgroup_trees as trees
 from wherry.kernel import cgroups
+from wherry.kernel.polling import readable
 from wherry.memory import Event, Host, Kind, Limits, Target, cgroup, controller, selftest
 from wherry.memory.cgroup import CgroupLimiter
 
@@ -51,8 +53,8 @@ class Container:
     def __init__(self, limiter: CgroupLimiter, host: Host, limits: Limits, *words: str) -> None:
         self.limiter = limiter
         self.group = cgroups.Group(LAYOUT, f"{host.parent}/container")
-        self.group.create()
-        self.helper = selftest.start_helper(self.group, [str(image.grow_program()), *words])
+        self.group.create_for_container()
+        self.helper = selftest.start_helper(self.group.inner, [str(image.grow_program()), *words])
         (pid,) = selftest.read_numbers(self.helper)
         self.pidfd = os.pidfd_open(pid)
         self.target = Target(ID, pid, self.pidfd, -1, self.group)
@@ -67,7 +69,7 @@ class Container:
     def wait_for(self, *kinds: Kind, told: bool = True) -> list[Event]:
         """Until just these have come; with ``told`` the descriptor says when, else looking now and then must do."""
         while len(self.events) < len(kinds):
-            ready, _, _ = select.select([self.limiter.fileno()], [], [], 30 if told else 0.02)
+            ready = readable([self.limiter.fileno()], 30 if told else 0.02)
             assert ready or not told, f"nothing was told after {self.events}"
             self.events += self.limiter.read()
         found, self.events = self.events, []
@@ -75,7 +77,7 @@ class Container:
         return found
 
     def has_ended(self) -> bool:
-        return bool(select.select([self.pidfd], [], [], 0)[0])
+        return bool(readable([self.pidfd]))
 
     def file(self, version1: str, version2: str) -> str:
         return self.group.read("memory", version2 if is_version2 else version1) or ""
@@ -87,7 +89,7 @@ class Container:
         selftest.end_helper(self.helper)
         for descriptor in (self.pidfd, *self.kept.values()):
             os.close(descriptor)
-        wait_until(self.group.remove)
+        wait_until(lambda: trees.remove(self.group.places, cgroups.INNER))
 
 
 @contextlib.contextmanager
@@ -132,7 +134,7 @@ def test_the_hard_limit_ends_it(limiter: CgroupLimiter, host: Host, family: list
         (hard,) = container.wait_for(Kind.HARD)
         assert (hard.limit_bytes, hard.rss_bytes >= 48 * MIB) == (48 * MIB, True)
         if is_version2:  # memory.oom.group: all of it, without anybody's help
-            wait_until(lambda: container.has_ended() and container.group.processes() == [])
+            wait_until(lambda: container.has_ended() and container.group.inner.processes() == [])
             assert controller.oom_kills(container.group) >= 1
         verdict = limiter.disarm(ID)
         assert verdict.hard == hard
@@ -166,7 +168,7 @@ def test_the_next_supervisor_goes_on(limiter: CgroupLimiter, host: Host, told: b
             container.wait_for(Kind.SOFT)
         else:
             wait_until(lambda: limiter.stat(ID).rss_bytes > 15 * MIB)
-            select.select([limiter.fileno()], [], [], 30)
+            readable([limiter.fileno()], PATIENCE)
         limiter.close()
         following = container.limiter = cgroup.open_limiter(host, {})
         try:

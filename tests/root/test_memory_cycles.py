@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from harness import REPOSITORY, Supervisor, wait_until
 
-pytestmark = [pytest.mark.root, pytest.mark.slow_start, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.root, pytest.mark.slow_start]
 
 GROW = f"{REPOSITORY}/build/workloads/memory_grow:/memory_grow:ro"
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-import signal
 import socket
 import stat
 import subprocess
@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from harness import wait_until
+from tests.patience import PATIENCE
 from tests.tarballs import COMPRESS, END, directory, file, symlink
 
 import wherry
@@ -207,7 +209,7 @@ def test_concurrent_starts_of_one_archive_unpack_it_once(
     monkeypatch.setattr(store, "unpack", counted)
 
     def resolve(_: int) -> Path:
-        all_there.wait(10)
+        all_there.wait(PATIENCE)
         found = rootfs_store.resolve(path)
         assert len(os.listdir(found)) == 300
         return found
@@ -224,7 +226,7 @@ def test_different_archives_are_unpacked_at_the_same_time(
     both = threading.Barrier(2)
 
     def meet(source: Archive, root: int) -> None:
-        both.wait(10)
+        both.wait(PATIENCE)
         unpack(source, root)
 
     monkeypatch.setattr(store, "unpack", meet)
@@ -310,17 +312,8 @@ print(RootfsStore(pathlib.Path(sys.argv[1])).resolve(sys.argv[2]))
 def test_an_unpacking_that_was_killed_is_never_taken_for_whole(tmp_path: Path, write: Callable[..., str]) -> None:
     count = 3000
     path = write(COMPRESS["gzip"](b"".join(file(f"dir{n % 7}/f{n}", b"x" * 2000) for n in range(count)) + END))
-    source = str(Path(wherry.__file__).parents[1])
     for files in (1, 100, 1500):
-        child = subprocess.Popen(
-            [sys.executable, "-c", UNPACK, tmp_path / "store", path], env=os.environ | {"PYTHONPATH": source}
-        )
-        try:
-            _wait_for_files(tmp_path / "store", files)
-        finally:
-            child.send_signal(signal.SIGKILL)
-            child.wait(10)
-        assert all(name.startswith(".unpack-") for name in os.listdir(tmp_path / "store"))
+        wait_until(lambda files=files: _killed_in_the_middle(tmp_path / "store", path, files))  # type: ignore[misc]
     assert len(os.listdir(tmp_path / "store")) == 3
     rootfs_store = RootfsStore(tmp_path / "store")
     rootfs_store.prune()
@@ -329,18 +322,36 @@ def test_an_unpacking_that_was_killed_is_never_taken_for_whole(tmp_path: Path, w
     assert sum(len(names) for _, _, names in os.walk(found)) == count
 
 
+def _killed_in_the_middle(folder: Path, path: str, files: int) -> bool:
+    """Unpack an archive in a process that is killed; false, and nothing left of it, when that came too late."""
+    source = str(Path(wherry.__file__).parents[1])
+    child = subprocess.Popen([sys.executable, "-c", UNPACK, folder, path], env=os.environ | {"PYTHONPATH": source})
+    try:
+        _wait_for_files(folder, files)
+    finally:
+        child.kill()
+        child.wait(PATIENCE)
+    whole = [name for name in os.listdir(folder) if not name.startswith(".unpack-")]
+    for name in whole:
+        shutil.rmtree(folder / name)
+    return not whole
+
+
 def _wait_for_files(directory_: Path, wanted: int) -> None:
     """Until the newest unfinished tree has ``wanted`` files in its first sub-directory's seventh part."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     seen = set(os.listdir(directory_)) if directory_.exists() else set()
     while time.monotonic() < deadline:
         new = (set(os.listdir(directory_)) if directory_.exists() else set()) - seen
+        if any(not name.startswith(".unpack-") for name in new):
+            return  # it is done already
         for name in new:
             first = directory_ / name / "dir0"
-            if first.is_dir() and len(os.listdir(first)) * 7 >= wanted:
-                return
+            with contextlib.suppress(FileNotFoundError):  # it has just got its name
+                if len(os.listdir(first)) * 7 >= wanted:
+                    return
         time.sleep(0.001)
-    raise AssertionError(f"no {wanted} files within 30 s")
+    raise AssertionError(f"no {wanted} files")
 
 
 def test_prune_removes_leftovers_only(rootfs_store: RootfsStore, write: Callable[..., str], tmp_path: Path) -> None:

@@ -400,7 +400,7 @@ def test_no_process_left_for_the_command_of_init(bare: Bare, leftovers: Traces) 
     group.write("pids", "pids.max", 1)
     join = replaced(steps.JoinCgroups, steps.JoinCgroups(group.process_files()))
     ended = bare.run("/bin/true", prepare=join, init=True)
-    wait_until(group.remove, 5)
+    wait_until(group.remove)
     assert ended.error == (
         "cannot start alpha: start the command under init: resource temporarily unavailable (EAGAIN)"
     )

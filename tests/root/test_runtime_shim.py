@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from harness import PACKAGES, Traces, wait_until
+from harness import PACKAGES, Traces, end_group, wait_until
 from tests.forked import in_child
+from tests.patience import PATIENCE
 
+from wherry.kernel import cgroups
+from wherry.kernel.cgroups import Group
+from wherry.kernel.polling import readable
 from wherry.runtime import launch
 from wherry.runtime.steps import LoopbackUp, MountStage, Step, encode
 from wherry.shim import protocol
 
 pytestmark = pytest.mark.root
+LAYOUT = cgroups.detect()
 CODE = "import sys; sys.path.append(sys.argv[1]); from wherry.shim.main import main; main(int(sys.argv[2]))"
 
 
@@ -50,7 +54,7 @@ class Child:
         return launch.parse_reports(text)
 
     def has_ended(self) -> bool:
-        return bool(select.select([self.pidfd], [], [], 0)[0])
+        return bool(readable([self.pidfd]))
 
     def close(self) -> None:
         self.channel.close()
@@ -97,7 +101,7 @@ class Connection:
 
     def receive(self) -> tuple[protocol.Message, list[int]]:
         """The next message; fails when there is none within ten seconds."""
-        assert select.select([self.socket], [], [], 10)[0]
+        assert readable([self.socket.fileno()], PATIENCE)
         received = protocol.receive(self.socket)
         if received is None:
             raise ConnectionResetError("the shim closed the connection")
@@ -105,7 +109,7 @@ class Connection:
 
     def is_closed(self) -> bool:
         """Takes one message when it is not; fails when neither is known within ten seconds."""
-        assert select.select([self.socket], [], [], 10)[0]
+        assert readable([self.socket.fileno()], PATIENCE)
         return protocol.receive(self.socket) is None
 
     def send(self, descriptors: list[int] | None = None, **message: Any) -> None:
@@ -113,7 +117,7 @@ class Connection:
 
     def spawn(self, name: str, *template: Step, cgroups: tuple[str, ...] = ()) -> Child:
         ours, theirs = socket.socketpair()
-        ours.settimeout(10)
+        ours.settimeout(PATIENCE)
         with theirs:
             fields = {"template": encode(list(template)), "cgroups": list(cgroups)}
             self.send([theirs.fileno()], type="spawn", slot=name, **fields)
@@ -174,7 +178,7 @@ def shim(tmp_path: Path, leftovers: Traces) -> Iterator[ShimProcess]:
             connection.send(type="shutdown")
             while not connection.is_closed():
                 pass
-        assert made.process.wait(10) == 0
+        assert made.process.wait(PATIENCE) == 0
     finally:
         made.process.kill()
         made.process.wait()
@@ -195,7 +199,7 @@ def test_it_says_who_it_is(shim: ShimProcess) -> None:
     with shim.connect() as connection:
         assert connection.hello == {"type": "hello", "version": protocol.VERSION, "pid": shim.process.pid}
         assert connection.slots == {}
-    assert shim.process.wait(10) == 0
+    assert shim.process.wait(PATIENCE) == 0
 
 
 def test_a_life(shim: ShimProcess) -> None:
@@ -242,6 +246,33 @@ def test_a_live_slot_that_is_released_is_killed(shim: ShimProcess) -> None:
         assert list(connection.slots) == ["other"]
 
 
+@pytest.mark.skipif("freezer" not in LAYOUT.mounts, reason="version 2 kills what is frozen")
+@pytest.mark.parametrize("way", ["release", "shutdown"])
+def test_one_that_has_frozen_itself_is_thawed_until_it_is_dead(shim: ShimProcess, way: str) -> None:
+    """Case 20: also below its own group, and when no supervisor is there any more."""
+    group = Group(LAYOUT, f"wherry-test-{os.getpid()}")
+    group.create_for_container()
+    nested = Group(LAYOUT, f"{group.inner.path}/n/m")
+    nested.create()
+    try:
+        with shim.connect() as connection:
+            child = connection.spawn("c", cgroups=tuple(group.inner.process_files()))
+            connection.claim("c")
+            child.execute("/bin/sleep", "1000")
+            nested.write("freezer", "cgroup.procs", child.pid)
+            for frozen in (nested, group.inner):
+                frozen.write("freezer", "freezer.state", "FROZEN")
+            wait_until(lambda: group.inner.read("freezer", "freezer.state") == "FROZEN")
+            connection.send(type=way, slot="c")
+        wait_until(child_is_dead(child.pid))
+    finally:
+        wait_until(lambda: end_group(group))
+
+
+def child_is_dead(pid: int) -> Callable[[], bool]:
+    return lambda: not os.path.exists(f"/proc/{pid}")
+
+
 def test_takeover(shim: ShimProcess) -> None:
     """After the supervisor has died: what runs, with its descriptors, and what has ended meanwhile."""
     outputs = [os.pipe(), os.pipe()]
@@ -269,7 +300,7 @@ def test_takeover(shim: ShimProcess) -> None:
         assert second.next_exit() == ("running", KILLED, 9)
         for name in second.slots:
             second.send(type="release", slot=name)
-    assert shim.process.wait(10) == 0
+    assert shim.process.wait(PATIENCE) == 0
 
 
 def test_what_one_supervisor_gives_to_keep_the_next_one_gets(shim: ShimProcess) -> None:
@@ -291,7 +322,7 @@ def test_what_one_supervisor_gives_to_keep_the_next_one_gets(shim: ShimProcess) 
             last.send(type="keep", names=[])
             last.send(type="release", slot="running")
             last.next_exit()
-    assert shim.process.wait(10) == 0
+    assert shim.process.wait(PATIENCE) == 0
 
 
 def shim_has_reaped(shim: ShimProcess, but_one: int) -> bool:
@@ -319,7 +350,7 @@ def test_what_a_supervisor_said_before_it_was_killed_counts(shim: ShimProcess) -
     ours, theirs = socket.socketpair()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as supervisor, ours:
         supervisor.connect(shim.address)
-        assert select.select([supervisor], [], [], 10)[0]
+        assert readable([supervisor.fileno()], PATIENCE)
         shim.process.send_signal(signal.SIGSTOP)
         with theirs:
             spawn = {"type": "spawn", "slot": "c", "template": [], "cgroups": []}
@@ -353,7 +384,7 @@ def test_it_goes_when_nobody_needs_it(shim: ShimProcess) -> None:
         connection.start("c", "/bin/sleep", "1000")
     with shim.connect() as connection:
         connection.send(type="release", slot="c")
-    assert shim.process.wait(10) == 0
+    assert shim.process.wait(PATIENCE) == 0
 
 
 def test_it_stays_for_an_exit_that_nobody_knows(shim: ShimProcess) -> None:
@@ -375,7 +406,7 @@ def test_shutdown_leaves_no_process(shim: ShimProcess) -> None:
         connection.send(type="shutdown")
         assert {connection.next_exit()[1:] for _ in pids} == {(KILLED, 9)}
         assert connection.is_closed()
-        assert shim.process.wait(10) == 0
+        assert shim.process.wait(PATIENCE) == 0
         assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
 
 
@@ -441,7 +472,7 @@ def test_another_user_is_turned_away(shim: ShimProcess) -> None:
         os.setresuid(1000, 1000, 1000)
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
             connection.connect(shim.address)
-            connection.settimeout(10)
+            connection.settimeout(PATIENCE)
             return connection.recv(1000)
 
     with shim.connect() as connection:

@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import socket
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
@@ -14,6 +13,7 @@ from typing import TypeVar
 import pytest
 from harness import Traces, wait_until
 from tests.forked import in_child
+from tests.patience import PATIENCE
 
 from wherry.errors import InternalError
 from wherry.kernel.cgroups import Layout
@@ -64,7 +64,7 @@ def run(tmp_path: Path, leftovers: Traces) -> Callable[[Callable[[Path], Awaitab
 
     def run(work: Callable[[Path], Awaitable[T]]) -> T:
         async def limited() -> T:
-            return await asyncio.wait_for(work(tmp_path), 20)
+            return await asyncio.wait_for(work(tmp_path), PATIENCE)
 
         return in_child(lambda: asyncio.run(limited()))
 
@@ -153,12 +153,10 @@ def test_the_loop_does_not_wait_for_a_shim_that_does_not_read(run: Run) -> None:
         made = Link(directory)
         await made.link.connect()
         os.kill(made.link.pid, signal.SIGSTOP)
-        before = time.monotonic()
         spawning = [asyncio.create_task(made.spawn(f"c{number}")) for number in range(300)]
         for number in range(2000):
             made.link.release(f"nobody{number}")
-        await asyncio.sleep(0)
-        assert time.monotonic() - before < 5
+        await asyncio.sleep(0)  # else we would not get here before the time limit
         assert not any(task.done() for task in spawning)
         os.kill(made.link.pid, signal.SIGCONT)
         for channel in await asyncio.gather(*spawning):
@@ -245,7 +243,7 @@ def test_a_child_that_is_given_up_after_the_shim_died(run: Run, is_replaced: boo
         children.shim_lost()
         if is_replaced:
             await made.link.connect()
-        await asyncio.wait_for(children.discard(child), 2)
+        await asyncio.wait_for(children.discard(child), PATIENCE)
         assert children.by_slot == {}
         await made.link.shutdown()
         if is_replaced:

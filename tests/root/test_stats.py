@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from harness import Supervisor, wait_until
+from harness import Supervisor, Traces, wait_until
 
 from wherry import errors
 from wherry.kernel.cgroups import Group, Layout
@@ -34,6 +34,33 @@ def test_a_busy_container(supervisor: Supervisor, rootfs: Path) -> None:
     assert header.split() == "NAME CPU MEMORY / LIMIT PIDS LOG IN HELD MOST LOST FULL".split()
     assert row.startswith("busy ")
     assert "97.66 KiB" in row
+
+
+@pytest.mark.parametrize("enforcer", ["bpf", "cgroup"])
+def test_memory_is_that_of_the_limit_that_kills(tmp_path: Path, rootfs: Path, leftovers: Traces, enforcer: str) -> None:
+    """Case 8: what the enforcer counts and the hard limit, not the group's limit behind it, which is higher."""
+    with Supervisor(tmp_path, rootfs, leftovers, "--memory-enforcer", enforcer).serving() as supervisor:
+        command = ["/bin/sh", "-c", "head -c 3000000 /dev/zero >/file; while :; do sleep 1; done"]
+        supervisor.client.start("plain", str(rootfs), command, hard_mib=64)
+        supervisor.client.start("low", str(rootfs), command, hard_mib=64, memory=32 << 20)
+        plain = supervisor.client.stats("plain")
+        memory = plain["memory_stats"]
+        assert memory["limit"] == 64 << 20
+        assert supervisor.client.stats("low")["memory_stats"]["limit"] == 32 << 20
+        if enforcer == "bpf":  # the file's pages are charged to the group, and held against nobody
+            assert memory["usage"] == plain["Wherry"]["Memory"]["Rss"] < 3_000_000
+            assert set(memory["stats"].values()) == {0}
+        header, *rows = supervisor.engine("stats", "--no-stream").stdout.splitlines()
+        limits = {row.split()[0]: row[header.index("MEMORY") :].split("/ ")[1].split()[0] for row in rows}
+        assert limits == {"plain": "64", "low": "32"}
+
+
+@pytest.mark.docker
+def test_docker_shows_the_limit_that_kills(supervisor: Supervisor, rootfs: Path) -> None:
+    """Case 8."""
+    supervisor.client.start("busy", str(rootfs), ["/bin/sh", "-c", SCRIPT], hard_mib=64)
+    command = [shutil.which("docker") or "docker", "-H", f"unix://{supervisor.socket}", "stats", "--no-stream"]
+    assert supervisor.command(*command, "--format", "{{.MemUsage}}").endswith(" / 64MiB\n")
 
 
 @pytest.mark.docker
@@ -72,3 +99,35 @@ def test_version_2_files(tmp_path: Path) -> None:
     used = measure(Group(Layout(2, {"": str(tmp_path)}), "group"))
     assert used == (7000, 5000, 2000, (9, 4, 3000), 4096, 1024, None, 3, None)
     assert measure(Group(Layout(2, {"": str(tmp_path)}), "gone")) == (0, 0, 0, (0, 0, 0), None, 0, None, None, None)
+
+
+def test_many_at_once(supervisor: Supervisor, rootfs: Path) -> None:
+    """Case 33: one request for all that run, or for those named, says what a request for each says."""
+    for name in ("a", "b"):
+        supervisor.client.start(name, str(rootfs), ["/bin/sleep", "1000"], soft_mib=32, memory=64 << 20)
+    supervisor.client.run("done", str(rootfs), ["/bin/echo", "hello"])
+    found = {each["name"]: each for each in supervisor.client.stats_of()}
+    assert set(found) == {"/a", "/b"}
+    for name in ("a", "b"):
+        alone, together = supervisor.client.stats(name), found[f"/{name}"]
+        assert together.keys() == alone.keys()
+        assert together["memory_stats"]["limit"] == 64 << 20
+        assert together["id"] == alone["id"]
+        assert together["Wherry"]["Memory"]["Rss"] == alone["Wherry"]["Memory"]["Rss"]
+    assert [each["name"] for each in supervisor.client.stats_of(["b", "done", found["/a"]["id"]])] == [
+        "/b",
+        "/done",
+        "/a",
+    ]
+    for name in ("nobody", "a,b", "a%2Cb", "", "..", "a/json"):
+        with pytest.raises(errors.NotFound):
+            supervisor.client.stats_of(["a", name])
+    assert supervisor.engine("stats", "--no-stream", "a", "nobody", check=False).returncode == 1
+    supervisor.engine("stop", "-t", "0", "a", "b")
+    assert supervisor.client.stats_of() == []
+
+
+def test_a_thousand_named(supervisor: Supervisor, rootfs: Path) -> None:
+    """Case 33: more names than fit into a request's first line."""
+    supervisor.client.start("a", str(rootfs), ["/bin/sleep", "1000"])
+    assert len(supervisor.client.stats_of(["a"] * 1000)) == 1000

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from harness import Supervisor, wait_until
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.root
 
@@ -38,9 +39,11 @@ def test_twenty_containers_survive(supervisor: Supervisor, rootfs: Path) -> None
             assert supervisor.engine("logs", "-f", f"c{number}").stdout == "late\n"
         else:
             assert (entry["state"], entry["pid"]) == ("running", before[f"c{number}"])
+    for name in ("c0", "c1"):  # which have their traps set then
+        wait_until(lambda name=name: supervisor.engine("logs", name).stdout == "up\n")  # type: ignore[misc]
     with supervisor.popen("logs", "-f", "c0") as follower:
         supervisor.engine("stop", "c0", "c1")
-        assert follower.communicate(timeout=30)[0] == "up\n"
+        assert follower.communicate(timeout=PATIENCE)[0] == "up\n"
     assert [supervisor.client.wait(name) for name in ("c0", "c1")] == [42, 42]
 
 
@@ -80,7 +83,7 @@ def test_killed_in_the_middle_of_starts(supervisor: Supervisor, rootfs: Path) ->
         signal.sigtimedwait([], delay)
         supervisor.kill()
         for client in clients:
-            client.communicate(timeout=30)
+            client.communicate(timeout=PATIENCE)
         supervisor.restart()
         for entry in supervisor.ps():
             if entry["state"] == "running":
@@ -88,7 +91,7 @@ def test_killed_in_the_middle_of_starts(supervisor: Supervisor, rootfs: Path) ->
                 assert os.readlink(f"/proc/{entry['pid']}/exe") == "/bin/busybox"
         names = [entry["name"] for entry in supervisor.ps()]
         if names:
-            supervisor.engine("rm", "-f", *names, timeout=60)
+            supervisor.engine("rm", "-f", *names, timeout=PATIENCE)
     assert supervisor.ps() == []
     result = supervisor.client.run("after", str(rootfs), ["/bin/echo", "fine"], hard_mib=64)
     assert result.stdout == b"fine\n"

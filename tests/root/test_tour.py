@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from harness import Supervisor, wait_until
+from tests.patience import PATIENCE
 
 from wherry.supervisor.memory import backstop
 
@@ -59,9 +60,7 @@ def test_limits_at_the_end_of_the_command_line(supervisor: Supervisor, rootfs: P
 
 
 def test_a_hard_limit_holds(supervisor: Supervisor, rootfs: Path) -> None:
-    done = supervisor.engine(
-        "run", "hog", rootfs, "/memory_hog", "8", "1", "200", "--hard-mib", "32", check=False, timeout=30
-    )
+    done = supervisor.engine("run", "hog", rootfs, "/memory_hog", "8", "1", "200", "--hard-mib", "32", check=False)
     assert done.returncode == 137
     (entry,) = supervisor.ps()
     assert (entry["reason"], entry["exit_code"]) == ("hard_limit", 137)
@@ -74,8 +73,8 @@ def test_a_hard_limit_holds(supervisor: Supervisor, rootfs: Path) -> None:
 
 def test_stop_does_not_wait_for_a_process_that_would_never_hear(supervisor: Supervisor, rootfs: Path) -> None:
     supervisor.engine("start", "deaf", rootfs, "/bin/sleep", "1000")
-    # Ten times the deadline of this call: it would run into it if stop waited.
-    supervisor.engine("stop", "--time", "600", "deaf", timeout=30)
+    # More than the deadline of this call, which would run into it if stop waited.
+    supervisor.engine("stop", "--time", "600", "deaf", timeout=PATIENCE)
     (entry,) = supervisor.ps()
     assert (entry["reason"], entry["exit_code"]) == ("stopped", 137)
 
@@ -84,7 +83,7 @@ def test_stop_lets_a_handler_finish(supervisor: Supervisor, rootfs: Path) -> Non
     script = "trap 'echo bye; exit 3' TERM; echo ready; while :; do sleep 0.01; done"
     supervisor.engine("start", "polite", rootfs, "/bin/sh", "-c", script)
     wait_until(lambda: "ready" in supervisor.engine("logs", "polite").stdout)
-    supervisor.engine("stop", "polite", timeout=30)
+    supervisor.engine("stop", "polite", timeout=PATIENCE)
     (entry,) = supervisor.ps()
     assert (entry["reason"], entry["exit_code"]) == ("stopped", 3)
     assert supervisor.engine("logs", "polite").stdout == "ready\nbye\n"
@@ -94,10 +93,11 @@ def test_stop_kills_after_its_time(supervisor: Supervisor, rootfs: Path) -> None
     script = "trap 'echo no' TERM; echo ready; while :; do sleep 0.01; done"
     supervisor.engine("start", "stubborn", rootfs, "/bin/sh", "-c", script)
     wait_until(lambda: "ready" in supervisor.engine("logs", "stubborn").stdout)
-    supervisor.engine("stop", "--time", "1", "stubborn", timeout=30)
+    supervisor.engine("kill", "-s", "TERM", "stubborn")
+    wait_until(lambda: "no" in supervisor.engine("logs", "stubborn").stdout)
+    supervisor.engine("stop", "--time", "1", "stubborn", timeout=PATIENCE)
     (entry,) = supervisor.ps()
     assert (entry["reason"], entry["signal"]) == ("stopped", signal.SIGKILL)
-    assert "no" in supervisor.engine("logs", "stubborn").stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -106,7 +106,7 @@ def test_a_signal_to_run_stops_the_container_and_waits(supervisor: Supervisor, r
     with supervisor.popen("run", "job", rootfs, "/bin/sh", "-c", script) as client:
         wait_until(lambda: "ready" in supervisor.engine("logs", "job", check=False).stdout)
         client.send_signal(number)
-        output, _ = client.communicate(timeout=30)
+        output, _ = client.communicate(timeout=PATIENCE)
     assert (client.returncode, output) == (5, "ready\nstopping\n")
     assert supervisor.ps()[0]["reason"] == "stopped"
 
@@ -160,7 +160,7 @@ def _is_sleeping(pid: int) -> bool:
 
 def test_two_starts_of_one_name_give_one_container(supervisor: Supervisor, rootfs: Path) -> None:
     clients = [supervisor.popen("start", "twin", rootfs, "/bin/sleep", "1000") for _ in range(6)]
-    outcomes = [(client.communicate(timeout=30), client.returncode) for client in clients]
+    outcomes = [(client.communicate(timeout=PATIENCE), client.returncode) for client in clients]
     assert sorted(code for _, code in outcomes) == [0] + [125] * 5
     assert all("name in use: twin" in error for (_, error), code in outcomes if code)
     assert [entry["name"] for entry in supervisor.ps()] == ["twin"]

@@ -17,9 +17,14 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.root
 
-GROW = ["/memory_hog", "8", "200", "1024"]
-"""8 MiB, 200 ms, 8 MiB more, and so on."""
+HOG = "/memory_hog 88 80000000 176"
+"""88 MiB at once, and no more for a day."""
 MIB = 1 << 20
+
+
+def wait_for(name: str) -> str:
+    """A command of a shell: until that file is in the volume /go."""
+    return f"while [ ! -e /go/{name} ]; do sleep 0.01; done"
 
 
 def grown_to(supervisor: Supervisor, name: str, mib: int) -> None:
@@ -33,14 +38,19 @@ def supervisor(request: pytest.FixtureRequest, tmp_path: Path, rootfs: Path, lef
 
 
 def test_limits_are_raised_and_lowered(supervisor: Supervisor, rootfs: Path) -> None:
-    client = supervisor.client
-    client.start("c", str(rootfs), GROW, soft_mib=40, hard_mib=48)
+    """The program takes memory only once its new limits are there."""
+    client, go = supervisor.client, supervisor.directory / "go"
+    go.mkdir()
+    script = f"{wait_for('raised')}; {HOG} & {wait_for('lowered')}; exec {HOG}"
+    client.start("c", str(rootfs), ["/bin/sh", "-c", script], soft_mib=40, hard_mib=48, volumes=[f"{go}:/go:ro"])
     supervisor.engine("update", "--hard-mib", "1000", "c")
     client.update("c", soft_mib=64)
+    (go / "raised").touch()
     grown_to(supervisor, "c", 88)
     held = client.stats("c")["Wherry"]["Memory"]
     assert 88 * MIB <= held["Rss"] <= held["Peak"] < 1000 * MIB
     client.update("c", hard_mib=136)
+    (go / "lowered").touch()
     assert (client.wait("c"), client.ps()[0].reason) == (137, "hard_limit")
     found = client.inspect("c")["Wherry"]
     assert (found["SoftLimit"], found["HardLimit"], found["MemoryDeath"]["Limit"]) == (64 * MIB, 136 * MIB, 136 * MIB)

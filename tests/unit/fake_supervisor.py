@@ -53,6 +53,9 @@ class RawServer:
         if kind is None and self.failures:
             raise self.failures[0]
 
+    def open_connections(self) -> list[socket.socket]:
+        return list(self._open)
+
     def _accept(self) -> None:
         while True:
             try:
@@ -210,6 +213,10 @@ class FakeSupervisor:
     @property
     def connections(self) -> int:
         return self._server.connections
+
+    def connected(self) -> list[socket.socket]:
+        """The supervisor's ends of the connections that are open."""
+        return self._server.open_connections()
 
     def on(self, method: str, path: str, handler: Handler) -> None:
         self.handlers[method, path] = handler

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from tests.patience import PATIENCE
 from tests.unit.fake_supervisor import (
     FakeSupervisor,
     Handler,
@@ -193,7 +194,7 @@ def test_several_are_stopped_at_the_same_time(fake: FakeSupervisor, engine: Engi
     all_here = threading.Barrier(3)
 
     def stop(request: Request) -> list[bytes]:
-        all_here.wait(20)  # none is answered before all have asked
+        all_here.wait(PATIENCE)  # none is answered before all have asked
         if request.path == "/containers/b/stop":
             return list(unknown("b")(request))
         return [b"HTTP/1.1 204 No Content\r\n\r\n"]
@@ -411,13 +412,35 @@ def test_supervisor_hands_its_options_over(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert engine("supervisor") == (3, "", "")
-    words = ("--debug", "--prepared", "0", "--state-dir", "d", "--socket", "s", "--memory-enforcer", "bpf")
+    words = (
+        "--debug",
+        "--prepared",
+        "0",
+        "--state-dir",
+        "d",
+        "--socket",
+        "s",
+        "--memory-enforcer",
+        "bpf",
+        "--default-pids-limit",
+        "-1",
+    )
     assert engine("supervisor", "rootfs", *words)[0] == 3
     assert engine("--socket", "unix:///s", "supervisor", "/r")[0] == 3
     assert stub.calls == [
-        (None, "/run/wherry/engine.sock", "/var/lib/wherry", {"debug": False, "prepared": 2, "enforcer": "auto"}),
-        (f"{tmp_path}/rootfs", f"{tmp_path}/s", f"{tmp_path}/d", {"debug": True, "prepared": 0, "enforcer": "bpf"}),
-        ("/r", "/s", "/var/lib/wherry", {"debug": False, "prepared": 2, "enforcer": "auto"}),
+        (
+            None,
+            "/run/wherry/engine.sock",
+            "/var/lib/wherry",
+            {"debug": False, "prepared": 2, "enforcer": "auto", "pids_limit": 2048},
+        ),
+        (
+            f"{tmp_path}/rootfs",
+            f"{tmp_path}/s",
+            f"{tmp_path}/d",
+            {"debug": True, "prepared": 0, "enforcer": "bpf", "pids_limit": None},
+        ),
+        ("/r", "/s", "/var/lib/wherry", {"debug": False, "prepared": 2, "enforcer": "auto", "pids_limit": 2048}),
     ]
 
 
@@ -430,7 +453,6 @@ def test_supervisor_hands_its_options_over(
             ],
             "ROOTFS: the path is empty",
         ),
-        (["--state-dir="], "--state-dir: the path is empty"),
     ],
 )
 def test_supervisor_refuses_empty_paths(stub: StubSupervisor, engine: Engine, words: list[str], message: str) -> None:
@@ -444,7 +466,7 @@ def test_supervisor_refuses_empty_paths(stub: StubSupervisor, engine: Engine, wo
 def shell(script: str, fake: FakeSupervisor) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "ENGINE_SOCKET": str(fake.path), "ENGINE": f"{sys.executable} -m wherry.cli.main"}
     return subprocess.run(
-        ["bash", "-c", script], env=environment, capture_output=True, text=True, timeout=30, check=False
+        ["bash", "-c", script], env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
 
 
@@ -490,7 +512,7 @@ def test_interrupting_a_follower_is_quiet(fake: FakeSupervisor) -> None:
 
     def forever(_: Request) -> Iterator[bytes]:
         yield frame(1, b"x")
-        going.wait(20)
+        going.wait(PATIENCE)
 
     fake.on("GET", "/containers/a/logs", streaming(forever))
     command = [sys.executable, "-m", "wherry.cli.main", "logs", "-f", "a", "--socket", str(fake.path)]
@@ -498,6 +520,6 @@ def test_interrupting_a_follower_is_quiet(fake: FakeSupervisor) -> None:
         assert follower.stdout
         assert follower.stdout.read(1) == b"x"
         follower.send_signal(2)
-        assert follower.communicate(timeout=20) == (b"", b"")
+        assert follower.communicate(timeout=PATIENCE) == (b"", b"")
         assert follower.returncode == 130
     going.set()

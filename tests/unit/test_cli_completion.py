@@ -6,11 +6,11 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.patience import PATIENCE
 from tests.unit.fake_supervisor import FakeSupervisor, entry, reply
 
 from wherry.cli import main
@@ -40,7 +40,7 @@ def answers(line: str, path: Path) -> set[str]:
         "ENGINE_SOCKET": str(path),
     }
     command = ["bash", "-c", f"exec '{sys.executable}' -m wherry.cli.main 8>&1 9>/dev/null >/dev/null 2>&1"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
     return {word.strip() for word in done.stdout.split("\n") if word.strip()}
 
 
@@ -84,9 +84,7 @@ def test_a_supervisor_that_hangs_does_not_hang_the_shell(tmp_path: Path) -> None
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "s"))
         listener.listen()
-        before = time.monotonic()
         assert answers("engine stop a", tmp_path / "s") == set()
-        assert time.monotonic() - before < 15
 
 
 @pytest.mark.parametrize(("shell", "marks"), [("bash", "complete "), ("zsh", "compdef "), ("fish", "complete ")])
@@ -111,7 +109,7 @@ def test_bash_takes_the_script_and_completes_with_it(fake: FakeSupervisor, tmp_p
     """
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "ENGINE_SOCKET": str(fake.path)}
     done = subprocess.run(
-        ["bash", "-c", script], env=environment, capture_output=True, text=True, timeout=30, check=False
+        ["bash", "-c", script], env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert done.stdout.strip() == "alpha", done.stderr
 

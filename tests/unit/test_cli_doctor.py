@@ -10,7 +10,7 @@ import pytest
 from wherry.cli import doctor
 from wherry.cli.main import main
 
-CGROUP2 = "25 1 0:22 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
+CGROUP2 = "25 1 0:22 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n"
 CGROUP1 = "".join(
     f"2{n} 1 0:2{n} / /cg/{c} rw - cgroup cgroup rw,{c}\n" for n, c in enumerate(("memory", "cpu", "pids"))
 )
@@ -32,6 +32,8 @@ def host(tmp_path: Path) -> Path:
     write(tmp_path / "dev/container_monitor", "")
     write(tmp_path / "sys/kernel/btf/vmlinux", "")
     write(tmp_path / "proc/sys/kernel/sched_autogroup_enabled", "0\n")
+    write(tmp_path / "dev/kmsg", "")
+    write(tmp_path / "proc/sys/kernel/printk_devkmsg", "ratelimit\n")
     write(tmp_path / "sys/block/sda/queue/scheduler", "none mq-deadline [bfq]\n")
     names = ("MEMCG", "CFS_BANDWIDTH", "CGROUP_PIDS", "OVERLAY_FS", "BPF_SYSCALL", "POSIX_MQUEUE")
     write(tmp_path / f"boot/config-{os.uname().release}", "".join(f"CONFIG_{name}=y\n" for name in names))
@@ -57,6 +59,7 @@ WITHOUT = {
     "control groups": ("proc/self/mountinfo", "problem", "mount -t cgroup2"),
     "kernel module": ("dev/container_monitor", "warning", "bpf or cgroup hold memory limits"),
     "I/O weights": ("sys/block/sda/queue/scheduler", "warning", "echo bfq"),
+    "kernel log": ("dev/kmsg", "warning", "mknod"),
     "BPF": ("sys/kernel/btf/vmlinux", "warning", "CONFIG_DEBUG_INFO_BTF"),
 }
 
@@ -73,9 +76,10 @@ def test_what_is_missing_is_named_with_its_remedy(host: Path, subject: str) -> N
 def test_a_missing_controller_autogroup_and_a_missing_option_are_warnings(host: Path) -> None:
     write(host / "sys/fs/cgroup/cgroup.controllers", "cpu pids\n")
     write(host / "proc/sys/kernel/sched_autogroup_enabled", "1\n")
+    write(host / "proc/sys/kernel/printk_devkmsg", "off\n")
     write(host / f"boot/config-{os.uname().release}", "# CONFIG_MEMCG is not set\n")
     found = states(host)
-    assert {found[name] for name in ("control groups", "autogroup", "kernel options")} == {"warning"}
+    assert {found[name] for name in ("control groups", "autogroup", "kernel log", "kernel options")} == {"warning"}
 
 
 def test_nothing_can_hold_memory_limits(host: Path) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.patience import PATIENCE
 from tests.unit.fake_supervisor import FakeSupervisor, empty, entry, exited, frame, reply, started, streaming
 
 OURS = {
@@ -27,8 +28,10 @@ OURS = {
     "wherry.errors",
     "wherry.http1",
     "wherry.wire",
+    "wherry.wire.arguments",
     "wherry.wire.config",
     "wherry.wire.jsontext",
+    "wherry.wire.queries",
     "wherry.wire.replies",
     "wherry.wire.stream",
 }
@@ -74,7 +77,7 @@ def test_a_command_loads_nothing_but_its_list(fake: FakeSupervisor, line: str) -
     fake.on("POST", "/wherry/run", streaming([started(), exited()]) if line.startswith("run") else quick)
     command = [sys.executable, "-c", PROGRAM, *line.format(socket=fake.path).split()]
     environment = {**os.environ, "ENGINE_SOCKET": str(fake.path)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     assert len(fake.requests) == 1
     assert set(done.stderr.split()) - BUILT_IN == OURS | LOADED[line]

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.patience import PATIENCE
 from tests.unit.fake_supervisor import FakeSupervisor, entry, reply
 
 from wherry.cli import listing, main, template, terminal
@@ -234,7 +235,7 @@ def test_on_a_terminal_a_line_fits_its_width(fake: FakeSupervisor) -> None:
     subprocess.run(["stty", "cols", "130"], stdin=theirs, check=True)
     command = [sys.executable, "-m", "wherry.cli.main", "ps", "--socket", str(fake.path)]
     # Its environment is ours as Python sees it: readline, which pytest loads, puts COLUMNS into that of the process.
-    subprocess.run(command, stdout=theirs, env=dict(os.environ), check=True, timeout=30)
+    subprocess.run(command, stdout=theirs, env=dict(os.environ), check=True, timeout=PATIENCE)
     header, row = os.read(ours, 65536).decode().splitlines()
     os.close(ours)
     os.close(theirs)

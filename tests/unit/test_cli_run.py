@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.patience import PATIENCE
 from tests.unit.fake_supervisor import FakeSupervisor, Request, empty, exited, failure, frame, started, streaming
 
 ID = "ab" * 32
@@ -42,7 +43,7 @@ def run(fake: FakeSupervisor) -> Iterator[Run]:
 
 
 def result(process: subprocess.Popen[bytes]) -> tuple[int, bytes, bytes]:
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=PATIENCE)
     return process.returncode, out, err
 
 
@@ -71,7 +72,7 @@ def test_output_is_passed_on_at_once(fake: FakeSupervisor, run: Run) -> None:
     def pieces(_: Request) -> Iterator[bytes]:
         yield started()
         yield frame(1, b"no newline")
-        assert seen.wait(20)
+        assert seen.wait(PATIENCE)
         yield exited()
 
     fake.on("POST", "/wherry/run", streaming(pieces))
@@ -93,7 +94,7 @@ def test_a_reader_that_goes_away_ends_run_and_not_the_container(fake: FakeSuperv
     assert process.stdout
     assert process.stdout.read(2) == b"y\n"
     process.stdout.close()
-    assert process.wait(20) == 125
+    assert process.wait(PATIENCE) == 125
     assert process.stderr
     assert process.stderr.read() == b"engine: nobody reads the output any more; alpha goes on without it\n"
     assert [request.path for request in fake.requests] == ["/wherry/run"]
@@ -103,7 +104,7 @@ def test_a_full_disk_is_not_the_containers_exit_code(fake: FakeSupervisor, run: 
     fake.on("POST", "/wherry/run", streaming([started(), frame(1, b"x"), exited(0)]))
     with open("/dev/full", "wb") as full:
         process = run(stdout=full)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=PATIENCE)
     message = b"engine: cannot write the output: No space left on device; alpha goes on without it\n"
     assert (process.returncode, err) == (125, message)
 
@@ -136,7 +137,7 @@ class Stoppable:
         yield started()
         yield frame(1, b"running\n")
         with self._end:
-            assert self._end.wait_for(lambda: self.ends_on in self.asked, 20)
+            assert self._end.wait_for(lambda: self.ends_on in self.asked, PATIENCE)
         yield frame(1, b"last words\n")
         yield exited(None, "stopped", 15 if self.ends_on == "stop" else 9)
 
@@ -146,7 +147,7 @@ class Stoppable:
                 self.asked.append(what)
                 self._end.notify_all()
                 # As the real one: stop answers when the container has ended
-                assert self._end.wait_for(lambda: self.ends_on in self.asked, 20)
+                assert self._end.wait_for(lambda: self.ends_on in self.asked, PATIENCE)
             return [b"HTTP/1.1 204 No Content\r\n\r\n"]
 
         return handle
@@ -158,7 +159,7 @@ class Stoppable:
 
     def wait_until_asked(self, *what: str) -> None:
         with self._end:
-            assert self._end.wait_for(lambda: self.asked == list(what), 20), self.asked
+            assert self._end.wait_for(lambda: self.asked == list(what), PATIENCE), self.asked
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -209,12 +210,12 @@ def test_a_signal_before_the_start_stops_it_once_it_has_started(fake: FakeSuperv
 
     def slow(request: Request) -> Iterator[bytes]:
         asked.set()
-        assert signalled.wait(20)
+        assert signalled.wait(PATIENCE)
         yield from after(request)
 
     fake.on("POST", "/wherry/run", slow)
     process = run()
-    assert asked.wait(20)
+    assert asked.wait(PATIENCE)
     process.send_signal(signal.SIGINT)
     # Nothing tells when the signal has been taken; a second one would be, and so would be seen as a kill.
     _wait_until_not_pending(process.pid, signal.SIGINT)
@@ -253,7 +254,7 @@ def test_a_stop_that_comes_too_late_is_no_error(fake: FakeSupervisor, run: Run) 
     def pieces(_: Request) -> Iterator[bytes]:
         yield started()
         yield frame(1, b"running\n")
-        assert stopped.wait(20)
+        assert stopped.wait(PATIENCE)
         yield exited(7)
 
     def gone(request: Request) -> Iterator[bytes]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.patience import PATIENCE
 from tests.unit.fake_supervisor import (
     FakeSupervisor,
     RawServer,
@@ -41,7 +42,7 @@ def fake(tmp_path: Path) -> Iterator[FakeSupervisor]:
 
 @pytest.fixture
 def client(fake: FakeSupervisor) -> Iterator[Client]:
-    with Client(str(fake.path), timeout=10) as client:
+    with Client(str(fake.path), timeout=PATIENCE) as client:
         yield client
 
 
@@ -99,7 +100,7 @@ def test_a_socket_of_another_user_is_not_trusted() -> None:
             assert stranger.stdout.readline() == b"ready\n"
             with pytest.raises(errors.Unavailable, match="user 65534 listens there, who is neither root nor you"):
                 Client(path).ping()
-            stranger.wait(10)
+            stranger.wait(PATIENCE)
 
 
 def test_a_supervisor_that_does_not_answer_is_a_timeout(tmp_path: Path) -> None:
@@ -159,7 +160,7 @@ def test_bytes_that_are_not_utf_8_are_refused(fake: FakeSupervisor, client: Clie
 
 
 def test_a_value_of_the_wrong_type_is_refused(client: Client) -> None:
-    with pytest.raises(errors.InvalidRequest, match="wrong type"):
+    with pytest.raises(errors.InvalidRequest, match=r"user: expected a string, not 1\.5"):
         client.start("a", "/r", ["x"], user=1.5)  # type: ignore[arg-type]
 
 
@@ -178,7 +179,7 @@ def test_run_hands_over_the_output_as_it_comes(fake: FakeSupervisor, client: Cli
     def pieces(_: Request) -> Iterator[bytes]:
         yield started()
         yield frame(1, b"first")
-        assert seen.wait(10)
+        assert seen.wait(PATIENCE)
         yield frame(2, b"second") + exited(None, "signaled", 9)
 
     fake.on("POST", "/wherry/run", streaming(pieces))
@@ -284,7 +285,7 @@ def test_stop_says_when_there_was_nothing_to_stop(fake: FakeSupervisor, client: 
     assert client.stop("a") is False
 
 
-@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf")])
+@pytest.mark.parametrize("seconds", [-2, float("nan"), float("inf")])
 def test_stop_refuses_what_is_no_time(client: Client, seconds: float) -> None:
     with pytest.raises(errors.InvalidRequest, match="seconds"):
         client.stop("a", seconds)
@@ -423,7 +424,7 @@ def test_a_call_does_not_wait_for_another_thread(fake: FakeSupervisor, client: C
 
     def pieces(_: Request) -> Iterator[bytes]:
         yield started()
-        assert stopped.wait(10)
+        assert stopped.wait(PATIENCE)
         yield exited(None, "stopped", 15)
 
     def stop(_: Request) -> list[bytes]:
@@ -439,7 +440,7 @@ def test_a_call_does_not_wait_for_another_thread(fake: FakeSupervisor, client: C
         stopper[0].start()
 
     result = client.run("alpha", "/r", ["x"], on_start=on_start)
-    stopper[0].join(10)
+    stopper[0].join(PATIENCE)
     assert (result.reason, result.exit_code) == ("stopped", 143)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.patience import PATIENCE
 from tests.unit.fake_supervisor import FakeSupervisor, Request, exited, failure, reply, started, streaming
 
 from wherry import Client, Event, errors
@@ -26,7 +27,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSuperv
 
 @pytest.fixture
 def client(fake: FakeSupervisor) -> Iterator[Client]:
-    with Client(str(fake.path), timeout=10) as client:
+    with Client(str(fake.path), timeout=PATIENCE) as client:
         yield client
 
 
@@ -66,7 +67,7 @@ def test_a_stream_that_is_closed_by_another_thread_ends(fake: FakeSupervisor, cl
 
     def pieces(_request: Request) -> Iterable[bytes]:
         yield line("start")
-        ended.wait(20)
+        ended.wait(PATIENCE)
 
     fake.on("GET", "/events", streaming(pieces))
     stream = client.events()
@@ -75,7 +76,7 @@ def test_a_stream_that_is_closed_by_another_thread_ends(fake: FakeSupervisor, cl
     reader = threading.Thread(target=lambda: rest.extend(stream))
     reader.start()
     stream.close()
-    reader.join(10)
+    reader.join(PATIENCE)
     ended.set()
     assert (reader.is_alive(), rest) == (False, [])
 
@@ -91,10 +92,10 @@ def test_start_calls_back_until_the_container_has_ended(fake: FakeSupervisor, cl
         done.set()
 
     client.start("alpha", "/r", ["x"], on_soft_limit=take)
-    assert done.wait(10)
+    assert done.wait(PATIENCE)
     for thread in threading.enumerate():
         if thread.name == "wherry-events":
-            thread.join(10)
+            thread.join(PATIENCE)
     assert seen == ["9"]
     assert json.loads(fake.asked("GET", "/events").query["filters"]) == {"container": [ID]}
 
@@ -112,7 +113,7 @@ def test_a_subscription_can_be_closed_while_nothing_happens(fake: FakeSupervisor
 
     def pieces(_request: Request) -> Iterable[bytes]:
         yield line("start")
-        ended.wait(20)
+        ended.wait(PATIENCE)
 
     fake.on("GET", "/events", streaming(pieces))
     with client.subscribe("alpha", {}) as subscription:

@@ -48,6 +48,35 @@ def test_wake_ups_and_completion_times() -> None:
     assert times.series[1].y == [2.0, 3.0, 4.0]
 
 
+DISTURBED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "others": ("cpu_hog alone", {"others": 0.05}, "Other processes used up to 5 % of the CPU"),
+    "others beside the disk": ("together", {"others": 0.5}, "Other processes used up to 50 % of the CPU"),
+    "a slow CPU": ("together", {"used": 2.8}, "The work took 2.80 s of CPU time, where 2.00 s were measured out"),
+    "a fast CPU": ("cpu_hog alone", {"used": 1.4}, "The work took 1.40 s of CPU time, where 2.00 s were"),
+}
+
+
+@pytest.mark.parametrize(("what", "fields", "why"), DISTURBED.values(), ids=DISTURBED)
+def test_a_disturbed_run_is_inconclusive(what: str, fields: dict[str, Any], why: str) -> None:
+    """Case 9."""
+    runs = [{**run, **(fields if run["what"] == what else {})} for run in CPU_VS_IO["runs"]]
+    findings = CpuVsIo().conclude({**CPU_VS_IO, "runs": runs}).findings
+    assert findings[0].startswith(f"{what[0].upper()}{what[1:]}: inconclusive. {why}")
+    assert not any("times as long beside io_pulse" in each for each in findings)
+
+
+def test_the_disk_s_own_threads_are_no_disturbance() -> None:
+    runs = [{**run, "others": 0.1 if run["woke"] else 0.0} for run in CPU_VS_IO["runs"]]
+    assert not any("nconclusive" in each for each in CpuVsIo().conclude({**CPU_VS_IO, "runs": runs}).findings)
+
+
+def test_work_that_is_done_sooner_beside_another_is_inconclusive() -> None:
+    """Case 9: "cpu_hog took 0.71 times as long beside io_pulse as alone"."""
+    runs = [run_of("cpu_hog alone", [], 2.8), run_of("together", LATE, 2.0)]
+    (finding,) = CpuVsIo().conclude({"alone": 2.0, "runs": runs}).findings
+    assert finding.startswith("Completion times: inconclusive. The work was done in 0.71 of the time beside io_pulse")
+
+
 def test_a_sleep_that_was_on_time_has_a_place_on_a_logarithm() -> None:
     concluded = CpuVsIo().conclude({"alone": 1.0, "runs": [run_of("io_pulse alone", [0.0, 1.0], None)]})
     assert concluded.plots[0].series[0].x == [0.001, 1.0]
@@ -92,6 +121,15 @@ def test_enforcers_side_by_side() -> None:
     assert labels == ["soft limit", "hard limit", "bpf: soft event", "bpf: end", "cgroup: end"]
 
 
+def test_a_limit_that_was_reached_beside_others_is_inconclusive() -> None:
+    """Case 9."""
+    runs = [memory_run("bpf", 0, 5.0, others=0.02), memory_run("cgroup", 0, 5.0, others=0.6)]
+    findings = Memory().conclude({"soft": 32 * MIB, "hard": 64 * MIB, "refused": {}, "runs": runs}).findings
+    assert findings[0].startswith("bpf: at the kill the container held")
+    assert findings[-1] == "cgroup: inconclusive. Other processes used up to 60 % of the machine's CPU time."
+    assert len(findings) == 3
+
+
 def test_a_container_that_was_not_killed_is_not_in_the_table() -> None:
     data = {"soft": 1, "hard": 2, "refused": {}, "runs": [memory_run("bpf", 0, 1.0, death=None)]}
     concluded = Memory().conclude(data)
@@ -120,6 +158,14 @@ def test_starts_against_the_floor() -> None:
         "The host's `true` without a container takes 0.50 ms; with 0 alive, one in a container takes 20.0 times that.",
     ]
     assert [series.role for series in concluded.plots[0].series] == ["measured", "measured", "predicted"]
+
+
+def test_starts_beside_others_are_inconclusive() -> None:
+    """Case 9."""
+    runs = {count: {**each, "others": 0.4 if count == "100" else 0.0} for count, each in START["runs"].items()}
+    assert Start().conclude({**START, "runs": runs}).findings == [
+        "Inconclusive. Other processes used up to 40 % of the machine's CPU time."
+    ]
 
 
 def test_without_a_floor_nothing_is_said_of_it() -> None:

@@ -19,7 +19,7 @@ from tests import reportsamples
 
 from wherry.experiments import report
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.browser
 
 WIDTH, HEIGHT = 1280, 900
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from tests.patience import PATIENCE
 from tests.unit.fake_supervisor import RawServer, read_request
 
 from wherry import http1
@@ -47,7 +48,7 @@ def path(tmp_path: Path) -> Path:
 
 def fetch(path: Path, reply: bytes, method: str = "GET") -> tuple[int, bytes]:
     with answering(path, reply) as pool:
-        response = pool.request(method, "/x", timeout=10)
+        response = pool.request(method, "/x", timeout=PATIENCE)
         return response.status, response.read()
 
 
@@ -167,11 +168,11 @@ def test_a_body_comes_while_it_is_being_sent(path: Path) -> None:
     def script(connection: socket.socket) -> None:
         connection.recv(65536)
         connection.sendall(OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n")
-        assert seen.wait(10)
+        assert seen.wait(PATIENCE)
         connection.sendall(b"4\r\nlast\r\n0\r\n\r\n")
 
     with RawServer(path, script) as server:
-        response = Pool(server.path).request("GET", "/x", timeout=10)
+        response = Pool(server.path).request("GET", "/x", timeout=PATIENCE)
         assert bytes(next(response)) == b"first"
         seen.set()
         assert list(response) == [b"last"]
@@ -255,7 +256,7 @@ def test_a_connection_closed_while_idle_is_replaced(path: Path, method: str) -> 
     with counted(path, script) as server:
         pool = Pool(server.path)
         assert pool.request("GET", "/x").read() == b"a"
-        assert closed.wait(10)
+        assert closed.wait(PATIENCE)
         assert pool.request(method, "/x").read() == b"a"
         assert server.connections == 2
         pool.close()
@@ -334,7 +335,7 @@ def test_threads_share_a_pool(path: Path) -> None:
         def ask(thread: int) -> None:
             for number in range(50):
                 target = f"/{thread}/{number}"
-                answer = pool.request("GET", target, timeout=10).read()
+                answer = pool.request("GET", target, timeout=PATIENCE).read()
                 if answer != target.encode():
                     wrong.append((target, answer))
 
@@ -365,7 +366,9 @@ def test_a_target_that_would_break_the_request_is_refused(path: Path, target: st
 
 # Random replies
 
-SETTINGS = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SETTINGS = settings(
+    deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 numbers = itertools.count()
 
 
@@ -379,7 +382,7 @@ def outcome(tmp_path: Path, reply: bytes, cuts: list[int]) -> bytes | type[Proto
 
     with RawServer(tmp_path / str(next(numbers)), script) as server:
         try:
-            return Pool(server.path).request("GET", "/x", timeout=10).read()
+            return Pool(server.path).request("GET", "/x", timeout=PATIENCE).read()
         except ProtocolError as error:
             return type(error)
 

@@ -31,14 +31,18 @@ def detect(tmp_path: Path) -> Callable[[str], Layout]:
 
 
 def test_version_1(detect: Callable[[str], Layout]) -> None:
-    layout = detect(BASE + v1("memory") + v1("cpu,cpuacct") + v1("pids") + v1("hugetlb") + v1("name=systemd"))
+    """Case 19: a container is in a group of its own in every hierarchy that there is."""
+    mounts = [v1("memory"), v1("cpu,cpuacct"), v1("pids"), v1("hugetlb"), v1("name=systemd"), v1("xattr,name=other")]
+    layout = detect(BASE + "".join(mounts))
     assert layout.version == 1
     assert layout.mounts == {
         "memory": "/sys/fs/cgroup/memory",
         "cpu": "/sys/fs/cgroup/cpu,cpuacct",
         "cpuacct": "/sys/fs/cgroup/cpu,cpuacct",
         "pids": "/sys/fs/cgroup/pids",
+        "hugetlb": "/sys/fs/cgroup/hugetlb",
         "name=systemd": "/sys/fs/cgroup/systemd",
+        "name=other": "/sys/fs/cgroup/xattr,name=other",
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterator
@@ -111,13 +112,96 @@ def test_dots_in_a_directory_that_is_to_be_made(tree: Path, root: int) -> None:
     assert not (tree.parent / "y").exists()
 
 
-@pytest.mark.parametrize("target", ["/nowhere", "../nowhere", "nowhere/deeper"])
-def test_nothing_is_made_through_a_dangling_link(tree: Path, root: int, target: str) -> None:
+DANGLING = {
+    "/nowhere": "nowhere",
+    "../nowhere": "nowhere",
+    "../../../../nowhere": "nowhere",
+    "/../../nowhere": "nowhere",
+    "nowhere/deeper": "nowhere/deeper",
+    "./etc/../nowhere": "nowhere",
+    "etc/up/nowhere": "nowhere",
+    "/chain/sub": "etc/end/sub",
+}
+
+
+@pytest.mark.parametrize("directory", [True, False])
+@pytest.mark.parametrize(("target", "where"), DANGLING.items())
+def test_what_a_dangling_link_leads_to_is_made_inside(
+    tree: Path, root: int, target: str, where: str, directory: bool
+) -> None:
+    """Case 10: for example /etc/resolv.conf -> ../run/systemd/resolve/stub-resolv.conf."""
     (tree / "link").symlink_to(target)
-    for path in ("/link", "/link/sub"):
-        with pytest.raises(FileNotFoundError):
-            paths.make_directories(root, path)
-    assert sorted(os.listdir(tree)) == ["etc", "link"]
+    (tree / "etc/up").symlink_to("..")
+    (tree / "chain").symlink_to("chain2")
+    (tree / "chain2").symlink_to("/etc/end")
+    assert stat.S_ISDIR(mount_point(root, "/link", directory)) == directory
+    assert (tree / where).is_dir() == directory
+    assert stat.S_ISDIR(mount_point(root, "/link", directory)) == directory  # it is there now
+    assert sorted(os.listdir(tree.parent)) == ["secret", "tree"]
+
+
+def test_below_a_dangling_link(tree: Path, root: int) -> None:
+    (tree / "link").symlink_to("/real/dir")
+    assert stat.S_ISREG(mount_point(root, "/link/sub/file", False))
+    assert (tree / "real/dir/sub/file").is_file()
+
+
+@pytest.mark.parametrize("directory", [True, False])
+def test_a_loop_of_links_is_an_error(tree: Path, root: int, directory: bool) -> None:
+    (tree / "one").symlink_to("two")
+    (tree / "two").symlink_to("/one")
+    with pytest.raises(OSError, match="Too many levels of symbolic links") as caught:
+        paths.make_mount_point(root, "/one/sub", directory)
+    assert caught.value.filename == "/one/sub"
+    assert sorted(os.listdir(tree)) == ["etc", "one", "two"]
+
+
+def test_links_are_followed_a_bounded_number_of_times(tree: Path, root: int) -> None:
+    """The kernel follows 40; none of these comes back to itself before something has been made."""
+    for number in range(60):
+        (tree / f"l{number}").symlink_to(f"l{number + 1}")
+    for path, fails in (("/l25", False), ("/l0", True)):
+        if fails:
+            (tree / "l60").rmdir()
+            with pytest.raises(OSError, match="Too many levels of symbolic links"):
+                paths.make_directories(root, path)
+            assert not (tree / "l60").exists()
+        else:
+            os.close(paths.make_directories(root, path))
+
+
+def test_a_path_that_grows_by_its_links_comes_to_an_end(tree: Path, root: int) -> None:
+    """Each link doubles what is left: 2^16 components, and half of them are made anew each time."""
+    for number in range(16):
+        (tree / f"g{number}").symlink_to(f"g{number + 1}/../g{number + 1}")
+    with pytest.raises(OSError, match=r"Too many levels|File name too long"):
+        paths.make_directories(root, "/g0/x")
+
+
+def test_a_link_to_below_a_file(tree: Path, root: int) -> None:
+    (tree / "link").symlink_to("etc/passwd/deeper")
+    with pytest.raises(NotADirectoryError):
+        paths.make_directories(root, "/link")
+
+
+@pytest.mark.parametrize("swapped", ["link", "nowhere"])
+def test_a_link_that_is_changed_meanwhile_does_not_lead_out(
+    tree: Path, root: int, monkeypatch: pytest.MonkeyPatch, swapped: str
+) -> None:
+    """Case 10: another container has the same directory, and changes it right after each look at a link."""
+    (tree / "link").symlink_to("nowhere/a/b")
+    readlink = os.readlink
+
+    def swap(name: str, *, dir_fd: int) -> str:
+        found = readlink(name, dir_fd=dir_fd)
+        (tree / swapped).unlink(missing_ok=True)
+        (tree / swapped).symlink_to(f"../../../../../..{tree.parent}")
+        return found
+
+    monkeypatch.setattr(os, "readlink", swap)
+    for directory in (True, False):
+        with contextlib.suppress(OSError):
+            os.close(paths.make_mount_point(root, "/link", directory))
     assert sorted(os.listdir(tree.parent)) == ["secret", "tree"]
 
 
@@ -152,17 +236,17 @@ def test_a_fifo_as_a_mount_point_does_not_block(tree: Path, root: int) -> None:
     assert stat.S_ISFIFO(mount_point(root, "/fifo", False))
 
 
-def test_a_file_is_not_made_through_a_dangling_link(tree: Path, root: int) -> None:
-    (tree / "link").symlink_to("/etc/planted")
-    with pytest.raises(FileExistsError):
-        paths.make_mount_point(root, "/link", False)
-    assert os.listdir(tree / "etc") == ["passwd"]
-
-
 @pytest.mark.parametrize("path", ["/etc", "/", "/etc/.."])
 def test_a_file_is_not_mounted_on_a_directory(root: int, path: str) -> None:
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(IsADirectoryError, match="a file cannot be mounted on a directory"):
         paths.make_mount_point(root, path, False)
+
+
+def test_a_directory_is_not_mounted_on_a_file(tree: Path, root: int) -> None:
+    (tree / "link").symlink_to("etc/passwd")
+    for path in ("/etc/passwd", "/link"):
+        with pytest.raises(NotADirectoryError, match="a directory cannot be mounted on a file"):
+            paths.make_mount_point(root, path, True)
 
 
 def test_what_is_no_regular_file_is_not_read(tree: Path, root: int) -> None:

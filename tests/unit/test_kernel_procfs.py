@@ -9,6 +9,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+from tests.patience import PATIENCE
+
 from wherry.kernel import process, procfs
 
 TERM = signal.SIGTERM
@@ -28,7 +31,7 @@ def received_by(prepare: Callable[[], object], wait: Callable[[], object] = sign
             os._exit(1)
     try:
         assert os.read(reader, 5) == b"ready"
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while not sleeps(child):
             assert time.monotonic() < deadline
         return procfs.receives(child, TERM)
@@ -106,6 +109,23 @@ def test_a_process_that_is_gone_receives_nothing() -> None:
     assert not procfs.receives(child, TERM)
 
 
+def test_who_has_a_cpu_and_how_long() -> None:
+    """Case 32: that somebody has had time to die is seen by what it has executed, not by a clock."""
+    (before,) = procfs.running_threads(os.getpid()).values()
+    deadline = time.monotonic() + PATIENCE
+    while procfs.running_threads(os.getpid())[os.getpid()] == before:  # it is counted at a tick, or a change of tasks
+        assert time.monotonic() < deadline
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+        os._exit(1)
+    while procfs.running_threads(child):
+        assert time.monotonic() < deadline
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert procfs.running_threads(child) == {}
+
+
 def test_who_is_dying() -> None:
     assert not procfs.is_dying(os.getpid())
     child = os.fork()
@@ -119,3 +139,30 @@ def test_who_is_dying() -> None:
     assert procfs.is_dying(child)
     os.waitpid(child, 0)
     assert procfs.is_dying(child)
+
+
+def test_only_so_many_threads_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Case 23: with more it is taken to receive the signal, which costs a wait and no container its end."""
+    looked: list[str] = []
+    masks = procfs._signal_masks
+
+    def look(path: str) -> int:
+        looked.append(path)
+        return masks(path)
+
+    monkeypatch.setattr(procfs, "_signal_masks", look)
+    stop = threading.Event()
+    threads = [threading.Thread(target=stop.wait) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    try:
+        assert not procfs.receives(os.getpid(), signal.SIGUSR2)
+        assert len(looked) >= 6
+        looked.clear()
+        monkeypatch.setattr(procfs, "MOST_THREADS", 3)
+        assert procfs.receives(os.getpid(), signal.SIGUSR2)
+        assert len(looked) == 3
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()

@@ -29,6 +29,16 @@ def test_what_is_no_list(text: str) -> None:
         scheduling.parse_cpu_list(text)
 
 
+def test_a_list_is_no_longer_than_the_kernel_takes() -> None:
+    """Case 24: 140 KB of ranges took ten seconds."""
+    most = scheduling._LIST_MAX
+    wide = ",".join(["0-8191"] * (most // 7))
+    assert scheduling.parse_cpu_list(wide) == frozenset(range(8192))
+    with pytest.raises(ValueError, match=r"of at most 49252 characters$") as raised:
+        scheduling.parse_cpu_list(",".join(["0-8191"] * 20_000))
+    assert len(str(raised.value)) < 200
+
+
 def test_every_thread_gets_the_value_and_gone_ones_are_passed_over() -> None:
     stop, ready, ids = threading.Event(), threading.Barrier(4), list[int]()
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
+from tests.patience import PATIENCE
 
 from wherry.kernel import unix_sockets
 
@@ -22,7 +23,7 @@ class Pair(NamedTuple):
 def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     before = os.listdir("/proc/self/fd")
     ours, theirs = socket.socketpair(socket.AF_UNIX, request.param)
-    ours.settimeout(5)
+    ours.settimeout(PATIENCE)
     with ours, theirs:
         yield Pair(ours, theirs)
     assert os.listdir("/proc/self/fd") == before

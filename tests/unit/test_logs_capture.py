@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.patience import PATIENCE
 
 from wherry import errors
 from wherry.logs import STDERR, STDOUT, Log, Pipeline, make_pipe, read
@@ -19,7 +20,6 @@ from wherry.logs.pipes import PIPE_SIZE
 from wherry.logs.writer import Writer
 
 ID = "ab" * 32
-PATIENCE = 20.0
 
 
 @pytest.fixture

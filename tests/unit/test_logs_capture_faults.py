@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from tests.patience import PATIENCE
 
 from wherry.logs import STDERR, STDOUT, Log, Pipeline, make_buffer, make_pipe, read
 from wherry.logs import drain as drain_module
@@ -19,7 +20,6 @@ from wherry.logs.buffer import Buffer, Piece
 from wherry.logs.writer import Writer
 
 ID = "ab" * 32
-PATIENCE = 20.0
 
 
 @pytest.fixture

@@ -15,12 +15,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from tests.patience import PATIENCE
 
 from wherry.logs import STDERR, STDOUT, Log, LogOptions, Pipeline, make_buffer, make_pipe, read
 
 ID = "ab" * 32
 KILLS = 60
-PATIENCE = 30.0
 
 # Lines "<number> <checksum> <payload>", numbered for each stream, in bursts and trickles, with NULs, and now and then
 # one that is longer than a pipe. Ends at SIGTERM, and tells the descriptor in its argument how many lines there were.

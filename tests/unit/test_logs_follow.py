@@ -11,6 +11,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
+from tests.patience import PATIENCE
 
 from wherry import errors
 from wherry.logs import STDERR, STDOUT, Chunk, Log, Pipeline, follow, make_pipe
@@ -19,7 +20,6 @@ from wherry.logs.log import LogState
 from wherry.logs.view import BLOCK
 
 ID = "ab" * 32
-PATIENCE = 20.0
 
 
 @pytest.fixture
@@ -358,7 +358,6 @@ def test_since_hides_what_came_before(container: Container) -> None:
     asyncio.run(main())
 
 
-@pytest.mark.timeout(20)
 def test_the_loop_runs_on_while_a_container_is_loud(container: Container, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the follower that is shown something nor the one that is not ever finds a moment to wait."""
     monkeypatch.setattr(Log, "wait", lambda *_: False)
@@ -374,7 +373,6 @@ def test_the_loop_runs_on_while_a_container_is_loud(container: Container, monkey
     asyncio.run(main())
 
 
-@pytest.mark.timeout(20)
 def test_the_loop_runs_on_while_a_follower_catches_up(container: Container) -> None:
     for number in range(600):
         container.write(b"a", (STDOUT, STDERR)[number % 2])

@@ -51,7 +51,7 @@ def fill(log: Log) -> int:
 
 def collected(log: Log, *options: object) -> list[Chunk]:
     async def main() -> list[Chunk]:
-        hold = log.hold(*options)  # type: ignore[arg-type]
+        hold = log.watch(*options)  # type: ignore[arg-type]
         log.finish()
         return [chunk async for chunk in follow(log, hold=hold)]
 
@@ -71,7 +71,7 @@ def test_a_log_is_held_back_until_its_reader_gets_on(log: Log) -> None:
     """Case 1."""
     called: list[None] = []
     log.on_room = lambda: called.append(None)
-    hold = log.hold()
+    hold = log.watch()
     assert fill(log) == 2 + MOST
     assert called == []
     hold.move_to(3)  # not yet behind the first file
@@ -91,7 +91,7 @@ def test_a_log_is_held_back_until_its_reader_gets_on(log: Log) -> None:
 
 def test_the_slowest_reader_counts_and_a_follower_never(log: Log) -> None:
     """Case 1."""
-    holds = [log.hold(), log.hold()]
+    holds = [log.watch(), log.watch()]
     following = _Follower(log, make_query({STDOUT}, None, None, None), None, None, False)
     assert fill(log) == 2 + MOST
     holds[0].release()
@@ -108,7 +108,7 @@ def test_a_reader_gets_all_that_was_kept_and_then_it_goes(log: Log) -> None:
     """Case 1."""
     log.keep()
     count = fill(log)
-    hold = log.hold(0)
+    hold = log.watch(0)
     data = b""
 
     async def take() -> None:
@@ -133,14 +133,14 @@ def test_what_is_kept_for_nobody_is_let_go(log: Log) -> None:
     log.stop_keeping()
     assert len(rotated_numbers(log.path)) == 1
     log.stop_keeping()
-    assert log.hold(0).position == 4 * (MOST + 2) - 8  # the oldest that there is
+    assert log.watch(0).position == 4 * (MOST + 2) - 8  # the oldest that there is
 
 
 def test_the_end_of_a_container_does_not_wait_for_a_reader(log: Log) -> None:
     """Case 1: what is on its way at that time is written; it is more than a file, but not more than that."""
     called: list[None] = []
     log.on_room = lambda: called.append(None)
-    hold = log.hold()
+    hold = log.watch()
     fill(log)
     log.expect_end()
     assert len(called) == 1
@@ -161,7 +161,7 @@ def test_the_end_of_a_container_does_not_wait_for_a_reader(log: Log) -> None:
 def test_in_non_blocking_mode_the_oldest_held_file_goes(tmp_path: Path) -> None:
     """Case 1: and its reader is told."""
     log = opened(tmp_path, mode="non-blocking")
-    hold = log.hold()
+    hold = log.watch()
     total = 3 * MOST
     for number in range(total):
         append(log, STDOUT, b"%03d\n" % number)
@@ -200,7 +200,7 @@ def test_what_an_administrator_cuts_away_is_told(tmp_path: Path, max_bytes: int)
     log.open()
 
     async def main() -> None:
-        hold = log.hold()
+        hold = log.watch()
         chunks = follow(log, hold=hold)
         append(log, STDOUT, b"abc")
         assert (await anext(chunks)).data == b"abc"
@@ -228,7 +228,7 @@ def test_a_reader_of_bytes_that_nobody_has_told_of_yet_does_not_go_back(log: Log
     async def main() -> None:
         append(log, STDOUT, b"one\n")
         state = log.state()
-        hold = log.hold(0)
+        hold = log.watch(0)
         follower = _Follower(log, make_query({STDOUT}, None, None, None), 0, hold, False)
         append(log, STDOUT, b"two\n")
         unseen = LogState(state.size, False, state.generation)  # of before the rotation
@@ -246,7 +246,7 @@ def test_a_reader_of_bytes_that_nobody_has_told_of_yet_does_not_go_back(log: Log
 def test_logs_of_ended_containers_are_pruned_by_the_next_supervisor(tmp_path: Path) -> None:
     """Case 1."""
     log = opened(tmp_path)
-    log.hold()
+    log.watch()
     fill(log)
     log.close()
     (tmp_path / "alpha.log.x").touch()

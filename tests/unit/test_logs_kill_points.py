@@ -24,8 +24,6 @@ from tests.logsteps import Container, Disk, Supervisor
 from wherry.logs import STDERR, STDOUT, LogOptions
 from wherry.logs.options import Mode
 
-pytestmark = pytest.mark.timeout(300)  # as the model: seconds alone
-
 Step = Callable[[Container, Supervisor], object]
 
 

@@ -163,7 +163,7 @@ class LogPipeline(RuleBasedStateMachine):
     @precondition(lambda self: self.hold is None)
     @rule()
     def attach(self) -> None:
-        self.hold = self.one.log.hold()
+        self.hold = self.one.log.watch()
 
     @precondition(lambda self: not self.container.has_exited)
     @rule(stream=st.sampled_from(STREAMS), then=st.sampled_from(["stalls", "reads", "leaves"]))

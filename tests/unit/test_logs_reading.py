@@ -117,7 +117,9 @@ ranges = st.builds(
 )
 blocks = st.integers(1, 12)
 TAILS = (None, 0, 1, 2, 3, 5, 9, 99)
-in_one_folder = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+in_one_folder = settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 
 
 @in_one_folder

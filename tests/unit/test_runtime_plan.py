@@ -10,7 +10,7 @@ import pytest
 
 from wherry.errors import InvalidRequest, NotSupported
 from wherry.kernel import mounts
-from wherry.runtime import defaults, plan, steps
+from wherry.runtime import defaults, namefiles, plan, steps
 from wherry.runtime.spec import (
     ANNOTATION_INIT,
     Capabilities,
@@ -25,10 +25,11 @@ from wherry.runtime.spec import (
     User,
 )
 from wherry.runtime.steps import Step
+from wherry.runtime.workdir import ChangeDirectory, EnterDirectory, MakeWorkingDirectory
 
 STAGE = "/run/stage"
 SAFE = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC
-DEFAULT_MASK = 0xA80425FB
+DEFAULT_MASK = 0x800405FB
 
 
 def spec(**changes: Any) -> Spec:
@@ -80,6 +81,7 @@ def test_the_prepare_steps_of_a_default_container() -> None:
         steps.LoopbackUp(),
         steps.MountStage(STAGE),
         steps.MountStaged("/proc", "proc", "proc", SAFE, ""),
+        steps.AllowPing(),
         steps.MountStaged(
             "/dev",
             "tmpfs",
@@ -98,6 +100,7 @@ def test_the_prepare_steps_of_a_default_container() -> None:
         steps.MountStaged("/dev/shm", "tmpfs", "shm", SAFE, "mode=1777,size=65536k"),
         steps.MountStaged("/dev/mqueue", "mqueue", "mqueue", SAFE, ""),
         steps.MountStaged("/sys", "sysfs", "sysfs", SAFE, ""),
+        namefiles.StageNameFiles(["/etc/hostname", "/etc/hosts", "/etc/resolv.conf"]),
         *(steps.MaskStaged(path) for path in defaults.MASKED_PATHS),
         *(steps.ProtectStaged(path) for path in defaults.READONLY_PATHS),
         steps.ReadOnlyStaged("/sys", SAFE),
@@ -108,17 +111,18 @@ def test_the_prepare_steps_of_a_default_container() -> None:
 
 def test_the_finish_steps_of_a_default_container() -> None:
     assert finish(spec()) == sent(
-        steps.AttachRoot("root"),
+        steps.AttachRoot("root", mounts.MOUNT_ATTR_NOSUID),
         steps.MoveStaged("/proc"),
         steps.MoveStaged("/dev"),
         steps.MoveStaged("/sys"),
+        MakeWorkingDirectory("/"),
         steps.EnterRoot(),
         steps.SetHostname("alpha", ""),
         steps.SetNice(0),
         steps.SetStdio("stdout", "stderr", 0, 0),
-        steps.MakeWorkingDirectory("/"),
+        EnterDirectory("/"),
         steps.DropPrivileges(0, 0, [], 0o022, DEFAULT_MASK, DEFAULT_MASK, 0, 0, True),
-        steps.ChangeDirectory("/"),
+        ChangeDirectory("/"),
     )
 
 
@@ -146,6 +150,7 @@ def test_the_finish_steps_of_a_container_with_everything() -> None:
         steps.AttachVolume("volume6", "/data", True),
         steps.MountTmpfs("/data/tmp", [("size", "1m")], mounts.MOUNT_ATTR_RDONLY | mounts.MOUNT_ATTR_NODEV),
         steps.AttachVolume("volume8", "/etc/x", False),
+        MakeWorkingDirectory("/work"),
         steps.ReadOnlyRoot(),
         steps.EnterRoot(),
         steps.SetHostname("alpha", "example"),
@@ -153,12 +158,28 @@ def test_the_finish_steps_of_a_container_with_everything() -> None:
         steps.SetNice(-5),
         steps.SetScheduler("SCHED_BATCH", 0),
         steps.SetStdio("stdout", "stderr", 7, 8),
-        steps.MakeWorkingDirectory("/work"),
+        EnterDirectory("/work"),
         steps.DropPrivileges(7, 8, [8, 9], 0o077, 0, 0, 1 << 5, 0, False),
-        steps.ChangeDirectory("/work"),
+        ChangeDirectory("/work"),
     )
     assert plan.wants_init(made_of)
     assert not plan.wants_init(spec())
+
+
+def test_name_files_come_before_the_first_volume() -> None:
+    """Case 13: else they would be made in a directory of the host; a tmpfs may be where a link of theirs leads."""
+    files = {"io.wherry.name-file./etc/hosts": "127.0.0.1 a\n"}
+    made = finish(spec(mounts=(*defaults.MOUNTS, tmpfs("/run"), volume("/etc")), annotations=files), "volume7")
+    names = [name for name, *_ in made]
+    assert names[4:7] == ["MountTmpfs", "AttachNameFile", "AttachVolume"]
+    assert made[5] == ["AttachNameFile", "/etc/hosts", "127.0.0.1 a\n", True, 0]
+    alone = finish(spec(root=Root(path="/r", readonly=True), annotations=files | {"io.wherry.root-itself": "true"}))
+    assert alone[4] == ["AttachNameFile", "/etc/hosts", "127.0.0.1 a\n", False, mounts.MOUNT_ATTR_RDONLY]
+
+
+def test_a_name_file_that_is_not_prepared_is_refused() -> None:
+    with pytest.raises(NotSupported, match="name file '/etc/passwd'"):
+        plan.make_plan(spec(annotations={"io.wherry.name-file./etc/passwd": "root"}), STAGE)
 
 
 def test_binds_are_opened_by_the_launcher() -> None:
@@ -181,6 +202,7 @@ def test_the_network_of_the_host() -> None:
     made = prepare(spec(namespaces=kept))
     assert ["Unshare", ["mount", "uts", "ipc", "cgroup"]] in made
     assert ["LoopbackUp"] not in made
+    assert ["AllowPing"] not in made  # the host's setting
 
 
 def test_no_name_no_step() -> None:

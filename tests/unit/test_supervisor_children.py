@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from tests.patience import PATIENCE
 
 from wherry.errors import InternalError, StartFailed
 from wherry.kernel import unix_sockets
@@ -25,7 +26,7 @@ FAILED = b'{"step": "mount /proc", "call": "mount", "path": "", "errno": 1, "mes
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(work, 10))
+    asyncio.run(asyncio.wait_for(work, PATIENCE))
 
 
 class Channel:
@@ -133,7 +134,7 @@ def executed_in(parts: list[bytes]) -> tuple[list[bytes], bool, bool]:
             report = await waiting
             return report.executed, report.failure is not None
 
-    executed, failed = asyncio.run(asyncio.wait_for(check(), 10))
+    executed, failed = asyncio.run(asyncio.wait_for(check(), PATIENCE))
     return seen, executed, failed
 
 
@@ -284,7 +285,7 @@ def test_closing_waits_for_a_control_group_that_is_being_made(tmp_path: Path, mo
 
     def slow(group: Group) -> None:
         begun.set()
-        go_on.wait(20)
+        go_on.wait(PATIENCE)
         create(group)
         made.set()
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.patience import PATIENCE
 
 from wherry.errors import InvalidRequest, NotSupported
 from wherry.kernel.cgroups import Group, Layout
@@ -147,7 +148,7 @@ def test_waiters_are_woken_once() -> None:
         made.wake_exit_waiters()
         await later
 
-    asyncio.run(asyncio.wait_for(run(), 5))
+    asyncio.run(asyncio.wait_for(run(), PATIENCE))
 
 
 def test_removal_waits_for_who_holds() -> None:
@@ -161,7 +162,7 @@ def test_removal_waits_for_who_holds() -> None:
         made.released.set()
         await waiting
 
-    asyncio.run(asyncio.wait_for(run(), 5))
+    asyncio.run(asyncio.wait_for(run(), PATIENCE))
 
 
 def pidfd_of_the_dead() -> int:

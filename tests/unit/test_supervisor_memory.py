@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from wherry.errors import Conflict, StartFailed
+from wherry.kernel import procfs
 from wherry.kernel.cgroups import Group, Layout
 from wherry.logs import Log
 from wherry.memory import Event, Host, Limits, Target, Usage, Verdict, controller
@@ -66,7 +67,7 @@ class FakeLimiter:
     def close(self) -> None: ...
 
 
-Work = Callable[[Memory, FakeLimiter, Container, Child], None]
+Work = Callable[[Memory, FakeLimiter, Container, Child], Awaitable[None] | None]
 
 
 def run(tmp_path: Path, work: Work, **limits: int) -> None:
@@ -82,7 +83,8 @@ def run(tmp_path: Path, work: Work, **limits: int) -> None:
         child = Child("slot", Group(LAYOUT, "w/slot"), None)
         child.pid = os.getpid()
         before = len(os.listdir("/proc/self/fd"))
-        work(memory, limiter, container, child)
+        if (working := work(memory, limiter, container, child)) is not None:
+            await working
         assert len(os.listdir("/proc/self/fd")) == before
         memory._chosen = None
         memory.close()
@@ -98,6 +100,37 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(controller, "set_limit", lambda _group, size: found.append(size))
     monkeypatch.setattr("wherry.memory.oom.OomWatch.add", lambda *_: None)
     return found
+
+
+@pytest.mark.parametrize("what", ["stands still", "dies"])
+def test_who_has_not_run_since_a_kill_may_be_its_victim(
+    tmp_path: Path, written: list[int], monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Case 32: in a guest whose virtual CPU stood still, an OOM kill of the first process was booked as another's."""
+    looks, children = 0, list[int]()
+
+    def threads(_pid: int) -> dict[int, int]:
+        nonlocal looks
+        looks += 1
+        return {7: 0 if what == "stands still" and looks <= 5 else looks}
+
+    monkeypatch.setattr(procfs, "running_threads", threads)
+    monkeypatch.setattr(procfs, "is_dying", lambda _pid: what == "dies" and looks <= 5)
+    monkeypatch.setattr(controller, "oom_kills", lambda _group: 1)
+    monkeypatch.setattr(controller, "limit", lambda _group: None)
+    monkeypatch.setattr(Memory, "_oom_children", lambda _memory, _record, _what, number: children.append(number))
+
+    async def work(memory: Memory, _limiter: FakeLimiter, container: Container, child: Child) -> None:
+        close(memory.arm(container, child))
+        memory._later(0, memory._watched[container.record.id], None)
+        while not children:
+            assert looks < 20
+            await asyncio.sleep(0)
+        memory.disarm(container)
+
+    run(tmp_path, work, soft_bytes=8 * MIB)
+    assert written == []
+    assert (children, looks > 5) == ([1], True)
 
 
 def close(kept: dict[str, int]) -> None:

@@ -6,12 +6,13 @@ import contextlib
 import sqlite3
 import stat
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from wherry.errors import InternalError, NameInUse
+from wherry.errors import InternalError, InvalidRequest, NameInUse
 from wherry.logs import BufferStats
 from wherry.supervisor.model import MemoryDeath, Reason, Record, State
 from wherry.supervisor.records import Records
@@ -132,7 +133,7 @@ def test_what_is_no_database_is_refused_and_kept(path: Path) -> None:
 
 def test_a_link_is_not_followed(path: Path, tmp_path: Path) -> None:
     path.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match=r"records\.sqlite"):
+    with pytest.raises(InvalidRequest, match=r"records: .*/records\.sqlite is a symbolic link, not a file: remove it"):
         Records(path)
     assert not (tmp_path / "elsewhere").exists()
 
@@ -182,3 +183,28 @@ def test_what_has_happened_is_kept_until_it_can_be_saved(impatient: Records, pat
     impatient.retry()
     assert (waiting, impatient.has_unsaved) == (True, False)
     assert impatient.load() == [first]
+
+
+def test_only_checkpoint_writes_to_the_database_itself(records: Records, path: Path) -> None:
+    """Case 23: a checkpoint syncs, and belongs into a thread: the loop's own writes never begin one."""
+    before = path.stat().st_size
+    number = 0
+    while not records.needs_checkpoint:
+        records.save(record(number))
+        number += 1
+    assert [records.needs_checkpoint] == [False]
+    assert path.stat().st_size == before
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(records.checkpoint).result(60)
+    assert path.stat().st_size > before
+    records.save(record(number))
+    assert len(records.load()) == number + 1
+
+
+def test_a_checkpoint_that_fails_is_no_error(records: Records, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    records.save(record(1))
+    (path.parent / "elsewhere").mkdir()
+    path.rename(path.parent / "elsewhere/r")
+    path.mkdir()
+    records.checkpoint()
+    assert "cannot checkpoint the records" in caplog.text

@@ -14,6 +14,7 @@ from wherry.supervisor.request import CreateRequest, Volume
 from wherry.supervisor.specgen import make_spec
 from wherry.supervisor.users import User
 
+PREFIX = "io.wherry.name-file."
 ROOT = User(0, 0, (0,), "/root")
 
 
@@ -47,7 +48,7 @@ def test_the_default_container() -> None:
     resources = made.linux.resources
     assert (resources.memory.limit, resources.memory.reservation, resources.pids) == (None, None, None)
     assert (resources.cpu.shares, resources.cpu.quota, resources.cpu.period) == (1024, None, None)
-    assert made.annotations == {}
+    assert set(made.annotations) == {f"io.wherry.name-file.{path}" for path in ("/etc/hostname", "/etc/hosts")}
 
 
 def test_the_environment_of_the_request_comes_before_ours() -> None:
@@ -102,7 +103,7 @@ def test_a_tmpfs_is_safe_unless_asked_otherwise() -> None:
 def test_what_is_mounted_below_comes_after() -> None:
     volumes = tuple(Volume(source="/x", destination=path) for path in ("/a/b/c", "/a", "/z/y"))
     made = spec(volumes=volumes, tmpfs={"/a/b": "", "/z": ""})
-    assert destinations(made)[len(defaults.MOUNTS) :] == ["/a", "/z", "/z/y", "/a/b", "/a/b/c"]
+    assert destinations(made)[len(defaults.MOUNTS) :] == ["/z", "/a", "/a/b", "/z/y", "/a/b/c"]
 
 
 def test_a_mount_takes_the_place_of_a_default() -> None:
@@ -130,16 +131,19 @@ def test_what_is_asked_for_can_be_planned(fields: dict[str, Any]) -> None:
 def test_the_network_of_the_host() -> None:
     made = spec(network="host")
     assert "network" not in {namespace.type for namespace in made.linux.namespaces}
-    files = [mount for mount in made.mounts if mount.type == "bind"]
-    assert [mount.destination for mount in files] == [
-        path for path in ("/etc/hosts", "/etc/resolv.conf") if os.path.isfile(path)
-    ]
-    assert all("ro" in mount.options for mount in files)
+    assert made.mounts == defaults.MOUNTS
+    files = ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf"]
+    assert {path for path in files if PREFIX + path in made.annotations} == {
+        path for path in files if os.path.isfile(path) or path == "/etc/hostname"
+    }
+    assert "io.wherry.root-itself" not in made.annotations
+    assert spec(rw_rootfs=True).annotations["io.wherry.root-itself"] == "true"
 
 
-def test_a_volume_takes_the_place_of_a_name_file_of_the_host() -> None:
-    made = spec(network="host", volumes=(Volume(source="/x", destination="/etc/hosts"),))
-    assert [mount.source for mount in made.mounts if mount.destination == "/etc/hosts"] == ["/x"]
+def test_a_volume_or_tmpfs_takes_the_place_of_a_name_file() -> None:
+    """Case 13: who mounts their own wins."""
+    own = spec(volumes=(Volume(source="/x", destination="/etc/./hosts"),), tmpfs={"/etc/hostname/": ""})
+    assert not any(name.startswith(PREFIX) for name in own.annotations)
 
 
 def test_resources() -> None:
@@ -155,7 +159,7 @@ def test_resources() -> None:
     assert (resources.cpu.shares, resources.cpu.quota, resources.cpu.period) == (36, 50_000, 100_000)
     assert resources.pids is not None
     assert resources.pids.limit == 12
-    assert made.annotations == {
+    assert {name: text for name, text in made.annotations.items() if not name.startswith(PREFIX)} == {
         "io.wherry.init": "true",
         "io.wherry.memory.soft": str(3 << 20),
         "io.wherry.memory.hard": str(6 << 20),

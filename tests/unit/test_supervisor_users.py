@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from wherry.errors import InvalidRequest
+from wherry.kernel import paths
+from wherry.supervisor import users
 from wherry.supervisor.users import User, lookup
 
 PASSWD = """root:x:0:0:root:/root:/bin/sh
@@ -70,6 +74,12 @@ Find = Callable[[str], User]
         ("4000", User(4000, 0, (0,), "/")),
         ("4000:4001", User(4000, 4001, (4001,), "/")),
         (":63", User(0, 63, (63,), "/root")),
+        ("alice:", User(1000, 100, (10, 63, 100), "/home/alice")),
+        ("1000:", User(1000, 100, (10, 63, 100), "/home/alice")),
+        ("4000:", User(4000, 0, (0,), "/")),
+        (":", User(0, 0, (0, 10), "/root")),
+        ("1000:0", User(1000, 0, (0,), "/home/alice")),
+        (":wheel", User(0, 10, (10,), "/root")),
         ("homeless", User(1001, 100, (100,), "/")),
         ("1234", User(55, 66, (66,), "/home/n")),
         ("twice", User(7, 7, (7,), "/first")),
@@ -77,6 +87,7 @@ Find = Callable[[str], User]
     ],
 )
 def test_lookup(find: Find, user: str, expected: User) -> None:
+    """Case 13: no group after the colon is the user's own, as in docker."""
     assert find(user) == expected
 
 
@@ -85,10 +96,13 @@ def test_lookup(find: Find, user: str, expected: User) -> None:
     [
         ("carol", "user 'carol' is not in the rootfs's /etc/passwd"),
         ("alice:carol", "group 'carol' is not in the rootfs's /etc/group"),
-        ("alice:", "group '' is not in"),
         ("ROOT", "user 'ROOT' is not in"),
         ("-1", "user '-1' is not in"),
         ("alice:-1", "group '-1' is not in"),
+        ("-1:", "user '-1' is not in"),
+        ("alice::", "group ':' is not in"),
+        (f"{2**32 - 2}:", "is not a number between"),
+        (f":{2**32 - 1}", "is not a number between"),
         (str(2**31), "uid '2147483648' is not a number between"),
         (f"0:{2**32}", "gid '4294967296' is not a number between"),
         ("9" * 5000, "is not a number between"),
@@ -172,4 +186,58 @@ def test_what_is_no_file_is_refused(tree: Path, find: Find, make: Callable[[Path
 def test_a_huge_file_is_refused(tree: Path, find: Find) -> None:
     os.truncate(tree / "etc/passwd", 1 << 40)  # sparse
     with pytest.raises(InvalidRequest, match="the rootfs's /etc/passwd: file too large"):
+        find("alice")
+
+
+def test_a_large_file_is_not_read_on_the_event_loop(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Case 23: 1 MiB of /etc/passwd kept all clients waiting for 150 ms."""
+    read_in = []
+    read_small_file = paths.read_small_file
+
+    def read(root: int, path: str, most: int) -> bytes:
+        read_in.append((threading.current_thread() is threading.main_thread(), most))
+        return read_small_file(root, path, most)
+
+    monkeypatch.setattr(paths, "read_small_file", read)
+    root = os.open(tree, os.O_PATH | os.O_DIRECTORY)
+    try:
+        assert asyncio.run(users.find(root, "alice")).uid == 1000
+        assert {is_main for is_main, _ in read_in} == {True}
+        read_in.clear()
+        (tree / "etc/group").write_bytes(b"alice:\n" * 100_000 + GROUP.encode())
+        assert asyncio.run(users.find(root, "alice")).groups == (10, 63, 100)
+        assert all(most <= users.QUICK for is_main, most in read_in if is_main)
+        assert any(not is_main for is_main, _ in read_in)
+        (tree / "etc/passwd").write_bytes(b"a" * (2 << 20))
+        with pytest.raises(InvalidRequest, match="the rootfs's /etc/passwd: file too large"):
+            asyncio.run(users.find(root, "alice"))
+    finally:
+        os.close(root)
+
+
+HOSTILE = {
+    "colons": b":" * 900_000,
+    "lines that begin like the user's": b"alice:\n" * 130_000,
+    "empty lines": b"\n" * 900_000,
+    "one line": b"alice" * 180_000,
+    "one line of names": b"x:x:5:" + b"alice," * 150_000 + b"alice",
+    "no newline at the end": b"\n\nalice",
+}
+
+
+@pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_files_change_nothing(tree: Path, find: Find, content: bytes) -> None:
+    """Case 23."""
+    (tree / "etc/passwd").write_bytes(PASSWD.encode() + content)
+    (tree / "etc/group").write_bytes(GROUP.encode() + content)
+    assert find("alice").uid == 1000
+    assert find("4000:4001").gid == 4001
+    with pytest.raises(InvalidRequest, match="is not in"):
+        find("alic")
+
+
+def test_more_groups_than_a_process_can_have(tree: Path, find: Find) -> None:
+    """setgroups(2): NGROUPS_MAX."""
+    (tree / "etc/group").write_text("".join(f"g:x:{gid}:alice\n" for gid in range(65537)))
+    with pytest.raises(InvalidRequest, match="user 'alice' is in more than 65536 groups"):
         find("alice")

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from tests.attacks import programs
 from tests.vm import kernels
 from tests.vm.cpio import Archive
 
@@ -103,6 +104,8 @@ def build(name: str, module: Path, to: Path) -> None:
         archive.copy(REPOSITORY / "pyproject.toml", f"{INSIDE}/pyproject.toml")
         archive.tree(REPOSITORY / "build/rootfs", f"{INSIDE}/build/rootfs")
         archive.copy(REPOSITORY / "build/workloads/memory_grow", f"{INSIDE}/build/workloads/memory_grow")
+        for attack in programs.IN_GUESTS:
+            archive.copy(programs.kept(attack), f"{INSIDE}/build/attacks/{attack}")
         archive.copy(grow_program(), f"{INSIDE}/build/vm/grow")
         archive.copy(_GROW_SOURCE, f"{INSIDE}/{_GROW_SOURCE.relative_to(REPOSITORY)}")  # so that it need not be built
         archive.close()

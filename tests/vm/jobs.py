@@ -1,14 +1,16 @@
-"""Tests that run inside guests. Each is a job of one guest; as many guests as there are CPUs work side by side.
+"""Tests that run inside guests. Each is a job of one guest; several guests work side by side (``work``).
 
 A guest's tests run one after the other, and each is a test of its own on the host as well, which waits for its job.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import threading
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +20,9 @@ from tests.vm.uml import DebugGuest
 
 # Races need virtual CPUs that run at the same time; 6.12 does not always survive that (see Guest).
 NOT_PARALLEL = frozenset({"6.12-amd64"})
-_SECONDS = 500
+_SECONDS = 3000
+_PASSED_ON = ("WHERRY_LOADS",)
+"""Variables that the tests in there look at as well."""
 
 
 class Job(NamedTuple):
@@ -35,15 +39,22 @@ class Job(NamedTuple):
     def __str__(self) -> str:
         return f"{self.kernel}-{self.enforcers or self.part}"
 
-    def run(self, guest: Guest) -> None:
-        """Raises AssertionError: a test has failed, or the kernel has complained."""
+    @property
+    def key(self) -> str:
+        """What its ``Outcome`` goes by."""
+        return json.dumps(self)
+
+    def run(self, guest: Guest) -> str:
+        """What its tests printed. Raises AssertionError: a test has failed, or the kernel has complained."""
         with_module = "kmod" in self.enforcers.split()
         if with_module:
             guest.run("insmod /monitor.ko")
-        guest.pytest(self.tests, _SECONDS, WHERRY_ENFORCERS=self.enforcers)
+        environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        said = guest.pytest(self.tests, _SECONDS, WHERRY_ENFORCERS=self.enforcers, **environment)
         if with_module:
             guest.run("rmmod monitor")
         assert guest.complaints() == []
+        return said
 
 
 def boot(kernel: str, module: Path) -> Guest:
@@ -52,51 +63,74 @@ def boot(kernel: str, module: Path) -> Guest:
     return Guest(kernel, module, parallel=kernel not in NOT_PARALLEL)
 
 
-class Guests:
-    """Begins with the jobs at once; ``close`` ends what is still running."""
+class Outcome(NamedTuple):
+    """Of a job, or of a build of the module; a line of JSON on the way from ``work``. ``error`` is "" for success."""
 
-    def __init__(self, jobs: Iterable[Job]) -> None:
-        self._outcomes: dict[Job, Future[None]] = {job: Future() for job in jobs}
-        self._running: set[Guest] = set()
-        self._closed = threading.Event()
-        self._pool = ThreadPoolExecutor(os.cpu_count())
-        guests: dict[tuple[str, str], list[Job]] = {}
-        for job in self._outcomes:
-            guests.setdefault((job.kernel, job.part), []).append(job)
-        for of_one in guests.values():
-            self._pool.submit(self._work, of_one)
+    what: str
+    said: str
+    error: str = ""
+
+
+def built(kernel: str) -> str:
+    """What the ``Outcome`` of a build of the module goes by."""
+    return f"build {kernel}"
+
+
+class Guests:
+    """The process that works on the jobs (``work``), and builds the module for each of ``builds``, from now on;
+    ``close`` ends what is still running.
+
+    A process of its own, so that guests run beside tests that fork, count descriptors or change what a process has.
+    """
+
+    def __init__(self, jobs: Iterable[Job], builds: Iterable[str]) -> None:
+        self._outcomes: dict[str, Outcome] = {}
+        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115  # until close()
+        self._process = subprocess.Popen(
+            # A test run that is killed leaves no guests.
+            [*"setpriv --pdeathsig KILL --".split(), sys.executable, "-m", "tests.vm.work"],
+            cwd=kernels.REPOSITORY,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._complaints,
+            text=True,
+        )
+        self._tell(json.dumps([list(jobs), list(builds)]))
+
+    def take_all_cpus(self) -> None:
+        """Nothing else has work for them from now on."""
+        self._tell("all")
 
     def wait(self, job: Job) -> None:
         """Until it is done. Raises what it raised."""
-        self._outcomes[job].result()
+        print(self._outcome(job.key))
+
+    def build(self, kernel: str) -> str:
+        """What the compiler said of the module. Raises AssertionError when it was not built."""
+        return self._outcome(built(kernel))
 
     def close(self) -> None:
-        self._closed.set()
-        for guest in list(self._running):
-            guest.kill()
-        self._pool.shutdown(cancel_futures=True)
+        self._process.kill()  # the emulators end with it
+        self._process.communicate()
+        self._complaints.close()
 
-    def _work(self, jobs: list[Job]) -> None:
-        """All of one guest, in one thread: the emulator ends with the thread that has started it."""
-        try:
-            kernel = jobs[0].kernel
-            module, _ = kernels.build_module_anew(kernel)
-            with boot(kernel, module) as guest:
-                self._running.add(guest)
-                for job in jobs:
-                    self._do(job, guest)
-                self._running.discard(guest)
-        except BaseException as error:
-            for job in jobs:
-                if not self._outcomes[job].done():
-                    self._outcomes[job].set_exception(error)
+    def _outcome(self, what: str) -> str:
+        assert self._process.stdout is not None
+        while what not in self._outcomes:
+            line = self._process.stdout.readline()
+            if not line:
+                self._complaints.seek(0)
+                raise AssertionError(f"no guests any more: {self._complaints.read().decode(errors='replace')}")
+            outcome = Outcome(*json.loads(line))
+            self._outcomes.setdefault(outcome.what, outcome)
+        outcome = self._outcomes[what]
+        if outcome.error:
+            raise AssertionError(outcome.error)
+        return outcome.said
 
-    def _do(self, job: Job, guest: Guest) -> None:
-        if self._closed.is_set():
-            raise AssertionError("closed")
+    def _tell(self, line: str) -> None:
+        assert self._process.stdin is not None
         try:
-            job.run(guest)
-        except BaseException as error:
-            self._outcomes[job].set_exception(error)
-        else:
-            self._outcomes[job].set_result(None)
+            print(line, file=self._process.stdin, flush=True)
+        except BrokenPipeError:
+            pass  # who asks for an outcome is told

@@ -18,6 +18,10 @@ DEBUG = "debug"
 """The one of scripts/build-debug-kernel.sh: a program of its own, User-Mode Linux."""
 
 
+def can_be_booted() -> bool:
+    return all(map(shutil.which, ("qemu-system-x86_64", "sparse"))) and are_unpacked()
+
+
 def are_unpacked() -> bool:
     return all((KERNELS / name / "vmlinuz").exists() for name in NAMES)
 

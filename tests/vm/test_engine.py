@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 from tests.vm.jobs import Guests, Job
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(7200)]
 
 CAUSES = "tests/root/test_causes.py"
 MATRIX = f"{CAUSES}::test_every_end_is_booked_as_what_it_is"
@@ -18,11 +18,14 @@ CPU = "tests/root/test_cpu.py"
 CONTROL_GROUPS = [
     "tests/root/test_memory_cgroup.py",
     "tests/root/test_options.py::test_limits_reach_the_control_group",
+    "tests/root/test_privileges.py::test_the_number_of_processes_is_limited",
     f"{CPU}::test_options_reach_the_control_group",
     f"{CPU}::test_nice_is_changed_while_it_runs",
     "tests/root/test_shares.py",
+    "tests/root/test_peers.py",
     "'tests/root/test_update_memory.py::test_limits_are_raised_and_lowered[cgroup]'",
 ]
+ATTACKS = "tests/root/test_group_attacks.py"
 JOBS = {
     "module": Job("amd64", "engine", "tests/vm/inside/test_engine.py"),
     "ends-kmod": Job("amd64", "engine", f"{MATRIX} {UNSEEN} {HUGE_READ}", "kmod"),
@@ -30,6 +33,7 @@ JOBS = {
     "ends-bpf": Job("amd64", "enforcers", MATRIX, "bpf"),
     "ends-bpf-rt": Job("rt-amd64", "module", HUGE_READ, "bpf"),
     "ends-bpf-6.12": Job("6.12-amd64", "module", MATRIX, "bpf"),
+    "attacks": Job("amd64", "attacks", f"{ATTACKS} tests/root/test_stop_times.py"),
     "control-groups": Job("amd64", "enforcers", " ".join(CONTROL_GROUPS)),
 }
 

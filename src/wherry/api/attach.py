@@ -34,7 +34,7 @@ async def attach(call: Call) -> web.StreamResponse:
     record, log = call.engine.get(call.ref), call.engine.log(call.ref)
     # Before the first await: a start that the client asks for when it has our answer comes after this.
     runs, seen = record.state is State.RUNNING or log.is_live, log.openings
-    hold = log.hold(0 if runs and wants_logs and wants_stream else None)
+    hold = log.watch(0 if runs and wants_logs and wants_stream else None)
     try:
         _log.debug("%s: attach", record.name)
         response = _response(call)
@@ -45,7 +45,7 @@ async def attach(call: Call) -> web.StreamResponse:
             if wants_stream and (runs or await _started(call, record.id, log, seen)):
                 if not runs:
                     hold.move_to(log.begin)  # what was still missing of its last run belongs to that
-                lost = await forward(log, streams, Sender(response), hold)
+                lost = await forward(log, streams, Sender(response, call.pace), hold)
                 if lost:
                     await response.write(complaint(lost))
         return response

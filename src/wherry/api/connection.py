@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import select
 import socket
-import struct
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any, cast
 
 from aiohttp import web
 
-from wherry.api.replies import JSON, ForbiddenError, Replies, TooManyConnectionsError, encode
+from wherry.api.peers import Peers
+from wherry.api.replies import JSON, Replies, TooManyConnectionsError, encode
 from wherry.errors import InternalError, InvalidRequest, WherryError
 
 _log = logging.getLogger(__name__)
@@ -32,17 +31,19 @@ MAX_HEAD = 16 * 1024
 """Bytes in the request line, and in one header field."""
 MAX_HEADERS = 64
 MAX_CONNECTIONS = 1024
-_UCRED = struct.Struct("3i")  # struct ucred (unix(7)): pid, uid, gid
 
 
 class HttpServer(web.Server):
     """aiohttp's low-level server with connections of our kind."""
 
-    def __init__(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], replies: Replies) -> None:
+    def __init__(
+        self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], replies: Replies, peers: Peers
+    ) -> None:
         # the handler is cancelled when its client goes: nobody waits for the end of a container in vain
         super().__init__(self._handle, handler_cancellation=True)
         self._handler = handler
         self.replies = replies
+        self.peers = peers
         self.transports: set[asyncio.Transport] = set()
 
     def __call__(self) -> Connection:
@@ -106,7 +107,7 @@ class Connection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        refusal = _refusal(self._transport, len(self._server.transports))
+        refusal = self._refusal(self._transport.get_extra_info("socket"))
         self._server.transports.add(self._transport)
         if refusal is None:
             super().connection_made(transport)
@@ -114,6 +115,14 @@ class Connection(web.RequestHandler):
             self._refused = True
             self._transport.write(_raw_response(refusal))
             self._transport.close()
+
+    def _refusal(self, connection: socket.socket) -> WherryError | None:
+        refusal = self._server.peers.refusal(connection)
+        if refusal is not None:
+            _log.warning("refused a connection: %s", refusal)
+        elif len(self._server.transports) >= MAX_CONNECTIONS:
+            refusal = TooManyConnectionsError(f"more than {MAX_CONNECTIONS} connections")
+        return refusal
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_clock()
@@ -175,17 +184,6 @@ class Connection(web.RequestHandler):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-
-
-def _refusal(transport: asyncio.Transport, connections: int) -> WherryError | None:
-    if connections >= MAX_CONNECTIONS:
-        return TooManyConnectionsError(f"more than {MAX_CONNECTIONS} connections")
-    peer = transport.get_extra_info("socket")
-    _, uid, _ = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    if uid not in (0, os.geteuid()):
-        _log.warning("refused a connection of uid %d", uid)
-        return ForbiddenError(f"permission denied: uid {uid} is neither root nor the supervisor's user")
-    return None
 
 
 def _raw_response(error: WherryError) -> bytes:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 from aiohttp import web
 
 from wherry.api import views
 from wherry.api.bodies import read_body, read_json
+from wherry.api.delivery import send_list, send_whole
 from wherry.api.docker_models import create_request
 from wherry.api.filters import Filters
 from wherry.api.replies import encode
 from wherry.api.router import Call
-from wherry.errors import InvalidRequest
+from wherry.errors import InvalidRequest, NotFound
+from wherry.supervisor.bounds import is_large
 from wherry.supervisor.model import Record, State
 from wherry.supervisor.names import check_name
 from wherry.supervisor.request import CreateRequest, quoted, signal_number
 
+LARGE_BODY = 64 * 1024
+"""From that size on a request is checked in a thread: one may have a hundred thousand variables."""
 _CONDITIONS = frozenset({"not-running", "next-exit", "removed"})
 
 
@@ -25,7 +30,11 @@ async def wanted(call: Call) -> tuple[str | None, CreateRequest]:
     name = call.query.text("name").removeprefix("/")
     if name:
         check_name(name)
-    return name or None, create_request(await read_json(call.request))
+    limit = call.engine.pids_limit
+    body = await read_json(call.request)
+    if (call.request.content_length or LARGE_BODY) < LARGE_BODY:
+        return name or None, create_request(body, limit)
+    return name or None, await asyncio.to_thread(create_request, body, limit)
 
 
 async def create(call: Call) -> web.StreamResponse:
@@ -87,7 +96,10 @@ def _wait_result(record: Record) -> dict[str, object]:
 
 async def inspect(call: Call) -> web.StreamResponse:
     call.query.only()
-    return call.replies.json(views.details(call.engine.get(call.ref), call.engine.log(call.ref)))
+    record, log = call.engine.get(call.ref), call.engine.log(call.ref)
+    if not is_large(record.request):
+        return call.replies.json(views.details(record, log))
+    return await send_whole(call.request, call.replies, call.budget, lambda: encode(views.details(record, log)))
 
 
 async def list_all(call: Call) -> web.StreamResponse:
@@ -98,10 +110,21 @@ async def list_all(call: Call) -> web.StreamResponse:
     limit = query.integer("limit") or -1
     filters = Filters(query.text("filters"), call.engine.get)
     everything = query.flag("all") or filters.every_state or limit > 0
-    found = [
-        record
-        for record in call.engine.list()
-        if (everything or record.state is State.RUNNING) and filters.match(record)
-    ]
-    shown = found[:limit] if limit > 0 else found
-    return call.replies.json([views.summary(record, call.engine.log(record.id)) for record in shown])
+    return await send_list(call.request, call.replies, _summaries(call, filters, everything, limit))
+
+
+async def _summaries(call: Call, filters: Filters, everything: bool, limit: int) -> AsyncIterator[bytes]:
+    """Each as it is when its turn comes: of a thousand, the last are told later than the first."""
+    await call.pace.turn()
+    for record in call.engine.list():
+        await call.pace.turn()
+        if not (everything or record.state is State.RUNNING) or not filters.match(record):
+            continue
+        try:
+            log = call.engine.log(record.id)
+        except NotFound:
+            continue  # removed meanwhile
+        yield encode(views.summary(record, log))
+        limit -= 1
+        if limit == 0:
+            return

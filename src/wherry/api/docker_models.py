@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from wherry import defaults
+from wherry.api import security_options
 from wherry.errors import InvalidRequest, NotFound, NotSupported
 from wherry.logs import LogOptions
 from wherry.supervisor.request import CreateRequest, check, clean_path, parse_bind, parse_env, parse_size, quoted
@@ -46,6 +47,7 @@ class HostConfig(msgspec.Struct, rename="pascal", kw_only=True):
     cpu_shares: int | None = None
     cpuset_cpus: str | None = None
     blkio_weight: int | None = None
+    security_opt: list[str] | None = None
     memory: int | None = None
     memory_reservation: int | None = None
     memory_swap: int | None = None
@@ -69,8 +71,8 @@ class ContainerConfig(msgspec.Struct, rename="pascal", kw_only=True):
     wherry: WherryConfig | None = None
 
 
-def create_request(body: Any) -> CreateRequest:
-    """The request that a decoded JSON body stands for, checked.
+def create_request(body: Any, pids_limit: int | None = defaults.PIDS_LIMIT) -> CreateRequest:
+    """The request that a decoded JSON body stands for, checked. ``pids_limit`` is for one that does not name any.
 
     Raises:
         InvalidRequest: a value of the wrong type or out of range.
@@ -86,7 +88,10 @@ def create_request(body: Any) -> CreateRequest:
         config = msgspec.convert(body, ContainerConfig)
     except msgspec.ValidationError as error:
         raise InvalidRequest(f"invalid container config: {error}") from None
-    return check(_translate(config, config.host_config or HostConfig(), config.wherry or WherryConfig()))
+    host = config.host_config or HostConfig()
+    if host.pids_limit is None:
+        host.pids_limit = pids_limit
+    return check(_translate(config, host, config.wherry or WherryConfig()))
 
 
 def _translate(config: ContainerConfig, host: HostConfig, ours: WherryConfig) -> CreateRequest:
@@ -118,8 +123,9 @@ def _translate(config: ContainerConfig, host: HostConfig, ours: WherryConfig) ->
         cpuset_cpus=host.cpuset_cpus or "",
         sched_policy=ours.sched_policy or "",
         io_weight=host.blkio_weight or None,
+        seccomp=security_options.seccomp_profile(host.security_opt or ()),
         stop_signal=config.stop_signal or "SIGTERM",
-        stop_seconds=defaults.STOP_SECONDS if stop_timeout is None else max(float(stop_timeout), -1.0),
+        stop_seconds=None if stop_timeout is None else max(float(stop_timeout), -1.0),
         labels=config.labels or {},
         log=log_options(host.log_config or LogConfig()),
         merge_streams=bool(ours.merge_streams),

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from typing import Any
 
 from aiohttp import web
 
+from wherry.api.delivery import write_lines
 from wherry.api.filters import decode_filters
+from wherry.api.pace import Pace
 from wherry.api.query import Query
 from wherry.api.replies import encode
 from wherry.api.router import Call
@@ -63,7 +65,7 @@ def _test(key: str, values: list[str]) -> Test:
             prefixes = tuple(value for value in values if value)
             return lambda event: event.name in names or event.container_id.startswith(prefixes)
         case "image":
-            return lambda event: event.attributes["image"] in values
+            return lambda event: event.image in values
         case "label":
             wanted = [value.partition("=") for value in values]
             return lambda event: all(
@@ -89,27 +91,27 @@ async def stream(call: Call) -> web.StreamResponse:
     # Registered before the client sees the headers: what it causes after that is among the events.
     following: Any = call.engine.events().follow(history=wanted.since_ns is not None)
     response = call.replies.late_json()
-    response.enable_chunked_encoding()
     await response.prepare(call.request)
     with call.lifetime.watching(ends_cleanly=True):
         async with aclosing(following) as events:
             if wanted.until_ns is not None and wanted.until_ns <= time.time_ns():
-                await response.write(_past(call, wanted))
+                await write_lines(call.request, response, call.pace, _past(call, wanted))
             else:
-                await _forward(events, wanted, response)
+                await _forward(call.pace, events, wanted, response)
     return response
 
 
-def _past(call: Call, wanted: EventQuery) -> bytes:
+def _past(call: Call, wanted: EventQuery) -> Iterator[bytes]:
     until = wanted.until_ns or 0
     chosen = (event for event in call.engine.events().past() if wanted.wants(event))
-    return b"".join(line(event) for event in chosen if event.instant.wall_ns <= until)
+    return (line(event) for event in chosen if event.instant.wall_ns <= until)
 
 
-async def _forward(events: Any, wanted: EventQuery, response: web.StreamResponse) -> None:
+async def _forward(pace: Pace, events: Any, wanted: EventQuery, response: web.StreamResponse) -> None:
     try:
         async with asyncio.timeout(wanted.seconds_left()):
             async for event in events:
+                await pace.turn()
                 if isinstance(event, Missed) or wanted.wants(event):
                     await response.write(line(event))
     except TimeoutError:
@@ -129,10 +131,10 @@ def line(event: Event | Missed) -> bytes:
         kind = {
             "status": event.action,
             "id": event.container_id,
-            "from": event.attributes["image"],
+            "from": event.image,
             "Type": "container",
             "Action": event.action,
-            "Actor": {"ID": event.container_id, "Attributes": dict(event.attributes)},
+            "Actor": {"ID": event.container_id, "Attributes": event.attributes},
         }
     wall = event.instant.wall_ns
     times = {"scope": "local", "time": wall // 1_000_000_000, "timeNano": wall}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from wherry.supervisor.model import EngineInfo, Record
@@ -20,6 +20,9 @@ class Engine(Protocol):
 
     ``ref`` is a name, an id or a unique prefix of an id.
     """
+
+    pids_limit: int | None
+    """Of containers that are created without one; None is no limit."""
 
     async def create(self, name: str | None, request: CreateRequest) -> Record: ...
 
@@ -62,6 +65,9 @@ class Engine(Protocol):
 
     def usage(self, ref: str) -> Usage | None:
         """None when it does not run."""
+
+    async def usages(self, refs: Sequence[str]) -> dict[str, Usage]:
+        """Of those that run; read in a thread, as it takes some 200 us each."""
 
     def resident(self, ref: str) -> Resident | None:
         """What its memory enforcer counts; None without one."""

@@ -63,6 +63,12 @@ class TooManyConnectionsError(InternalError):
     status = 503
 
 
+class TooManyRepliesError(InternalError):
+    """More large answers at once than the supervisor holds for clients that do not read."""
+
+    status = 503
+
+
 class Replies:
     """Makes responses with the headers that Docker's daemon puts on every one of them."""
 
@@ -80,7 +86,11 @@ class Replies:
         self._upgraded = CIMultiDict({**self._stream, "Connection": "Upgrade", "Upgrade": "tcp"})
 
     def json(self, value: Any, status: int = 200) -> web.Response:
-        return web.Response(body=encode(value), status=status, headers=self._json)
+        return self.encoded(encode(value), status)
+
+    def encoded(self, body: bytes, status: int = 200) -> web.Response:
+        """JSON that has been encoded."""
+        return web.Response(body=body, status=status, headers=self._json)
 
     def empty(self, status: int) -> web.Response:
         return web.Response(status=status, headers=self._bare)

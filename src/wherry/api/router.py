@@ -15,7 +15,9 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
+from wherry.api.delivery import Budget
 from wherry.api.lifetime import Lifetime
+from wherry.api.pace import Pace
 from wherry.api.ports import Engine
 from wherry.api.query import Query
 from wherry.api.replies import API_VERSION, MIN_API_VERSION, MethodNotAllowedError, PageNotFoundError, Replies
@@ -36,6 +38,8 @@ class Call(NamedTuple):
     query: Query
     replies: Replies
     lifetime: Lifetime
+    budget: Budget
+    pace: Pace
 
 
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]
@@ -49,6 +53,8 @@ class Router:
         self._engine = engine
         self._replies = replies
         self._lifetime = lifetime
+        self.budget = Budget()
+        self._pace = Pace()
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
@@ -72,7 +78,17 @@ class Router:
         path, _, query = request.raw_path.partition("?")
         segments = _segments(path)
         handler, ref = self._find(request.method, segments)
-        return handler, Call(request, self._engine, _ref(ref), Query(query), self._replies, self._lifetime)
+        call = Call(
+            request,
+            self._engine,
+            _ref(ref),
+            Query(query),
+            self._replies,
+            self._lifetime,
+            self.budget,
+            self._pace,
+        )
+        return handler, call
 
     def _find(self, method: str, segments: tuple[str, ...]) -> tuple[Handler, str]:
         exact = self._routes.get(segments, {})

@@ -7,6 +7,7 @@ import asyncio
 from wherry.api import attach, containers, events, stats, streams, system, unix_socket, updates
 from wherry.api.connection import HttpServer
 from wherry.api.lifetime import Lifetime
+from wherry.api.peers import Peers
 from wherry.api.ports import Engine
 from wherry.api.replies import Replies
 from wherry.api.router import Router, Routes
@@ -17,6 +18,7 @@ ROUTES: Routes = {
     ("info",): {"GET": system.info},
     ("events",): {"GET": events.stream},
     ("wherry", "run"): {"POST": streams.run},
+    ("wherry", "stats"): {"GET": stats.of_many},
     ("containers", "json"): {"GET": containers.list_all},
     ("containers", "create"): {"POST": containers.create},
     ("containers", "*"): {"DELETE": containers.remove},
@@ -64,17 +66,20 @@ class Server:
         await asyncio.to_thread(self._lifetime.readers.shutdown)
 
 
-async def serve(engine: Engine, socket_path: str) -> Server:
-    """Serve ``engine`` on a UNIX socket at ``socket_path`` until ``Server.close``.
+async def serve(engine: Engine, socket_path: str, *, allow_containers: bool = False) -> Server:
+    """Serve ``engine`` on a UNIX socket at ``socket_path`` until ``Server.close``; processes of its own containers only
+    with ``allow_containers``.
 
     Raises:
         InvalidRequest, Conflict, OSError: as ``unix_socket.listen``.
     """
     listening = unix_socket.listen(socket_path)
     try:
-        replies = Replies(engine.info().version)
+        about = engine.info()
+        replies = Replies(about.version)
+        peers = Peers(about.cgroup_parent, allow_containers=allow_containers)
         lifetime = Lifetime()
-        http = HttpServer(Router(ROUTES, engine, replies, lifetime), replies)
+        http = HttpServer(Router(ROUTES, engine, replies, lifetime), replies, peers)
         acceptor = await asyncio.get_running_loop().create_unix_server(
             http, sock=listening.socket, backlog=unix_socket.BACKLOG
         )

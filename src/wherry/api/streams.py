@@ -29,6 +29,7 @@ from aiohttp.http_writer import StreamWriter
 from wherry import logs
 from wherry.api.containers import wanted
 from wherry.api.outlet import Outlet, Piece
+from wherry.api.pace import Pace
 from wherry.api.query import Query
 from wherry.api.replies import FrameResponse, encode
 from wherry.api.router import Call
@@ -162,11 +163,13 @@ def _marker(lost: int, begins_line: bool) -> bytes:
 class Sender:
     """Writes to a response with backpressure, and without keeping the event loop from others."""
 
-    def __init__(self, response: FrameResponse) -> None:
+    def __init__(self, response: FrameResponse, pace: Pace) -> None:
         self._response = response
+        self._pace = pace
         self._burst = 0
 
     async def send(self, data: bytes) -> None:
+        await self._pace.turn()
         await self._response.write(data)
         self._burst += len(data)
         if self._burst >= _FAIR_SHARE:
@@ -188,7 +191,7 @@ async def read_logs(call: Call) -> web.StreamResponse:
 async def _follow(call: Call, log: logs.Log, query: LogQuery, framer: Framer) -> web.StreamResponse:
     response = call.replies.frames()
     await response.flush(call.request)  # a quiet container may keep its followers waiting for hours
-    sender = Sender(response)
+    sender = Sender(response, call.pace)
     # a generator, typed as a mere iterator
     following: Any = logs.follow(log, **query.selection(), shows_times=query.timestamps)
     with call.lifetime.watching(ends_cleanly=True):
@@ -233,7 +236,8 @@ async def dump(call: Call, log: logs.Log, query: LogQuery, framer: Framer, respo
     """Send what there is now. Reading may wait for a disk, so it happens in a thread."""
     pieces = (logs.read if query.timestamps else logs.read_pieces)(log, **query.selection(), with_end=query.status)
     frames = framer.batches(pieces)
-    first = await asyncio.to_thread(_beginning, frames)
+    # Not in the loop's own threads: looking for the last lines of a long log would keep starts from them.
+    first = await asyncio.get_running_loop().run_in_executor(call.lifetime.readers, _beginning, frames)
     writer = await response.prepare(call.request)
     if len(first) < 2 and all(extent is None for _, extent in first):
         for data, _ in first:
@@ -275,13 +279,13 @@ async def _release(call: Call, starting: asyncio.Task[Record]) -> None:
 
 async def _run_stream(call: Call, record: Record) -> web.StreamResponse:
     log = call.engine.log(record.id)
-    hold = log.hold(0)  # the one that the engine has kept since before the start
+    hold = log.watch(0)  # the one that the engine has kept since before the start
     # Now: when its output has been read to the end, the container may have been removed by somebody.
     ending = asyncio.ensure_future(call.engine.wait(record.id, "not-running"))
     ending.add_done_callback(lambda task: task.cancelled() or task.exception())
     try:
         response = call.replies.frames()
-        sender = Sender(response)
+        sender = Sender(response, call.pace)
         await response.prepare(call.request)
         await sender.send(_status({"Event": "started", "Id": record.id, "Name": record.name, "Pid": record.pid}))
         with call.lifetime.watching(ends_cleanly=False):

@@ -111,7 +111,7 @@ def _abilities(about: EngineInfo) -> dict[str, Any]:
         "RuncCommit": {"ID": "", "Expected": ""},
         "InitCommit": {"ID": "", "Expected": ""},
         "Swarm": {"LocalNodeState": "inactive", "NodeID": "", "NodeAddr": "", "ControlAvailable": False, "Error": ""},
-        "SecurityOptions": [],
+        "SecurityOptions": ["name=seccomp,profile=builtin"],
         "Labels": [],
         "IndexServerAddress": "",
         "RegistryConfig": None,
@@ -136,6 +136,9 @@ def _wherry(about: EngineInfo) -> dict[str, Any]:
         "ContainersCreated": about.containers_created,
         "ContainersExited": about.containers_exited,
         "Spares": about.spares,
+        "LongestTurnMs": about.longest_turn_ms,
+        "LongestTurnCpuMs": about.longest_turn_cpu_ms,
+        "SlowTurns": about.slow_turns,
     }
 
 

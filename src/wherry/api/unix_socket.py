@@ -7,15 +7,19 @@ import fcntl
 import os
 import socket
 import stat
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 from wherry.errors import Conflict, InvalidRequest
+from wherry.kernel import trust
 
 PATH_MAX = 107
 """sizeof(sockaddr_un.sun_path) is 108, with the terminating NUL (unix(7))."""
 
 BACKLOG = 1024
+
+_LOCK_SECONDS = 5.0
 
 
 class ListeningSocket:
@@ -28,7 +32,9 @@ class ListeningSocket:
 
     def remove(self) -> None:
         """Remove the socket's file, unless somebody else has put another one there. The socket itself stays open."""
-        with suppress(FileNotFoundError), _locked(os.path.dirname(self.path)):
+        with suppress(FileNotFoundError), ExitStack() as held:
+            with suppress(Conflict):
+                held.enter_context(_locked(os.path.dirname(self.path)))
             if _inode(self.path) == self._inode:
                 os.unlink(self.path)
 
@@ -37,14 +43,18 @@ def listen(path: str) -> ListeningSocket:
     """Listen on ``path`` (mode 0600); its directory is made if need be, a socket that nobody serves is replaced.
 
     Raises:
-        InvalidRequest: the path is too long or has a NUL byte.
+        InvalidRequest: the path is too long or has a NUL byte, or others could replace the socket there.
         Conflict: another supervisor listens there, or something that is not a socket is there.
         OSError: the directory cannot be made or written.
     """
     path = os.path.abspath(path)
     _check_path(path)
     directory = os.path.dirname(path)
-    os.makedirs(directory, mode=0o755, exist_ok=True)
+    try:
+        # Clients may send secrets. In /tmp and its kind nobody can replace our file; ``engine`` asks who listens, too.
+        os.close(trust.open_directory(directory, may_be_shared=True))
+    except trust.DistrustedError as error:
+        raise InvalidRequest(f"cannot listen on {path}: {error}, or choose another place with --socket") from None
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:
         # bind(2) makes the file with the mode of the socket's own inode: 0600 from the first moment, whatever the umask
@@ -71,24 +81,40 @@ def _check_path(path: str) -> None:
 
 @contextmanager
 def _locked(directory: str) -> Iterator[None]:
-    """Two supervisors that find the same stale socket must not remove each other's new one: one at a time."""
+    """Two supervisors that find the same stale socket must not remove each other's new one: one at a time.
+
+    Raises Conflict when the lock is not to be had: who can read a directory such as /tmp can hold it for ever.
+    """
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while not _try_lock(fd):
+            if time.monotonic() > deadline:
+                raise Conflict(f"cannot listen in {directory}: another process holds a lock on that directory")
+            time.sleep(0.01)
         yield
     finally:
         os.close(fd)
 
 
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def _clear(path: str) -> None:
     try:
-        mode = os.lstat(path).st_mode
+        status = os.lstat(path)
     except FileNotFoundError:
         return
-    if not stat.S_ISSOCK(mode):
+    if not stat.S_ISSOCK(status.st_mode):
         raise Conflict(f"cannot listen on {path}: it exists and is not a socket")
     if _is_served(path):
-        raise Conflict(f"cannot listen on {path}: in use by another supervisor")
+        owner = "" if trust.is_ours(status.st_uid) else f" of user {status.st_uid}"
+        raise Conflict(f"cannot listen on {path}: in use by another supervisor{owner}")
     os.unlink(path)
 
 

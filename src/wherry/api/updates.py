@@ -22,7 +22,9 @@ class WherryResources(msgspec.Struct, rename="pascal", kw_only=True):
 
 
 class Resources(msgspec.Struct, rename="pascal", kw_only=True):
-    """null, 0 and "" leave things as they are, as in docker; NanoCpus and PidsLimit -1 take the limit away."""
+    """null, 0 and "" leave things as they are, as in docker; NanoCpus -1 takes the limit away, and so do PidsLimit 0
+    and -1.
+    """
 
     blkio_weight: int | None = None
     cpu_shares: int | None = None
@@ -73,8 +75,8 @@ def _changes(resources: Resources) -> dict[str, Any]:
     changes |= {name: value for name, value in own.items() if value is not None}
     if resources.nano_cpus:
         changes["cpus"] = None if resources.nano_cpus == _UNLIMITED else resources.nano_cpus / 1e9
-    if resources.pids_limit:
-        changes["pids_limit"] = None if resources.pids_limit == _UNLIMITED else resources.pids_limit
+    if resources.pids_limit is not None:
+        changes["pids_limit"] = None if resources.pids_limit in (0, _UNLIMITED) else resources.pids_limit
     given = {
         "cpu_shares": resources.cpu_shares,
         "cpuset_cpus": resources.cpuset_cpus,

@@ -12,6 +12,8 @@ from wherry.logs import Log, LogOptions, rfc3339_nano
 from wherry.supervisor.model import MEMORY_REASONS, Reason, Record, State
 from wherry.supervisor.request import CreateRequest
 
+LISTED_COMMAND = 4096
+"""Characters of a command that a list shows. docker's clients show twenty of them; all of it is in inspect."""
 _EXIT_UNKNOWN = 125
 """For a container that could not be started, and for an end that nobody saw; ``engine run`` says the same."""
 
@@ -34,6 +36,7 @@ class WherryView(msgspec.Struct, rename="pascal"):
 
     name: str
     state: State
+    being_killed: bool
     reason: Reason
     exit_code: int | None
     signal: int | None
@@ -116,11 +119,23 @@ def status_code(record: Record) -> int:
     return _EXIT_UNKNOWN if record.reason in (Reason.START_FAILED, Reason.LOST) else 0
 
 
-def wherry(record: Record, log: Log) -> WherryView:
+def listed(command: tuple[str, ...]) -> tuple[str, ...]:
+    """The words of a command, as far as a list shows them; "..." is the end of one that goes on."""
+    room = LISTED_COMMAND
+    for number, word in enumerate(command):
+        room -= len(word) + (number > 0)
+        if room < 0:
+            kept = word[: max(len(word) + room - 3, 0)] + "..."
+            return (*command[:number], kept)
+    return command
+
+
+def wherry(record: Record, log: Log, command: tuple[str, ...]) -> WherryView:
     request = record.request
     return WherryView(
         name=record.name,
         state=record.state,
+        being_killed=record.being_killed,
         reason=record.reason,
         exit_code=record.exit_code,
         signal=record.signal,
@@ -135,7 +150,7 @@ def wherry(record: Record, log: Log) -> WherryView:
         sched_policy=request.sched_policy or "other",
         merge_streams=request.merge_streams,
         rootfs=request.rootfs,
-        command=request.command,
+        command=command,
         log_path=record.log_path,
         log_error=log.trouble,
         peak_memory=record.peak_memory_bytes,
@@ -165,12 +180,13 @@ def _memory_death(record: Record) -> MemoryDeathView | None:
 
 def summary(record: Record, log: Log) -> Summary:
     request = record.request
+    command = listed(request.command)
     return Summary(
         id=record.id,
         names=("/" + record.name,),
         image=request.rootfs,
         image_id="",
-        command=" ".join(request.command),
+        command=" ".join(command),
         created=record.created_ns // 1_000_000_000,
         ports=(),
         labels=request.labels,
@@ -179,7 +195,7 @@ def summary(record: Record, log: Log) -> Summary:
         host_config={"NetworkMode": request.network},
         network_settings={"Networks": {request.network: _ENDPOINT}},
         mounts=_mounts(request),
-        wherry=wherry(record, log),
+        wherry=wherry(record, log, command),
     )
 
 
@@ -210,7 +226,7 @@ def details(record: Record, log: Log) -> dict[str, Any]:
         "Mounts": _mounts(request),
         "Config": _config(record),
         "NetworkSettings": {"Ports": {}, "Gateway": "", "IPAddress": "", "Networks": {request.network: _ENDPOINT}},
-        "Wherry": {**msgspec.to_builtins(wherry(record, log)), "Log": log_view(log)},
+        "Wherry": {**msgspec.to_builtins(wherry(record, log, request.command)), "Log": log_view(log)},
     }
 
 
@@ -279,7 +295,7 @@ def _config(record: Record) -> dict[str, Any]:
         "OnBuild": None,
         "Labels": request.labels,
         "StopSignal": request.stop_signal,
-        "StopTimeout": round(request.stop_seconds),
+        "StopTimeout": None if request.stop_seconds is None else round(request.stop_seconds),
     }
 
 
@@ -287,6 +303,7 @@ def _host_config(request: CreateRequest) -> dict[str, Any]:
     return {
         "AutoRemove": request.auto_remove,
         "BlkioWeight": request.io_weight or 0,
+        "SecurityOpt": ["no-new-privileges", *([f"seccomp={request.seccomp}"] if request.seccomp else [])],
         "Binds": [f"{v.source}:{v.destination}{':ro' if v.read_only else ''}" for v in request.volumes] or None,
         "CgroupnsMode": "private",
         "CpuShares": request.cpu_shares or 0,
@@ -325,7 +342,7 @@ def _status(record: Record) -> str:
     if record.state is State.CREATED:
         return "Created"
     if record.state is State.RUNNING:
-        return f"Up {_since(record.started_ns)}"
+        return f"Up {_since(record.started_ns)}" + (" (being killed)" if record.being_killed else "")
     return f"Exited ({status_code(record)}) {_since(record.finished_ns)} ago"
 
 

@@ -53,6 +53,7 @@ def examine(root: str) -> list[Finding]:
         _module,
         _bpf,
         _enforcer,
+        _kernel_log,
         _autogroup,
         _io_weight,
         _kernel_options,
@@ -114,7 +115,17 @@ def _cgroups(root: str) -> Finding:
     if missing:
         fix = "boot with cgroup_enable=memory" if "memory" in missing else "mount the controller, or enable it at boot"
         return Finding(WARNING, "control groups", f"version {version}, without {' '.join(missing)}", fix)
+    if version == 2 and not _delegates(root):
+        fix = "mount -o remount,nsdelegate /sys/fs/cgroup; limits hold all the same, in groups out of containers' reach"
+        return Finding(WARNING, "control groups", "version 2, mounted without nsdelegate", fix)
     return Finding(OK, "control groups", f"version {version}: {' '.join(_CONTROLLERS)}")
+
+
+def _delegates(root: str) -> bool:
+    """Whether a control group namespace is a boundary for the kernel itself (cgroup-v2.rst, "Delegation")."""
+    lines = (_read(f"{root}/proc/self/mountinfo") or "").splitlines()
+    of_groups = [line.partition(" - ")[2].split(" ")[-1] for line in lines if " - cgroup2 " in line]
+    return any("nsdelegate" in options.split(",") for options in of_groups)
 
 
 def _has_module(root: str) -> bool:
@@ -155,6 +166,21 @@ def _enforcer(root: str) -> Finding:
         # Whether one really works only its self-test says, which the supervisor makes when it starts.
         return Finding(OK, "memory limits", f"candidates: {' '.join(candidates)} (engine info shows the one in use)")
     return Finding(WARNING, "memory limits", "nothing can hold them", "see kernel module, BPF and control groups above")
+
+
+def _kernel_log(root: str) -> Finding:
+    """Where the supervisor tells of crossed limits, beside its own log and the events."""
+    subject, events = "kernel log", "engine events tells of crossed limits all the same"
+    if (_read(f"{root}/proc/sys/kernel/printk_devkmsg") or "").strip() == "off":
+        fix = f"sysctl kernel.printk_devkmsg=ratelimit; {events}"
+        return Finding(WARNING, subject, "programs may not write to it (printk_devkmsg is off)", fix)
+    try:
+        os.close(os.open(f"{root}/dev/kmsg", os.O_WRONLY | os.O_CLOEXEC))
+    except FileNotFoundError:
+        return Finding(WARNING, subject, "there is no /dev/kmsg", f"mknod -m 644 /dev/kmsg c 1 11; {events}")
+    except OSError as error:
+        return Finding(WARNING, subject, f"/dev/kmsg cannot be written: {error.strerror}", events)
+    return Finding(OK, subject, "crossed memory limits are told in it")
 
 
 def _autogroup(root: str) -> Finding:

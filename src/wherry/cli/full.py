@@ -69,7 +69,7 @@ def _arguments(option: Option) -> dict[str, Any]:
     how: dict[str, Any] = {"help": option.help.replace("%", "%%")}
     if not option.takes_value:
         return {**how, "action": "store_true"}
-    how |= {"type": _typed(option.type), "choices": option.choices, "metavar": option.metavar}
+    how |= {"type": _typed(option), "choices": option.choices, "metavar": option.metavar}
     if option.count:
         how["nargs"] = option.count
     if option.names[0].startswith("-"):
@@ -79,11 +79,13 @@ def _arguments(option: Option) -> dict[str, Any]:
     return how
 
 
-def _typed(convert: Callable[[str], Any]) -> Callable[[str], Any]:
+def _typed(option: Option) -> Callable[[str], Any]:
     def typed(text: str) -> Any:
         try:
-            return convert(text)
+            return option.value(text)
         except BadValue as error:
+            if option.choices is not None and text:
+                return text  # argparse says it better
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return typed

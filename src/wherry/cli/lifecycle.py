@@ -19,11 +19,14 @@ _AT_ONCE = 16
 def add_stop(parser: Parser) -> None:
     parser.description = (
         "Ask containers to end (SIGTERM), end them after a while (SIGKILL), and wait until they have. Several are\n"
-        "stopped at the same time. Prints the name of each; 1 is the exit code if one could not be stopped."
+        "stopped at the same time. Prints the name of each; 1 is the exit code if one could not be stopped.\n\n"
+        "Without --time (and without a StopTimeout from an API client) it is 10 s, and one whose first process has\n"
+        "made no arrangement for the signal, which the kernel then drops, is killed at once: with --time never before\n"
+        "that time. An error says what is left when a process has not ended 10 s after SIGKILL."
     )
     add_names(parser, many=True, running=True)
     parser.option(
-        "-t", "--time", metavar="S", type=values.seconds, help="seconds between SIGTERM and SIGKILL (default: 10)"
+        "-t", "--time", metavar="S", type=values.stop_seconds, help="seconds from SIGTERM to SIGKILL, -1: no SIGKILL"
     )
     parser.run = stop
 

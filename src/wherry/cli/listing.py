@@ -45,14 +45,14 @@ _WORDS = {"hard_limit": "hard limit", "oom": "out of memory"}
 def _state(container: Container) -> str:
     """The state with why and how it ended, and a mark when its log cannot be written.
 
-    "exited (7)", "exited (stopped, 137)", "exited (signal SIGKILL)", "running (log error)".
+    "exited (7)", "exited (stopped, 137)", "exited (signal SIGKILL)", "running (being killed)", "running (log error)".
     """
     return _state_alone(container) + (" (log error)" if container.log_error else "")
 
 
 def _state_alone(container: Container) -> str:
     if container.state != "exited":
-        return container.state
+        return container.state + (" (being killed)" if container.being_killed else "")
     if container.reason == "signaled" and container.signal:
         return f"exited (signal {_signal_name(container.signal)})"
     if container.reason in _WORDS:

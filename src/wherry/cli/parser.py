@@ -58,7 +58,13 @@ class Option:
         self.completer: Callable[..., list[str]] | None = how.get("completer")
 
     def value(self, text: str) -> Any:
-        """What ``text`` stands for; raises BadValue."""
+        """What ``text`` stands for; raises BadValue.
+
+        An empty text is no option's value: it comes from an empty variable of the caller's, and would silently mean the
+        default (to kill: SIGKILL).
+        """
+        if not text and self.names[0].startswith("-"):
+            raise BadValue("the value is empty")
         value = self.type(text)
         if self.choices is not None and value not in self.choices:
             raise BadValue(text)

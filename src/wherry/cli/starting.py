@@ -7,6 +7,7 @@ import os
 from wherry import errors
 from wherry.cli import placement, terminal, values
 from wherry.client import Client
+from wherry.defaults import PIDS_LIMIT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ def _add(parser: Parser, description: str) -> None:
     parser.option("--memory-reservation", metavar="SIZE", type=values.size, help=about_reservation)
     about_swap = "memory and swap together (-1: any; default: twice --memory)"
     parser.option("--memory-swap", metavar="SIZE", type=values.swap, help=about_swap)
-    parser.option("--pids-limit", metavar="N", type=values.pids, help="most processes (-1: no limit)")
+    about_pids = f"most processes and threads (default: {PIDS_LIMIT} or the supervisor's; -1: no limit)"
+    parser.option("--pids-limit", metavar="N", type=values.pids, help=about_pids)
     _add_cpu_options(parser)
     _add_command_options(parser)
     _add_container_options(parser)
@@ -93,9 +95,9 @@ def _add_cpu_options(parser: Parser) -> None:
     parser.option("--cpus", metavar="N", type=values.cpus, help="most CPU time, in CPUs (0.5: half of one)")
     about_shares = "weight against others, in place of --nice (1024 is nice 0)"
     parser.option("-c", "--cpu-shares", metavar="N", type=values.shares, help=about_shares)
-    parser.option("--cpuset-cpus", metavar="LIST", default="", help="the CPUs it runs on, such as 0-3,7")
+    parser.option("--cpuset-cpus", metavar="LIST", help="the CPUs it runs on, such as 0-3,7")
     about_policy = "other, batch, idle (what nobody else wants), fifo:N or rr:N (real time, N from 1 to 99)"
-    parser.option("--sched-policy", metavar="POLICY", default="", help=about_policy)
+    parser.option("--sched-policy", metavar="POLICY", help=about_policy)
     about_io = "share of a disk's time, 10 to 1000 (for disks with the scheduler bfq)"
     parser.option("--io-weight", metavar="N", type=values.io_weight, help=about_io)
 
@@ -104,19 +106,21 @@ def _add_command_options(parser: Parser) -> None:
     parser.group("the command")
     about_env = "set a variable; without =V your own value"
     parser.option("-e", "--env", metavar="K[=V]", repeats=True, help=about_env)
-    parser.option("-w", "--workdir", metavar="DIR", default="", help="working directory in the container")
-    parser.option("-u", "--user", metavar="USER[:GROUP]", default="", help="name or number, from its /etc/passwd")
+    parser.option("-w", "--workdir", metavar="DIR", help="working directory in the container")
+    parser.option("-u", "--user", metavar="USER[:GROUP]", help="name or number, from its /etc/passwd")
 
 
 def _add_container_options(parser: Parser) -> None:
     parser.group("the container")
-    parser.option("--hostname", metavar="NAME", default="", help="host name (default: the container's name)")
+    parser.option("--hostname", metavar="NAME", help="host name (default: the container's name)")
     parser.flag("--init", help="run a small init before the command, to reap zombies")
     about_network = "none: loopback only; host: the host's"
     parser.option("--network", metavar="none|host", choices=["none", "host"], default="none", help=about_network)
     parser.flag("--read-only", help="mount the root file system read-only")
     parser.flag("--rm", help="remove the container when it ends")
     parser.flag("--rw-rootfs", help="run on the directory ROOTFS itself")
+    about_security = "seccomp=FILE, a profile in place of docker's, or seccomp=unconfined"
+    parser.option("--security-opt", metavar="OPT", repeats=True, help=about_security)
     parser.option("--tmpfs", metavar="DIR[:OPTS]", repeats=True, help="mount a tmpfs (size=1m,...)")
     about_volume = "show a host path in the container"
     parser.option("-v", "--volume", metavar="HOST:CTR[:ro]", repeats=True, help=about_volume)
@@ -142,7 +146,10 @@ def parse(parser: Parser, words: Sequence[str], found: Namespace) -> None:
     parser.parse(options, found)
     if len(others) < 3:
         missing = ("NAME", "ROOTFS", "COMMAND")[len(others) :]
-        parser.error(f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing")
+        from wherry.cli import hints  # noqa: PLC0415 (only when something is wrong)
+
+        hint = hints.order(others[0]) if others else ""
+        parser.error(f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing{hint}")
     if others[-1] in {"--soft-mib", "--hard-mib"} and "--" not in words[: len(words) - len(others)]:
         parser.error(f"{others[-1]}: a value is missing (put -- before COMMAND to pass the word to it)")
     found.name, found.rootfs, found.command, *found.arguments = others
@@ -178,6 +185,7 @@ def _options(args: Namespace) -> Options:
         "cpuset_cpus": args.cpuset_cpus,
         "sched_policy": args.sched_policy,
         "io_weight": args.io_weight,
+        "security_opt": args.security_opt,
         "env": args.env,
         "working_dir": args.workdir,
         "user": args.user,
@@ -202,8 +210,9 @@ def start(args: Namespace) -> int:
         with Client(args.socket) as client:
             started = client.start(args.name, args.rootfs, [args.command, *args.arguments], **_options(args))
     except errors.WherryError as error:
-        return _cannot_start(args.name, error)
+        return _cannot_start(args, error)
     print(terminal.escaped(f"OK: {started.name} started, pid={started.pid}"))
+    _mention_missing_input(args)
     return 0
 
 
@@ -211,6 +220,12 @@ def run(args: Namespace) -> int:
     from wherry.cli.interrupts import Interrupts  # noqa: PLC0415 (start does not wait for anything)
 
     known: list[StartedContainer] = []
+    written: list[int] = []
+
+    def write(stream: int, data: bytes | memoryview) -> None:
+        written[:] = [stream]
+        terminal.write_all(stream, data)
+
     try:
         with Client(args.socket) as client, Interrupts(client) as interrupts:
 
@@ -219,11 +234,9 @@ def run(args: Namespace) -> int:
                 interrupts.aim_at(started)
 
             command = [args.command, *args.arguments]
-            result = client.run(
-                args.name, args.rootfs, command, on_output=terminal.write_all, on_start=on_start, **_options(args)
-            )
+            result = client.run(args.name, args.rootfs, command, on_output=write, on_start=on_start, **_options(args))
     except errors.WherryError as error:
-        return _lost(args.name, error) if known else _cannot_start(args.name, error)
+        return _lost(args.name, error) if known else _cannot_start(args, error)
     except BrokenPipeError:
         terminal.complain(f"nobody reads the output any more; {args.name} goes on without it")
         return 125
@@ -232,6 +245,8 @@ def run(args: Namespace) -> int:
         return 125
     if result.error or result.reason in _MEMORY_ENDS:
         terminal.complain(f"{args.name}: {result.error or _MEMORY_ENDS[result.reason]}")
+    elif result.exit_code == 0 and not written:
+        _mention_missing_input(args)
     if result.lost_bytes:
         lost = f"at least {result.lost_bytes} bytes of its output are lost"
         terminal.complain(f"{args.name}: {lost} (exit code {result.exit_code})")
@@ -239,12 +254,27 @@ def run(args: Namespace) -> int:
     return result.exit_code
 
 
-def _cannot_start(name: str, error: errors.WherryError) -> int:
-    text = str(error)
+def _cannot_start(args: Namespace, error: errors.WherryError) -> int:
+    name, text = args.name, str(error)
     if not isinstance(error, errors.Unavailable) and not text.startswith("cannot start "):
         text = f"cannot start {name}: {text}"
+    if isinstance(error, errors.InvalidRequest):
+        from wherry.cli import hints  # noqa: PLC0415 (only when something is wrong)
+
+        text += hints.order(name, args.rootfs)
     terminal.complain(text)
     return error.exit_code
+
+
+def _mention_missing_input(args: Namespace) -> None:
+    """To somebody at a terminal, who may have expected to type into the container."""
+    if not (os.isatty(0) and os.isatty(1)):
+        return
+    from wherry.cli import hints  # noqa: PLC0415 (not for scripts)
+
+    if hints.reads_input(args.command, args.arguments):
+        text = f"standard input is not supported yet: {args.command} finds nothing to read there and ends"
+        terminal.complain(f"{args.name}: {text}")
 
 
 def _lost(name: str, error: errors.WherryError) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-from wherry import errors
 from wherry.cli import template, terminal
 from wherry.cli.names import complete_running
 from wherry.client import Client
@@ -19,7 +18,9 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """Show what containers use, all that run or those named: once a second until interrupted.
 
-CPU is a share of one CPU; memory is what is charged to the control group, without page cache that could go at once.
+CPU is a share of one CPU. Memory is what the limit that kills is held against: with a hard limit what its enforcer
+counts (engine info: kmod and bpf sum VmRSS), else what is charged to the control group, without page cache that could
+go at once.
 LOG IN is what has been captured, HELD what is in the buffer, MOST its high-water mark, LOST what gave way; FULL says
 how often and how long the buffer was full.
 """
@@ -53,15 +54,8 @@ def show(args: Namespace) -> int:
 
 
 def _sample(client: Client, names: list[str]) -> Sample:
-    found: Sample = {}
-    for name in names or [container.name for container in client.ps(running=True)]:
-        try:
-            found[name] = client.stats(name)
-        except errors.NotFound:
-            if names:
-                raise
-            # removed in this moment
-    return found
+    found = client.stats_of(names)
+    return dict(zip(names or [each["name"].lstrip("/") for each in found], found, strict=True))
 
 
 def _rendered(form: str, before: Sample, now: Sample) -> str:

@@ -25,9 +25,12 @@ def add_supervisor(parser: Parser) -> None:
     parser.option(
         "--prepared", metavar="N", type=values.count, default=2, help="containers prepared ahead (default: 2)"
     )
+    parser.flag("--allow-containers", help="let processes of containers that have the socket drive this supervisor")
     about = "who holds memory limits (default: auto, the first of the others that passes its self-test)"
     choices = ["auto", "kmod", "bpf", "cgroup"]
     parser.option("--memory-enforcer", metavar="|".join(choices), choices=choices, default="auto", help=about)
+    about_pids = f"processes of a container that is started without --pids-limit (default: {defaults.PIDS_LIMIT})"
+    parser.option("--default-pids-limit", metavar="N", type=values.pids, default=defaults.PIDS_LIMIT, help=about_pids)
     parser.run = supervise
 
 
@@ -43,4 +46,6 @@ def supervise(args: Namespace) -> int:
         debug=args.debug,
         prepared=args.prepared,
         enforcer=args.memory_enforcer,
+        allow_containers=args.allow_containers,
+        pids_limit=args.default_pids_limit if args.default_pids_limit > 0 else None,
     )

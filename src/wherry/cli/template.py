@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     Fields = Mapping[str, Callable[[T], str]]
 
 _TABLE = "table "
-_ACTION = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 _INSIDE = re.compile(r"(json\s+)?\.(\w*)", re.ASCII)
 
 
@@ -47,10 +46,10 @@ def parse(text: str, fields: Collection[str]) -> list[Part]:
     text = text.removeprefix(_TABLE)
     parts: list[Part] = []
     position = 0
-    for match in _ACTION.finditer(text):
-        parts += _literal(text[position : match.start()])
-        parts.append(_field(match[1].strip(), fields))
-        position = match.end()
+    while (begin := text.find("{{", position)) >= 0 and (end := text.find("}}", begin + 2)) >= 0:
+        parts += _literal(text[position:begin])
+        parts.append(_field(text[begin + 2 : end].strip(), fields))
+        position = end + 2
     return parts + _literal(text[position:])
 
 

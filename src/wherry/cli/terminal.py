@@ -85,7 +85,9 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
             # A terminal that another program sharing it has made non-blocking.
             import select  # noqa: PLC0415
 
-            select.select([], [fd], [])
+            writable = select.poll()  # not select(2): a descriptor that we inherit may be above 1,023
+            writable.register(fd, select.POLLOUT)
+            writable.poll()
 
 
 def discard_output() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from wherry.cli.parser import BadValue
 from wherry.client import MAX_MIB
+from wherry.wire.arguments import parse_size
 
 _DIGITS = frozenset("0123456789")
 
@@ -31,17 +32,14 @@ def mib(text: str) -> int:
     return number
 
 
-_SIZES = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
-
-
 def size(text: str) -> int:
     """A number of bytes as docker takes it: 1073741824, 64m, 64MB, 1.5g, 64MiB."""
-    word = text.lower().removesuffix("b").removesuffix("i")
-    unit = word[-1:] if word[-1:] in _SIZES else ""
-    number = _decimal(word.removesuffix(unit))
-    if number is None or number <= 0 or (text.lower().endswith("ib") and not unit):
-        raise BadValue(f"{text!r} is not a size above 0, such as 64m or 1g")
-    return int(number * _SIZES[unit or "b"])
+    try:
+        if (number := parse_size(text)) > 0:
+            return number
+    except ValueError:
+        pass
+    raise BadValue(f"{text!r} is not a size above 0, such as 64m or 1g")
 
 
 def swap(text: str) -> int:
@@ -90,9 +88,9 @@ def _between(text: str, least: int, most: int) -> int:
 
 
 def pids(text: str) -> int:
-    """A number of processes; -1 is unlimited, as docker has it."""
+    """A number of processes; 0 and -1 are unlimited, as docker has it."""
     number = _whole(text)
-    if number is None or (number < 1 and number != -1):
+    if number is None or number < -1:
         raise BadValue(f"{text!r} is not a whole number above 0 (or -1 for no limit)")
     return number
 
@@ -111,6 +109,11 @@ def seconds(text: str) -> float:
     if number is None or number >= 1e9:
         raise BadValue(f"{text!r} is not a number of seconds from 0 up")
     return number
+
+
+def stop_seconds(text: str) -> float:
+    """A span in seconds; -1 for ever."""
+    return -1.0 if text == "-1" else seconds(text)
 
 
 def tail(text: str) -> int | None:

@@ -7,10 +7,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from wherry.experiments import hogs, theory
+from wherry.experiments import disturbance, hogs, theory
 from wherry.experiments.lab import Sample
 from wherry.experiments.model import Conclusion, Data, Plot, Series, Settings, Table
 from wherry.experiments.setup import autogroup_is_on, own_cpu_group
@@ -27,11 +27,11 @@ _PROCESS, _CONTAINER, _BARE = (
     "no container, two sessions",
 )
 _BURN = "while True: pass"
-_BY_ITSELF = ["/bin/sh", "-c", f"renice -n {_NICE} -p $$ >/dev/null; exec /cpu_hog 1000000"]
+_BY_ITSELF = ["/bin/sh", "-c", f"renice -n {_NICE} -p $$ >/dev/null; exec {' '.join(hogs.FOREVER)}"]
 
 
 class Autogroup:
-    """``data``: ``arrangements`` {name: {windows, weights}}, ``weights`` being what the competitors should have."""
+    """``data``: ``arrangements`` {name: {windows, others, weights}}, ``weights`` being what competitors should have."""
 
     name = "autogroup"
     title = "nice 0 against nice 15: of the process, of the container, of sessions without containers"
@@ -75,14 +75,12 @@ class Autogroup:
 
     @staticmethod
     def _bare(lab: Lab, data: Data, weights: dict[str, float]) -> None:
-        windows: list[dict[str, float]] = []
-        data["arrangements"][_BARE] = {"weights": weights, "windows": windows}
+        found = data["arrangements"][_BARE] = {"weights": weights}
         with _sessions({"nice0": 0, "nice15": _NICE}, lab.settings.cpu) as pids:
             hogs.settle(lab)
-            for _ in range(lab.settings.repeat):
-                before = _sample(pids)
-                lab.sleep_until(before.at + data["seconds"])
-                windows.append(_sample(pids).since(before))
+            hogs.measure_windows(
+                lab, list(pids), found, data["seconds"], lab.settings.repeat, sample=lambda: _sample(pids)
+            )
 
     def conclude(self, data: Data) -> Conclusion:
         measured = {name: each for name, each in data.get("arrangements", {}).items() if each.get("windows")}
@@ -93,13 +91,16 @@ class Autogroup:
         rows = [(name, predicted[name], *spreads[name], spreads[name][0] - predicted[name]) for name in measured]
         columns = ("ARRANGEMENT", "PREDICTED %", "MEASURED %", "LEAST %", "GREATEST %", "ERROR POINTS")
         first = next(iter(measured.values()))
-        every = [window for each in measured.values() for window in each["windows"]]
-        noise = [hogs.repeats(first["windows"], data["seconds"]), hogs.disturbance(every)]
+        against = {
+            name: disturbance.of_windows(each["windows"], each.get("others", [])) for name, each in measured.items()
+        }
+        noise = [hogs.repeats(first["windows"], data["seconds"])]
+        noise += [sentence for each in measured.values() for sentence in disturbance.repeated(each)]
         return Conclusion(
             tables=[Table(title="Share of the one with nice 15", columns=columns, rows=rows, bar="MEASURED %")],
             plots=[_plot(predicted, spreads)],
-            findings=_findings(data, predicted, spreads),
-            noise=[sentence for sentence in noise if sentence],
+            findings=_findings(data, predicted, spreads, against),
+            noise=noise,
         )
 
 
@@ -147,9 +148,17 @@ def _plot(predicted: dict[str, float], spreads: dict[str, tuple[float, float, fl
     )
 
 
-def _findings(data: Data, predicted: dict[str, float], spreads: dict[str, tuple[float, float, float]]) -> list[str]:
+def _findings(
+    data: Data,
+    predicted: dict[str, float],
+    spreads: dict[str, tuple[float, float, float]],
+    against: Mapping[str, str | None],
+) -> list[str]:
     found = []
     for name, (median, _, _) in spreads.items():
+        if why := against[name]:
+            found.append(disturbance.inconclusive(why, f"{name[0].upper()}{name[1:]}"))
+            continue
         agrees = abs(median - predicted[name]) <= 3
         found.append(
             f"{name[0].upper()}{name[1:]}: nice 15 got {median:.1f} % of the CPU, "

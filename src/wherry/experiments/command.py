@@ -58,7 +58,7 @@ def run(request: Request) -> int:
         )
         runner.check(experiments, settings)
         requirements.check()  # last: it loads them, which takes a second
-        folder = _make_folder(request.out or _default_folder(request.names))
+        folder = make_folder(request.out or _default_folder(request.names), is_given=bool(request.out))
         results = _run_all(client, experiments, settings, request, folder)
     if request.as_json:
         from wherry.experiments import report  # noqa: PLC0415 (jinja2)
@@ -116,11 +116,14 @@ def _default_folder(names: Sequence[str]) -> str:
     return f"experiment-{time.strftime('%Y%m%d-%H%M%S')}-{names[0]}"
 
 
-def _make_folder(path: str) -> str:
-    """Raises BadSettingsError when nothing can be written there."""
-    made = not os.path.isdir(path)
+def make_folder(path: str, *, is_given: bool) -> str:
+    """Raises BadSettingsError when nothing can be written there.
+
+    One that the user did not name must be new: in /tmp somebody else may have guessed its name, and put a link there.
+    """
+    made = not os.path.lexists(path)
     try:
-        os.makedirs(path, exist_ok=True)
+        os.makedirs(path, exist_ok=is_given)
         probe = os.path.join(path, f".probe-{os.getpid()}")
         os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         os.unlink(probe)

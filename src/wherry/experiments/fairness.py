@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from wherry.experiments import hogs, theory
+from wherry.experiments import disturbance, hogs, theory
 from wherry.experiments.model import Conclusion, Data, Plot, Series, Settings, Table
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ _SECONDS = 4.0
 
 
 class Fairness:
-    """``data``: ``runs`` {number of containers as text: {windows}}."""
+    """``data``: ``runs`` {number of containers as text: {windows, others}}."""
 
     name = "fairness"
     title = "equal containers on one CPU: how equal their shares are"
@@ -54,15 +54,19 @@ class Fairness:
         summary = {count: _Summary(count, windows) for count, windows in runs.items()}
         rows = [(count, *each.index, 100 / count, each.least, each.greatest) for count, each in summary.items()]
         columns = ("CONTAINERS", "JAIN", "LEAST", "GREATEST", "FAIR SHARE %", "LEAST SHARE %", "GREATEST SHARE %")
-        every = [window for windows in runs.values() for window in windows]
-        others = [each for found in data["runs"].values() for each in found.get("others", [])]
-        disturbance = hogs.disturbance(every, others)
-        noise = [hogs.repeats(next(iter(runs.values())), data["seconds"]), disturbance]
+        against = {
+            count: disturbance.of_windows(runs[count], data["runs"][str(count)].get("others", [])) for count in runs
+        }
+        noise = [hogs.repeats(next(iter(runs.values())), data["seconds"])]
+        noise += [each for found in data["runs"].values() for each in disturbance.repeated(found)]
         return Conclusion(
             tables=[Table(title="Jain's fairness index", columns=columns, rows=rows, bar="JAIN")],
             plots=[_index_plot(summary), _share_plot(summary)],
-            findings=_findings(summary),
-            noise=[sentence for sentence in noise if sentence],
+            findings=[
+                *_findings({count: each for count, each in summary.items() if not against[count]}),
+                *(disturbance.inconclusive(why, f"{count} containers") for count, why in against.items() if why),
+            ],
+            noise=noise,
         )
 
 

@@ -4,89 +4,118 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from wherry.experiments import hostload
+from wherry.experiments import disturbance
 from wherry.experiments.lab import Lab, Sample
 from wherry.experiments.theory import shares, spread
 
 if TYPE_CHECKING:
     from wherry.experiments.model import Data
 
-FOREVER = ["/cpu_hog", "1000000"]
+FOREVER = ["/cpu_hog", "--wall", "1000000"]
+"""By wall time, so that even one that hardly gets any CPU time says now and then how far it has come."""
 WARM_UP = 1.0
 """Seconds between the start of the last container and the first window."""
-_STEP = 0.5
-_DONE = re.compile(r"^cpu_hog: done, ([0-9]+) rounds of [0-9]+ steps in ([0-9.]+) s$", re.MULTILINE)
+STEP = 0.5
+"""Seconds between two points of a time line."""
+_DONE = re.compile(
+    r"^cpu_hog: done, ([0-9]+) rounds of [0-9]+ steps, ([0-9.]+) s of CPU time, ([0-9.]+) s of wall time$",
+    re.MULTILINE,
+)
 _LINE = re.compile(r"^(\S+) cpu_hog: second [0-9]+ of [0-9]+, ([0-9]+) rounds$", re.MULTILINE)
-_OTHERS = 3.0  # percent of a CPU
+
+TakeSample = Callable[[], Sample]
+Window = tuple[dict[str, float], "float | None"]
+"""CPUs by name, and the part of the CPU that others used."""
+Reason = Callable[[Sequence[Mapping[str, float]], "Sequence[float | None]"], "str | None"]
+"""What there is to say against windows and what others used in them."""
 
 
-def measure_windows(lab: Lab, names: Sequence[str], data: Data, seconds: float, repeat: int) -> None:
+def measure_windows(
+    lab: Lab,
+    names: Sequence[str],
+    data: Data,
+    seconds: float,
+    repeat: int,
+    *,
+    step: float | None = None,
+    sample: TakeSample | None = None,
+    reason: Reason = disturbance.of_windows,
+) -> None:
     """``repeat`` windows one right after the other, each into ``data["windows"]``: CPUs by name.
 
-    ``data["timeline"]`` gets the same in steps of half a second, ``at`` in seconds since the first window began.
-    ``data["others"]`` gets the part of ``settings.cpu``, to which the containers are taken to be pinned, that other
-    processes (and the host of a virtual machine) used in each window.
+    ``data["timeline"]`` gets the same in steps of ``step`` seconds (None: of a window; looking takes CPU time from what
+    is measured), ``at`` in seconds since the first window began. ``data["others"]`` gets the part of ``settings.cpu``,
+    to which the containers are taken to be pinned, that other processes (and the host of a virtual machine) used in
+    each window. A window that ``reason`` has something against is measured again, as many in all as were asked for
+    (``data["again"]``). ``sample`` looks at what is no container.
     """
     windows, timeline = data.setdefault("windows", []), data.setdefault("timeline", [])
     others: list[float | None] = data.setdefault("others", [])
-    last = lab.sample(names)
+    look = sample or partial(lab.sample, names)
+    last = look()
     begin = data.setdefault("began", last.at)
+
+    def measure() -> Window:
+        nonlocal last
+        watch, opened = disturbance.Watch([lab.settings.cpu]), last
+        last = follow(lab, look, opened, seconds, timeline, begin, step or seconds)
+        window = last.since(opened)
+        return window, watch.others(sum(window.values()) * (last.at - opened.at))
+
+    repeats = disturbance.Repeats(lab, data, repeat)
     for number in range(repeat):
         lab.doing(f"window {number + 1} of {repeat}")
-        busy = hostload.busy_seconds(lab.settings.cpu)
-        opened, last = last, follow(lab, names, last, seconds, timeline, begin)
-        windows.append(last.since(opened))
-        others.append(_others(busy, hostload.busy_seconds(lab.settings.cpu), last.at - opened.at, windows[-1]))
-
-
-def _others(before: float | None, after: float | None, seconds: float, window: Mapping[str, float]) -> float | None:
-    if before is None or after is None or seconds <= 0:
-        return None
-    return max((after - before) / seconds - sum(window.values()), 0.0)
-
-
-def disturbance(windows: Sequence[Mapping[str, float]], others: Sequence[float | None] = ()) -> str | None:
-    """A sentence when the containers did not have their one CPU for themselves: by what others were seen to use there,
-    else by what they did not get.
-    """
-    seen = [100 * each for each in others if each is not None]
-    if seen and max(seen) >= _OTHERS:
-        return f"Other processes used up to {max(seen):.0f} % of the CPU that the containers ran on."
-    missing = [100 * (1 - sum(window.values())) for window in windows]
-    if missing and max(missing) >= _OTHERS:
-        return f"Up to {max(missing):.0f} % of the CPU time went to other processes or was not there (a busy host)."
-    return None
+        window, of_others = repeats.take(measure, lambda found: reason([found[0]], [found[1]]))
+        windows.append(window)
+        others.append(of_others)
 
 
 def rounds_for(lab: Lab, seconds: float) -> int:
-    """As much of cpu_hog's work as takes so many seconds alone: measured in one."""
+    """As much of cpu_hog's work as takes so many seconds of CPU time: measured in one, whoever else runs meanwhile."""
     lab.start("alone", ["/cpu_hog", "1"], cpuset_cpus=str(lab.settings.cpu))
     lab.wait("alone")
-    rounds, took = done(lab, "alone")
+    alone = done(lab, "alone")
     lab.remove(["alone"])
-    return max(round(rounds / took * seconds), 1)
+    return max(round(alone.rounds / alone.cpu * seconds), 1)
 
 
-def done(lab: Lab, name: str) -> tuple[int, float]:
-    """Rounds and seconds of a cpu_hog that has ended. Raises RuntimeError when it was killed before its last line."""
+class Done(NamedTuple):
+    """What a cpu_hog has done, and the seconds of CPU time and of wall time that it took."""
+
+    rounds: int
+    cpu: float
+    wall: float
+
+
+def done(lab: Lab, name: str) -> Done:
+    """Of a cpu_hog that has ended. Raises RuntimeError when it was killed before its last line."""
     match = _DONE.search(lab.output(name))
     if match is None:
         raise RuntimeError(f"{lab.name(name)} has not said that it is done")
-    return int(match[1]), float(match[2])
+    return Done(int(match[1]), float(match[2]), float(match[3]))
 
 
-def follow(lab: Lab, names: Sequence[str], last: Sample, seconds: float, timeline: list[Data], begin: float) -> Sample:
+def follow(
+    lab: Lab,
+    look: TakeSample,
+    last: Sample,
+    seconds: float,
+    timeline: list[Data],
+    begin: float,
+    step: float = STEP,
+) -> Sample:
     """Take samples for ``seconds`` and return the last; ``timeline`` gets what was used from each to the next."""
-    count = max(round(seconds / _STEP), 1)
+    count = max(round(seconds / step), 1)
     start = last.at
     for number in range(1, count + 1):
         lab.sleep_until(start + seconds * number / count)
-        now = lab.sample(names)
+        now = look()
         timeline.append({"at": now.at - begin, "from": last.at - begin, "cpus": now.since(last)})
         last = now
     return last

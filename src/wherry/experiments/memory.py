@@ -10,14 +10,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wherry import errors
 from wherry.client import Client
-from wherry.experiments import theory
+from wherry.experiments import disturbance, theory
 from wherry.experiments.lab import Lab
 from wherry.experiments.model import Conclusion, Data, Mark, Plot, Series, Settings, Table
+from wherry.experiments.setup import online_cpus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +35,8 @@ _SAMPLE = 0.02
 
 class Memory:
     """``data``: ``runs`` [{enforcer, samples [[seconds, bytes]], soft {at, bytes} or None, death (inspect's
-    MemoryDeath), died (seconds), reason}], ``refused`` {enforcer: why it is not there}.
+    MemoryDeath), died (seconds), reason, others (part of the machine's CPU time)}], ``refused`` {enforcer: why it is
+    not there}.
     """
 
     name = "memory"
@@ -62,10 +65,12 @@ class Memory:
                 if isinstance(found, str):
                     data["refused"][enforcer] = found
                     continue
+                again = disturbance.Repeats(lab, data, lab.settings.repeat)
                 for number in range(lab.settings.repeat):
                     lab.doing(f"{enforcer}: run {number + 1} of {lab.settings.repeat}")
                     with lab.elsewhere(found) as there:
-                        data["runs"].append({"enforcer": enforcer, **_grow(there)})
+                        run = again.take(partial(_grow, there), lambda run: _against([run]))
+                        data["runs"].append({"enforcer": enforcer, **run})
 
     def conclude(self, data: Data) -> Conclusion:
         runs: list[Data] = [run for run in data.get("runs", []) if run.get("death")]
@@ -89,10 +94,15 @@ class Memory:
         return Conclusion(
             tables=[Table(title=f"Limits of {_SOFT_MIB} and {_HARD_MIB} MiB", columns=columns, rows=rows)],
             plots=[_plot(firsts, data)],
-            findings=_findings(runs, summary),
+            findings=[
+                sentence
+                for name in enforcers
+                for sentence in _findings(name, [run for run in runs if run["enforcer"] == name], summary[name])
+            ],
             noise=[
                 f"{len(runs) // len(enforcers)} runs by each enforcer: medians and greatest values.",
                 "The plot shows the first of them.",
+                *disturbance.repeated(data),
                 *refused,
             ],
         )
@@ -150,7 +160,7 @@ def _last_line(log: Path) -> str:
 
 def _grow(lab: Lab) -> Data:
     pause = round((lab.settings.seconds or _SECONDS) * 1000 * _STEP_MIB / _HARD_MIB)
-    began_wall = time.time_ns()
+    began_wall, watch, own = time.time_ns(), disturbance.Watch(online_cpus()), disturbance.OwnTime(lab)
     began = time.monotonic()
     samples: list[tuple[float, int]] = []
     command = ["/memory_hog", str(_STEP_MIB), str(pause), str(4 * _HARD_MIB)]
@@ -164,10 +174,12 @@ def _grow(lab: Lab) -> Data:
     events = list(
         lab.client.events(since_ns=began_wall, until_ns=time.time_ns(), filters={"container": lab.name("hog")})
     )
+    others = watch.others(own.seconds())
     lab.remove(["hog"])
     soft = [event for event in events if event.kind == "soft-limit"]
     died = [event.monotonic_ns for event in events if event.kind == "die"]
     return {
+        "others": others,
         "samples": samples,
         "soft": {"at": soft[0].monotonic_ns / 1e9 - began, "bytes": int(soft[0].attributes["rss"])} if soft else None,
         "death": ended["MemoryDeath"],
@@ -217,15 +229,20 @@ def _plot(firsts: Sequence[Data], data: Data) -> Plot:
     )
 
 
-def _findings(runs: Sequence[Data], summary: dict[str, Any]) -> list[str]:
-    found = []
-    for name, (count, soft, _over, greatest, _delay, longest, reasons) in summary.items():
-        text = f"{name}: at the kill the container held at most {max(greatest, 0):.0f} KiB more than its hard limit"
-        if longest is not None:
-            text += f" and it was gone within {longest:.1f} ms of crossing it"
-        found.append(f"{text}; booked as {reasons}, {count} of {count} times.")
-        mine = [run for run in runs if run["enforcer"] == name]
-        before = [run for run in mine if run["soft"] and run["died"] is not None and run["soft"]["at"] < run["died"]]
-        if soft is not None:
-            found.append(f"{name}: the soft event came before the end in {len(before)} of {count} runs.")
+def _against(runs: Sequence[Data]) -> str | None:
+    return disturbance.by_others([run.get("others") for run in runs], disturbance.WITH_KERNEL, pinned=False)
+
+
+def _findings(name: str, runs: Sequence[Data], summary: tuple[Any, ...]) -> list[str]:
+    """Of one enforcer."""
+    if why := _against(runs):
+        return [disturbance.inconclusive(why, name)]
+    count, soft, _over, greatest, _delay, longest, reasons = summary
+    text = f"{name}: at the kill the container held at most {max(greatest, 0):.0f} KiB more than its hard limit"
+    if longest is not None:
+        text += f" and it was gone within {longest:.1f} ms of crossing it"
+    found = [f"{text}; booked as {reasons}, {count} of {count} times."]
+    before = [run for run in runs if run["soft"] and run["died"] is not None and run["soft"]["at"] < run["died"]]
+    if soft is not None:
+        found.append(f"{name}: the soft event came before the end in {len(before)} of {count} runs.")
     return found

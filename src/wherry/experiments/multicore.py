@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
-from wherry.experiments import hogs, theory
+from wherry.experiments import disturbance, hogs, theory
 from wherry.experiments.model import BadSettingsError, Conclusion, Data, Plot, Series, Settings, Table
 from wherry.experiments.setup import online_cpus
 from wherry.weights import weight_of_nice
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from wherry.experiments.lab import Lab
 
 _NICES = (0, 15)
@@ -19,7 +22,8 @@ _MOST_CONTAINERS = 64
 
 class NiceMulticore:
     """``data``: ``cpus``, ``nices`` [two], ``rounds`` and ``alone`` (seconds that they take alone), ``runs`` [{where,
-    cpus, nices {container: nice}, seconds {container: until it was done}}].
+    cpus, nices {container: nice}, seconds {container: until it was done}, cpu {container: seconds of CPU time}, others
+    (part of these CPUs)}].
     """
 
     name = "nice-multicore"
@@ -50,24 +54,38 @@ class NiceMulticore:
         data |= {"alone": alone, "rounds": hogs.rounds_for(lab, alone)}
         data |= {"cpus": cpus, "nices": [low, high], "runs": []}
         pairs = min(cpus, _MOST_CONTAINERS // 2)
+        pair = {f"nice{low}": low, f"nice{high}": high}
+        crowd = {f"{n + 1}-nice{nice}": nice for n in range(pairs) for nice in (low, high)}
+        places = {"one CPU": (1, pair)}
+        if cpus > 1:
+            places |= {f"{cpus} CPUs": (cpus, pair), f"{cpus} CPUs, {2 * pairs} containers": (cpus, crowd)}
+        again = {where: disturbance.Repeats(lab, data, settings.repeat) for where in places}
         for _ in range(settings.repeat):
-            self._run(lab, data, "one CPU", 1, {f"nice{low}": low, f"nice{high}": high})
-            if cpus > 1:
-                self._run(lab, data, f"{cpus} CPUs", cpus, {f"nice{low}": low, f"nice{high}": high})
-                crowd = {f"{n + 1}-nice{nice}": nice for n in range(pairs) for nice in (low, high)}
-                self._run(lab, data, f"{cpus} CPUs, {2 * pairs} containers", cpus, crowd)
+            for where, (count, nices) in places.items():
+                measure = partial(self._run, lab, data, where, count, nices)
+                data["runs"].append(again[where].take(measure, partial(_against, data)))
 
     @staticmethod
-    def _run(lab: Lab, data: Data, where: str, cpus: int, nices: dict[str, int]) -> None:
+    def _run(lab: Lab, data: Data, where: str, cpus: int, nices: dict[str, int]) -> Data:
         lab.doing(where)
         pin = str(lab.settings.cpu) if cpus == 1 else ""
+        watch = disturbance.Watch([lab.settings.cpu] if cpus == 1 else online_cpus())
+        own = disturbance.OwnTime(lab)
         for name, nice in nices.items():
             lab.start(name, ["/cpu_hog", "1000000", str(data["rounds"])], nice=nice, cpuset_cpus=pin)
         for name in nices:
             lab.wait(name)
-        seconds = {name: hogs.done(lab, name)[1] for name in nices}
-        data["runs"].append({"where": where, "cpus": cpus, "nices": nices, "seconds": seconds})
+        done = {name: hogs.done(lab, name) for name in nices}
+        others = watch.others(own.seconds())
         lab.remove(nices)
+        return {
+            "where": where,
+            "cpus": cpus,
+            "nices": nices,
+            "seconds": {name: each.wall for name, each in done.items()},
+            "cpu": {name: each.cpu for name, each in done.items()},
+            "others": others,
+        }
 
     def conclude(self, data: Data) -> Conclusion:
         runs = data.get("runs", [])
@@ -80,14 +98,65 @@ class NiceMulticore:
             for where, found in summary.items()
             for nice in (low, high)
         ]
+        against = {where: _first(_against(data, run) for run in runs if run["where"] == where) for where in summary}
+        sound = {where: found for where, found in summary.items() if not against[where]}
         columns = ("WHERE", "NICE", "PREDICTED S", "MEASURED S", "LEAST S", "GREATEST S", "RATIO")
         repeat = len(runs) // len(summary)
         return Conclusion(
             tables=[Table(title="Until the work was done", columns=columns, rows=rows, bar="MEASURED S")],
             plots=[_plot(summary, (low, high))],
-            findings=_findings(summary, low, high),
-            noise=[f"{repeat} runs each; numbers are medians over runs and containers, intervals least and greatest."],
+            findings=[
+                *_findings(sound, low, high),
+                *(disturbance.inconclusive(why, f"On {where}") for where, why in against.items() if why),
+            ],
+            noise=[
+                f"{repeat} runs each; numbers are medians over runs and containers, intervals least and greatest.",
+                *disturbance.repeated(data),
+            ],
         )
+
+
+_UNEQUAL = 0.1
+"""Part by which CPU seconds of equal work, or times that cannot differ, may do so all the same."""
+
+
+def _against(data: Data, run: Data) -> str | None:
+    """Why a run says nothing: others, or what cannot be."""
+    if why := disturbance.by_others([run.get("others")], pinned=run["cpus"] == 1):
+        return why
+    if why := _against_speed(data, run):
+        return why
+    low, high = data["nices"]
+    ratio = _median(run, high) / _median(run, low)
+    if ratio < 1 - _UNEQUAL:
+        return f"Nice {high} was done in {ratio:.2f} of the time of nice {low}, which no weights explain (a busy host)."
+    if run["cpus"] == 1 and ratio > 2 + _UNEQUAL:
+        return f"Nice {high} took {ratio:.2f} times as long as nice {low} on one CPU, where 2 is the most there can be."
+    return None
+
+
+def _median(run: Data, nice: int) -> float:
+    """Seconds until those with that nice value were done."""
+    return theory.spread([run["seconds"][name] for name, each in run["nices"].items() if each == nice])[0]
+
+
+def _against_speed(data: Data, run: Data) -> str | None:
+    """Equal work takes equal CPU time, and no less wall time than alone."""
+    used: dict[str, float] = run.get("cpu", {})
+    if used and max(used.values()) > min(used.values()) * (1 + 2 * _UNEQUAL):
+        least, most = min(used.values()), max(used.values())
+        return f"Equal work took {least:.2f} to {most:.2f} s of CPU time: CPUs were not equally fast (a busy host)."
+    if run["cpus"] == 1 and used and max(used.values()) > data["alone"] * (1 + 2 * _UNEQUAL):
+        most = max(used.values())
+        return f"The work took {most:.2f} s of CPU time, where {data['alone']:.2f} s were measured out (a busy host)."
+    least = min(run["seconds"].values())
+    if least < data["alone"] * (1 - _UNEQUAL):
+        return f"One was done in {least:.2f} s with work that takes {data['alone']:.2f} s alone (a busy host)."
+    return None
+
+
+def _first(reasons: Iterable[str | None]) -> str | None:
+    return next((why for why in reasons if why), None)
 
 
 def _places(runs: list[Data]) -> list[str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
-from wherry.experiments import hogs, theory
+from wherry.experiments import disturbance, hogs, theory
 from wherry.experiments.model import BadSettingsError, Conclusion, Data, Mark, Plot, Series, Settings, Table
 from wherry.weights import weight_of_nice
 
@@ -18,8 +19,9 @@ _TOLERANCE = 3.0
 
 
 class Nice:
-    """``data``: ``nices`` {container: nice}, ``windows`` and ``timeline`` of ``hogs``, ``work`` {container: rounds a
-    second or None}, ``update`` {who, nice, was, at}: the change in the middle, ``at`` on the time line's clock.
+    """``data``: ``nices`` {container: nice}, ``windows``, ``others`` and ``timeline`` of ``hogs``, ``work`` {container:
+    rounds a second or None}, ``update`` {who, nice, was, at, others}: the change in the middle, ``at`` on the time
+    line's clock.
     """
 
     name = "nice"
@@ -57,18 +59,29 @@ class Nice:
         for name, nice in nices.items():
             lab.start(name, hogs.FOREVER, nice=nice, cpuset_cpus=str(settings.cpu))
         hogs.settle(lab)
-        hogs.measure_windows(lab, list(nices), data, self._seconds(settings), settings.repeat)
+        hogs.measure_windows(lab, list(nices), data, self._seconds(settings), settings.repeat, step=hogs.STEP)
         data["work"] = hogs.work_rates(lab, list(nices))
         self._update(lab, data, nices)
 
     def _update(self, lab: Lab, data: Data, nices: dict[str, int]) -> None:
         who = max(nices, key=lambda name: nices[name])
         to = min(nices.values())
-        last = lab.sample(nices)
-        lab.client.update(lab.name(who), nice=to)
-        lab.doing(f"{who}: nice {to} from now on")
-        data["update"] = {"who": who, "nice": to, "was": nices[who], "at": last.at - data["began"]}
-        hogs.follow(lab, list(nices), last, self._after(lab.settings), data["timeline"], data["began"])
+
+        def change() -> Data:
+            lab.client.update(lab.name(who), nice=nices[who])  # as it was, where this is another attempt
+            last, watch = lab.sample(nices), disturbance.Watch([lab.settings.cpu])
+            lab.client.update(lab.name(who), nice=to)
+            lab.doing(f"{who}: nice {to} from now on")
+            update = {"who": who, "nice": to, "was": nices[who], "at": last.at - data["began"]}
+            data["update"] = update  # as soon as it is there: an interruption may come
+            end = hogs.follow(
+                lab, partial(lab.sample, nices), last, self._after(lab.settings), data["timeline"], data["began"]
+            )
+            used = sum(end.since(last).values()) * (end.at - last.at)
+            return update | {"others": watch.others(used)}
+
+        repeats = disturbance.Repeats(lab, data, 1)
+        data["update"] = repeats.take(change, lambda update: disturbance.by_others([update["others"]]))
 
     def conclude(self, data: Data) -> Conclusion:
         windows = data.get("windows", [])
@@ -77,12 +90,12 @@ class Nice:
         nices: dict[str, int] = data["nices"]
         predicted = theory.shares({name: weight_of_nice(nice) for name, nice in nices.items()})
         measured = hogs.share_spreads(windows)
-        noise = [hogs.repeats(windows, data["seconds"]), hogs.disturbance(windows, data.get("others", []))]
+        why = disturbance.of_windows(windows, data.get("others", []))
         conclusion = Conclusion(
             tables=[self._table(data, predicted, measured)],
             plots=[_shares_plot(nices, predicted, measured), _timeline_plot(data)],
-            findings=_findings(nices, predicted, measured),
-            noise=[sentence for sentence in noise if sentence],
+            findings=disturbance.concluded(why, lambda: _findings(nices, predicted, measured)),
+            noise=[hogs.repeats(windows, data["seconds"]), *disturbance.repeated(data)],
         )
         if "update" in data:
             conclusion.findings.append(_update_finding(data))
@@ -179,6 +192,8 @@ def _update_finding(data: Data) -> str:
     target = theory.shares({name: weight_of_nice(nice) for name, nice in nices.items()})[change["who"]]
     took = hogs.first_at(data["timeline"], change["who"], target, 2 * _TOLERANCE, change["at"])
     what = f"After `update --nice {change['nice']}` on {change['who']} (was {change['was']})"
+    if why := disturbance.by_others([change.get("others")]):
+        return disturbance.inconclusive(why, what)
     if took is None:
         return f"{what} its share did not come to stay within {2 * _TOLERANCE:g} points of {target:.1f} %."
     return f"{what} its share was within {2 * _TOLERANCE:g} points of {target:.1f} %, as predicted, after {took:.2f} s."

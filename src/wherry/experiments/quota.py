@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
-from wherry.experiments import hogs, theory
+from wherry.experiments import disturbance, hogs, theory
 from wherry.experiments.model import Conclusion, Data, Plot, Series, Settings, Table
 
 if TYPE_CHECKING:
@@ -16,8 +19,8 @@ _PERIOD_MS = 100  # the period that --cpus means
 
 
 class Quota:
-    """``data``: ``runs`` {quota as text: {windows, periods, throttled_periods, throttled_ns}}, the counters over all of
-    the windows.
+    """``data``: ``runs`` {quota as text: {windows, others, periods, throttled_periods, throttled_ns, span}}, the
+    counters over all of the windows, which took ``span`` seconds with those that were measured again.
     """
 
     name = "quota"
@@ -44,8 +47,10 @@ class Quota:
             lab.doing(f"--cpus {quota:g}")
             lab.start("hog", hogs.FOREVER, cpus=quota, cpuset_cpus=str(lab.settings.cpu))
             hogs.settle(lab)
-            before = _throttling(lab)
-            hogs.measure_windows(lab, ["hog"], found, data["seconds"], lab.settings.repeat)
+            before, began = _throttling(lab), time.monotonic()
+            reason = partial(_against, quota, data["seconds"])
+            hogs.measure_windows(lab, ["hog"], found, data["seconds"], lab.settings.repeat, reason=reason)
+            found |= {"span": time.monotonic() - began}
             found |= {name: value - before[name] for name, value in _throttling(lab).items()}
             lab.remove(["hog"])
 
@@ -56,7 +61,6 @@ class Quota:
         rows = []
         for quota, found in runs.items():
             median, low, high = _delivered(found)
-            span = data["seconds"] * len(found["windows"])
             rows.append(
                 (
                     float(quota),
@@ -66,19 +70,45 @@ class Quota:
                     median - float(quota),
                     found["periods"],
                     found["throttled_periods"],
-                    100 * found["throttled_ns"] / 1e9 / span,
+                    _stopped(found, data["seconds"]),
                 )
             )
         columns = ("ASKED CPUS", "MEASURED", "LEAST", "GREATEST", "ERROR", "PERIODS", "THROTTLED", "STOPPED %")
         first = next(iter(runs.values()))
-        others = [each for found in runs.values() for each in found.get("others", [])]
-        noise = [hogs.repeats(first["windows"], data["seconds"]), hogs.disturbance([], others)]
+        against = {
+            quota: _against(float(quota), data["seconds"], found["windows"], found.get("others", []))
+            for quota, found in runs.items()
+        }
+        noise = [hogs.repeats(first["windows"], data["seconds"])]
+        noise += [each for found in runs.values() for each in disturbance.repeated(found)]
         return Conclusion(
             tables=[Table(title="CPU time under a quota", columns=columns, rows=rows, bar="MEASURED")],
             plots=[_delivered_plot(runs), _stopped_plot(runs, data["seconds"])],
-            findings=_findings(runs, data["seconds"]),
-            noise=[sentence for sentence in noise if sentence],
+            findings=[
+                *_findings({quota: found for quota, found in runs.items() if not against[quota]}, data["seconds"]),
+                *(disturbance.inconclusive(why, f"--cpus {quota}") for quota, why in against.items() if why),
+            ],
+            noise=noise,
         )
+
+
+def _against(
+    quota: float, seconds: float, windows: Sequence[Mapping[str, float]], others: Sequence[float | None]
+) -> str | None:
+    """Why it says nothing of the quota. A window may begin and end in the middle of a period."""
+    if why := disturbance.by_others(others) or disturbance.of_impossible_windows(windows):
+        return why
+    most = max(window["hog"] for window in windows)
+    if most > quota * (1 + 2 * _PERIOD_MS / 1000 / seconds) + disturbance.OTHERS:
+        return f"The container had {most:.3f} CPUs under a quota of {quota:g}: the clocks do not agree."
+    return None
+
+
+def _stopped(found: Data, seconds: float) -> float:
+    """Percent of the time between the readings of the counters."""
+    stopped: float = found["throttled_ns"] / 1e9
+    span: float = found.get("span", seconds * len(found["windows"]))
+    return 100 * stopped / span
 
 
 def _throttling(lab: Lab) -> dict[str, int]:
@@ -113,7 +143,7 @@ def _delivered_plot(runs: dict[str, Data]) -> Plot:
 
 def _stopped_plot(runs: dict[str, Data], seconds: float) -> Plot:
     quotas = list(runs)
-    stopped = [100 * found["throttled_ns"] / 1e9 / (seconds * len(found["windows"])) for found in runs.values()]
+    stopped = [_stopped(found, seconds) for found in runs.values()]
     return Plot(
         name="quota-stopped",
         kind="bars",
@@ -131,6 +161,8 @@ def _stopped_plot(runs: dict[str, Data], seconds: float) -> Plot:
 
 
 def _findings(runs: dict[str, Data], seconds: float) -> list[str]:
+    if not runs:
+        return []
     errors = {quota: _delivered(found)[0] - float(quota) for quota, found in runs.items()}
     worst = max(errors, key=lambda quota: abs(errors[quota]))
     found = [f"The greatest difference from what was asked is {errors[worst]:+.3f} CPUs, under --cpus {worst}."]
@@ -142,5 +174,5 @@ def _findings(runs: dict[str, Data], seconds: float) -> list[str]:
                 "at a time on average; what arrives in such a pause waits that long."
             )
         else:
-            found.append(f"--cpus {quota}: never stopped in {seconds * len(each['windows']):g} s.")
+            found.append(f"--cpus {quota}: never stopped in {each.get('span', seconds * len(each['windows'])):.3g} s.")
     return found

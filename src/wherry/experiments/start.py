@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
-from wherry.experiments import theory
+from wherry.experiments import disturbance, theory
 from wherry.experiments.model import Conclusion, Data, Plot, Series, Settings, Table
+from wherry.experiments.setup import online_cpus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,8 +24,8 @@ _SLEEP = ["/bin/sleep", "1000000"]
 
 
 class Start:
-    """``data``: ``runs`` {number alive as text: {started [ms], ended [ms]}}, ``floor`` [ms]: the host's own ``true``
-    without a container, nothing where there is none.
+    """``data``: ``runs`` {number alive as text: {started [ms], ended [ms], others (part of the machine's CPU time)}},
+    ``floor`` [ms]: the host's own ``true`` without a container, nothing where there is none.
     """
 
     name = "start"
@@ -55,13 +57,21 @@ class Start:
             for number in range(alive, count):
                 lab.start(f"sleeper{number}", _SLEEP)
             alive = count
-            found: Data = {"started": [], "ended": []}
-            data["runs"][str(count)] = found
-            for number in range(_STARTS * lab.settings.repeat):
-                started, ended = _run(lab, f"run{count}-{number}")
-                found["started"].append(started)
-                found["ended"].append(ended)
-                lab.doing(f"{count} alive")
+            again = disturbance.Repeats(lab, data, lab.settings.repeat)
+            again.take(partial(self._starts, lab, data, count), lambda found: _against([found]))
+
+    @staticmethod
+    def _starts(lab: Lab, data: Data, count: int) -> Data:
+        found: Data = {"started": [], "ended": [], "others": None}
+        data["runs"][str(count)] = found  # as soon as it is there: an interruption may come
+        watch, own = disturbance.Watch(online_cpus()), disturbance.OwnTime(lab)
+        for number in range(_STARTS * lab.settings.repeat):
+            started, ended = _run(lab, f"run{count}-{number}")
+            found["started"].append(started)
+            found["ended"].append(ended)
+            lab.doing(f"{count} alive")
+        found["others"] = watch.others(own.seconds())
+        return found
 
     def conclude(self, data: Data) -> Conclusion:
         runs = {int(count): each for count, each in data.get("runs", {}).items() if each["ended"]}
@@ -76,9 +86,16 @@ class Start:
         return Conclusion(
             tables=[Table(title="One short container", columns=columns, rows=rows, bar="ENDED MS")],
             plots=[_plot(runs, floor)],
-            findings=_findings(runs, floor),
-            noise=[f"{len(next(iter(runs.values()))['ended'])} starts each; medians, and the quartiles beside them."],
+            findings=disturbance.concluded(_against(list(runs.values())), lambda: _findings(runs, floor)),
+            noise=[
+                f"{len(next(iter(runs.values()))['ended'])} starts each; medians, and the quartiles beside them.",
+                *disturbance.repeated(data),
+            ],
         )
+
+
+def _against(found: Sequence[Data]) -> str | None:
+    return disturbance.by_others([each.get("others") for each in found], disturbance.WITH_KERNEL, pinned=False)
 
 
 def _spawn(program: str) -> float:

@@ -14,8 +14,21 @@ from collections.abc import Iterator
 
 from wherry.kernel.libc import call_error
 
-CONTROLLERS = ("memory", "cpu", "cpuacct", "pids", "devices", "freezer", "blkio", "cpuset", "name=systemd")
-"""The version 1 hierarchies that a group gets a directory in. systemd's own is among them: it kills by it."""
+CONTROLLERS = (
+    *("memory", "cpu", "cpuacct", "pids", "devices", "freezer", "blkio", "cpuset", "net_cls", "net_prio"),
+    *("perf_event", "hugetlb", "rdma", "misc"),
+)
+"""The version 1 hierarchies that a group gets a directory in, besides named ones such as systemd's: every one that is
+mounted. A container's cgroup namespace has its root wherever the container is: in a hierarchy without a group of its
+own that would be the group of the shim.
+"""
+INNER = "c"
+"""The name of the group below a container's own that its processes and the root of its cgroup namespace are in: what
+holds the container is above all that it can reach.
+"""
+NESTED_DEPTH = 16
+NESTED_GROUPS = 512
+"""How many groups a container can make below its own on version 2, and how deep; version 1 bounds neither."""
 _V2_CONTROLLERS = ("memory", "cpu", "pids", "io", "cpuset")
 
 # Documentation/admin-guide/cgroup-v1/devices.rst; the numbers: Documentation/admin-guide/devices.txt. As docker and
@@ -67,7 +80,7 @@ def detect(mountinfo: str = "/proc/self/mountinfo") -> Layout:
         if fstype == "cgroup2":
             version2 = version2 or mount
         for option in options.split(",") if fstype == "cgroup" else ():
-            if option in CONTROLLERS:
+            if option in CONTROLLERS or option.startswith("name="):
                 version1.setdefault(option, mount)
     if "memory" in version1 or "pids" in version1:
         # A hybrid host: its version 2 tree has no controllers that matter, but processes are members of it as well.
@@ -93,6 +106,29 @@ class Group:
         self.layout = layout
         self.path = path
         self.directories = layout.directories(path)
+
+    @property
+    def inner(self) -> Group:
+        """The group that a container's processes join, where this one holds the container: see ``INNER``."""
+        return Group(self.layout, f"{self.path}/{INNER}")
+
+    @property
+    def places(self) -> list[str]:
+        """Its directories, each once."""
+        return list(dict.fromkeys(self.directories.values()))
+
+    def create_for_container(self) -> None:
+        """``create``, with the inner group, which gets no controllers on version 2 and so needs none of the care that
+        groups with processes and children need there; what is above counts and limits all that is in it.
+        """
+        self.create()
+        for directory in self.places:
+            _make_directory(f"{directory}/{INNER}")
+            if directory == self.directories.get("cpuset"):
+                _inherit_cpuset(f"{directory}/{INNER}")
+        for name in {"", "unified"} & self.directories.keys():
+            self.write(name, "cgroup.max.depth", NESTED_DEPTH)
+            self.write(name, "cgroup.max.descendants", NESTED_GROUPS)
 
     def create(self) -> None:
         """Make the group and its parents. Raises OSError; what was made before stays and is removed by ``remove``."""
@@ -126,7 +162,7 @@ class Group:
         On version 1 the first such write after idleness waits for an RCU grace period (7 to 11 ms); those right
         behind it do not.
         """
-        return [f"{directory}/cgroup.procs" for directory in dict.fromkeys(self.directories.values())]
+        return [f"{directory}/cgroup.procs" for directory in self.places]
 
     def write(self, controller: str, file: str, value: str | int) -> None:
         """Write one control file. Raises OSError with its path."""
@@ -140,10 +176,19 @@ class Group:
     def read(self, controller: str, file: str) -> str | None:
         """The content of a control file without its newline; None when this kernel does not have it."""
         try:
-            with open(f"{self._directory(controller)}/{file}", encoding="ascii") as control:
-                return control.read().rstrip("\n")
+            # Not open(): its buffers and decoder cost more than the system calls, and stats reads eight files a group.
+            descriptor = os.open(f"{self._directory(controller)}/{file}", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return None
+        try:
+            content = b""
+            while piece := os.read(descriptor, 65536):
+                content += piece
+        except OSError:
+            return None
+        finally:
+            os.close(descriptor)
+        return content.decode("ascii").rstrip("\n")
 
     def read_number(self, controller: str, file: str) -> int | None:
         """The number in a control file; None when it says something else ("max") or this kernel does not have it."""
@@ -157,18 +202,15 @@ class Group:
         return found
 
     def processes(self) -> list[int]:
-        """Host pids of the group's processes; empty when the group is gone."""
+        """Host pids of the group's own processes, without those below it (``cgroup_trees``); empty when it is gone."""
         return _numbers(self.process_files()[0])
 
-    def threads(self) -> list[int]:
-        """Thread ids of the group's processes; empty when the group is gone."""
-        file = "cgroup.threads" if self.layout.version == 2 else "tasks"
-        return _numbers(f"{os.path.dirname(self.process_files()[0])}/{file}")
-
     def remove(self) -> bool:
-        """rmdir in every hierarchy. False when a process still keeps one of them (EBUSY): call again later."""
+        """rmdir in every hierarchy, of a group that has none below it. False when a process still keeps one of them
+        (EBUSY): call again later.
+        """
         done = True
-        for directory in dict.fromkeys(self.directories.values()):
+        for directory in self.places:
             done &= _remove_directory(directory)
         return done
 

@@ -119,6 +119,11 @@ _BPF = {"x86_64": 321, "ppc64le": 361, "s390x": 351}.get(os.uname().machine, 280
 bpf = _syscall("bpf", _BPF, c_int, c_void_p, c_uint)
 
 
+# seccomp(2), likewise.
+_SECCOMP = {"x86_64": 317, "ppc64le": 358, "s390x": 348}.get(os.uname().machine, 277)
+seccomp = _syscall("seccomp", _SECCOMP, c_uint, c_uint, c_char_p)
+
+
 class Buffer:
     """Memory with an address, for system calls whose arguments point to more: ``content``, and zeros up to ``size``."""
 

@@ -6,10 +6,12 @@ a root file system is resolved by the kernel in one call, confined to a root des
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
 from wherry.kernel import libc
+from wherry.kernel.libc import call_error
 
 # include/uapi/linux/openat2.h
 RESOLVE_NO_XDEV = 0x01
@@ -19,6 +21,8 @@ RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
 _ATTEMPTS = 64
+_LINKS_MAX = 40  # MAXSYMLINKS (include/linux/namei.h)
+_STEPS_MAX = 4096  # components of a path and of all links in it
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -51,57 +55,80 @@ def components(path: str) -> list[str]:
     return [part for part in path.split("/") if part not in ("", ".")]
 
 
-def make_directories(root: int, path: str, mode: int = 0o755) -> int:
-    """mkdir -p inside ``root``; returns an O_PATH descriptor of the last directory. Existing directories keep their
-    mode.
+def make_directories(root: int, path: str) -> int:
+    """mkdir -p inside ``root``, through dangling symbolic links; returns an O_PATH descriptor of the last directory.
+    Existing directories keep their mode.
 
-    Raises OSError: ENOTDIR when something else is in the way, ENOENT when a dangling link is, EROFS and so on.
+    Raises OSError: ENOTDIR when something else is in the way, ELOOP, EROFS and so on.
     """
-    try:
-        return open_in_root(root, path, _DIRECTORY)
-    except FileNotFoundError:
-        pass
-    current = ""
-    for name in components(path):
-        parent = open_in_root(root, current or "/", _DIRECTORY)
-        try:
-            current = f"{current}/{name}"
-            if name != "..":
-                _make_directory(parent, name, mode)
-        finally:
-            os.close(parent)
-    return open_in_root(root, path, _DIRECTORY)
-
-
-def _make_directory(parent: int, name: str, mode: int) -> None:
-    try:
-        os.mkdir(name, mode, dir_fd=parent)
-    except FileExistsError:
-        pass
+    return make_mount_point(root, path, directory=True)
 
 
 def make_mount_point(root: int, path: str, directory: bool) -> int:
     """An O_PATH descriptor of a directory or file at ``path`` inside ``root``, made when missing (as docker does for
-    ``-v``).
+    ``-v``); what a dangling symbolic link points to is made inside the root as well.
+
+    Raises OSError: EISDIR or ENOTDIR when it is there and of the other kind, ELOOP, EROFS and so on.
     """
-    if directory:
-        return make_directories(root, path)
     try:
         found = open_in_root(root, path)
     except FileNotFoundError:
-        names = components(path)
-        parent = make_directories(root, "/" + "/".join(names[:-1]))
+        found = _make(root, path, directory)
+    if stat.S_ISDIR(os.fstat(found).st_mode) == directory:
+        return found
+    os.close(found)
+    if directory:
+        raise NotADirectoryError(errno.ENOTDIR, "a directory cannot be mounted on a file", path)
+    raise IsADirectoryError(errno.EISDIR, "a file cannot be mounted on a directory", path)
+
+
+def _make(root: int, path: str, directory: bool) -> int:
+    """Walk ``path`` from the root, making what is missing.
+
+    Links are read and followed here, a bounded number of times, because the kernel follows none that dangles when it
+    makes a directory. Where a link leads is only a name again: each step is resolved by the kernel, confined, so that
+    somebody who changes the tree meanwhile can make us fail but not leave the root.
+    """
+    waiting = components(path)
+    links, steps, current = 0, 0, ""
+    while waiting:
+        name = waiting.pop(0)
+        steps += 1
+        target = None
+        if name != "..":
+            target = _make_one(root, current or "/", name, directory or bool(waiting))
+            links += target is not None
+        if links > _LINKS_MAX or steps > _STEPS_MAX:
+            raise call_error(errno.ELOOP, "openat2", path)
+        if target is None:
+            current = f"{current}/{name}"
+        else:
+            current = "" if target.startswith("/") else current
+            waiting = components(target) + waiting
+    return open_in_root(root, current or "/")
+
+
+def _make_one(root: int, directory: str, name: str, as_directory: bool) -> str | None:
+    """Make ``name`` in a directory if it is not there; if it is a symbolic link, where that leads."""
+    parent = open_in_root(root, directory, _DIRECTORY)
+    try:
+        if as_directory:
+            os.mkdir(name, 0o755, dir_fd=parent)
+        else:
+            # O_EXCL: O_CREAT alone would follow a link.
+            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=parent))
+    except FileExistsError:
         try:
-            # O_EXCL also refuses a dangling symbolic link, which O_CREAT alone would follow.
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            os.close(os.open(names[-1], flags, 0o644, dir_fd=parent))
-        finally:
-            os.close(parent)
-        found = open_in_root(root, path)
-    if stat.S_ISDIR(os.fstat(found).st_mode):
-        os.close(found)
-        raise IsADirectoryError(21, "a file cannot be mounted on a directory", path)
-    return found
+            return os.readlink(name, dir_fd=parent)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # readlink(2): it is no symbolic link
+                raise
+    except OSError as error:
+        error.filename = f"{directory.rstrip('/')}/{name}"  # all of it, not the last component
+        raise
+    finally:
+        os.close(parent)
+    return None
 
 
 def read_small_file(root: int, path: str, limit: int = 1 << 20) -> bytes:
@@ -112,12 +139,12 @@ def read_small_file(root: int, path: str, limit: int = 1 << 20) -> bytes:
     try:
         information = os.fstat(descriptor)
         if not stat.S_ISREG(information.st_mode):
-            raise OSError(22, "not a regular file", path)
+            raise OSError(errno.EINVAL, "not a regular file", path)
         content = b""
         while chunk := os.read(descriptor, limit + 1 - len(content)):
             content += chunk
             if len(content) > limit:
-                raise OSError(27, f"larger than {limit} bytes", path)
+                raise OSError(errno.EFBIG, f"larger than {limit} bytes", path)
         return content
     finally:
         os.close(descriptor)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 
 # rt_sigtimedwait: 137 in asm-generic/unistd.h
+MOST_THREADS = 512
+"""How many threads of a process are looked at. Reading all of 12,000 takes a second and more."""
 _SIGTIMEDWAIT = {"x86_64": b"128"}.get(os.uname().machine, b"137")
 
 
@@ -15,17 +18,32 @@ def receives(pid: int, signal: int) -> bool:
     The kernel drops a signal whose action is the default for such a process, and one that it ignores
     (pid_namespaces(7)). It does reach a handler (SigCgt) and, since a blocked signal is always queued, signalfd(2)
     (SigBlk, per thread). A thread inside sigtimedwait(2) (sigwait, sigwaitinfo) shows in SigBlk its mask without the
-    signals it waits for; one that waits for any is taken to wait for this one. False also when the process is gone.
+    signals it waits for; one that waits for any is taken to wait for this one. A process of more threads than are
+    looked at is taken to receive it. False also when the process is gone. Blocking: the process chooses the cost.
     """
     bit = 1 << (signal - 1)
     try:
-        for task in os.listdir(f"/proc/{pid}/task"):
-            directory = f"/proc/{pid}/task/{task}"
-            if _signal_masks(f"{directory}/status") & bit or _waits_for_signals(f"{directory}/syscall"):
-                return True
+        with os.scandir(f"/proc/{pid}/task") as tasks:
+            for number, task in enumerate(tasks):
+                if number == MOST_THREADS:
+                    return True
+                if _signal_masks(f"{task.path}/status") & bit or _waits_for_signals(f"{task.path}/syscall"):
+                    return True
     except OSError:
         pass
     return False
+
+
+def ignores(pid: int, signal: int) -> bool:
+    """Whether process ``pid`` has asked not to be disturbed by ``signal`` (SigIgn, of the whole process); False also
+    when it is gone.
+    """
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            masks = [int(line.split()[1], 16) for line in file if line.startswith(b"SigIgn:")]
+    except OSError:
+        return False
+    return any(mask & 1 << (signal - 1) for mask in masks)
 
 
 def _signal_masks(path: str) -> int:
@@ -59,3 +77,24 @@ def is_dying(pid: int) -> bool:
         return True
     kill = 1 << (signal.SIGKILL - 1)
     return fields[0] in "ZX" or bool(int(fields[6]) & _PF_EXITING) or any(mask & kill for mask in pending)
+
+
+def running_threads(pid: int, most: int = 64) -> dict[int, int]:
+    """Threads that want a CPU or have one, and the nanoseconds that each has had so far; of the first ``most`` only.
+
+    A thread for which these do not grow has executed nothing meanwhile, in its program or in the kernel:
+    Documentation/scheduler/sched-stats.rst, /proc/PID/schedstat. Empty where a process is gone or the kernel does not
+    count.
+    """
+    found = {}
+    try:
+        with os.scandir(f"/proc/{pid}/task") as tasks:
+            for task in itertools.islice(tasks, most):
+                with open(f"{task.path}/stat", encoding="utf-8", errors="replace") as file:
+                    is_running = file.read().rpartition(")")[2].split(maxsplit=1)[0] == "R"
+                if is_running:
+                    with open(f"{task.path}/schedstat", encoding="ascii") as file:
+                        found[int(task.name)] = int(file.read().split(maxsplit=1)[0])
+    except OSError:
+        pass
+    return found

@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 from wherry import errors
+from wherry.kernel import trust
 
 MODE = 0o640
 
@@ -24,7 +25,8 @@ def create_file(path: Path) -> int:
 def open_file(path: Path, access: int) -> int:
     """Open an existing regular file; FileNotFoundError when there is none, Conflict when it is anything else.
 
-    ``access`` is O_RDONLY or O_RDWR.
+    ``access`` is O_RDONLY or O_RDWR. A file that is to be written must be root's or ours and have no other name, or it
+    is a Conflict too: as a hard link it would be somebody else's file.
     """
     try:
         # O_NONBLOCK: a FIFO planted at the path must not hold us up before fstat has shown what it is.
@@ -33,9 +35,18 @@ def open_file(path: Path, access: int) -> int:
         if error.errno not in {errno.ELOOP, errno.EISDIR, errno.ENXIO}:
             raise
         raise errors.Conflict(f"{path} is not a regular file") from error
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise errors.Conflict(f"{path} is not a regular file")
+        if access != os.O_RDONLY:
+            trust.check_only_name(status, str(path))
+    except trust.DistrustedError as error:
         os.close(fd)
-        raise errors.Conflict(f"{path} is not a regular file")
+        raise errors.Conflict(str(error)) from None
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
 
 

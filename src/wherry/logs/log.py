@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,6 +41,8 @@ from wherry.logs.view import Part, View
 from wherry.logs.writer import Writer, create_index
 
 DEFAULT_OPTIONS = LogOptions()
+
+_LARGE_FILE = 1 << 20
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +107,18 @@ class Log:
             os.close(create_index(index_path(self.path), Header(self.container_id, time.time_ns())))
             undo.pop_all()
         self._is_new = True
+
+    def hold(self) -> list[int]:
+        """Descriptors of its large files, for the caller to close: until then a removal does not give blocks back."""
+        descriptors: list[int] = []
+        files = [
+            path for number in rotated_numbers(self.path) for path in all_files_of(rotated_path(self.path, number))
+        ]
+        for path in (*files, *all_files_of(self.path)):
+            with suppress(OSError):
+                if path.lstat().st_size > _LARGE_FILE:
+                    descriptors.append(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC))
+        return descriptors
 
     def remove(self) -> None:
         """Unlink all files of the log, those that are there. Readers that have it open read on."""
@@ -200,7 +214,10 @@ class Log:
         if not self._is_new:
             finish_rotation(self.path)
         writer = Writer(self.path, self.container_id, self._was_cut, pending)
-        older = [] if self._is_new else rotation.find_rotated(self.path, self.container_id)
+        # The first file of a log has none before it. Looking costs a walk over the directory, which holds the logs of
+        # all containers: to take over a thousand would be to read a million names.
+        has_older = not self._is_new and writer.header.sequence > 1
+        older = rotation.find_rotated(self.path, self.container_id) if has_older else []
         self._is_new = False
         with self._lock:
             self._writer = writer
@@ -337,7 +354,7 @@ class Log:
 
     # For readers that are owed every byte.
 
-    def hold(self, position: int | None = None) -> Hold:
+    def watch(self, position: int | None = None) -> Hold:
         """Keep all from ``position`` on, None: from the end on, of what is there. Raises what end() raises."""
         if position is None and not self.is_open:
             position = self.end()
@@ -354,7 +371,7 @@ class Log:
 
     def keep(self) -> None:
         """Keep all from the beginning on, for the reader that asks for it next: before the container is started."""
-        kept = self.hold(0)
+        kept = self.watch(0)
         with self._lock:
             self._kept = kept
 

@@ -19,6 +19,7 @@ import time
 from typing import Protocol
 
 from wherry.kernel.cgroups import Group
+from wherry.kernel.polling import readable
 from wherry.memory import controller
 from wherry.memory.limiter import Event, Host, Kind, Limits, Target, Unusable, Usage, Verdict
 
@@ -227,7 +228,7 @@ class _Version1:
         names = (["soft", "clear"] if limits.soft_bytes is not None else []) + (["oom"] if watch._has_hard else [])
         watch._eventfds = {name: os.dup(kept[f"memory-{name}"]) for name in names}
         soft = watch._eventfds.get("soft")
-        if soft is not None and not select.select([soft], [], [], 0)[0]:
+        if soft is not None and not readable([soft]):
             # Nothing unread: if it is above now, the supervisor before us has told of it.
             watch._soft.is_above = (controller.usage(group) or 0) >= (limits.soft_bytes or 0)
         return watch

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import os
 
+from wherry.kernel import cgroup_trees as trees
 from wherry.kernel.cgroups import Group
 
 _MEMORY = "memory"
+_MOST_GROUPS = 1000
+"""Of a container's, whose OOM kills are looked for: nobody waits longer for one that has made a hundred thousand."""
 _UNLIMITED_V1 = 1 << 62
 """A version 1 group without a limit shows PAGE_COUNTER_MAX, the largest multiple of a page below 2 to the 63."""
 
@@ -62,10 +65,18 @@ def set_limit(group: Group, size: int, swap: int | None = 0) -> None:
 def oom_kills(group: Group) -> int:
     """How many of the group's processes the kernel's OOM killer has killed, for whatever shortage; 0 when unknown.
 
-    Version 1 counts since 4.13. ``memory.events.local`` leaves out what happened in groups below.
+    Version 1 counts since 4.13, and only in the group that the victim was in (mm/memcontrol.c, memcg_memory_event):
+    a container's inner group, or one that it has made below. On version 2 no group below a container's has a memory
+    controller. ``memory.events.local`` leaves out what happened in groups below.
     """
     if group.layout.version == 1:
-        return flat(group.read(_MEMORY, "memory.oom_control")).get("oom_kill", 0)
+        if _MEMORY not in group.directories:
+            return 0
+        return sum(
+            flat(trees.read_at(descriptor, "memory.oom_control")).get("oom_kill", 0)
+            for what, descriptor, _depth, _name in trees.walk(group.directories[_MEMORY], _MOST_GROUPS)
+            if what == trees.ENTER
+        )
     text = group.read(_MEMORY, "memory.events.local")
     return flat(group.read(_MEMORY, "memory.events") if text is None else text).get("oom_kill", 0)
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 
 from wherry.kernel import container_monitor
 from wherry.kernel.container_monitor import Monitor, Record, Type
 from wherry.kernel.libc import call_error, describe
+from wherry.kernel.polling import readable
 from wherry.memory.limiter import Event, Host, Kind, Limits, Target, Unusable, Usage, Verdict, wall_clock
 
 _DEVICE = "kmod-device"
@@ -64,7 +64,7 @@ class Kmod:
         key = _key(target.container_id)
         soft, hard = limits.soft_bytes or 0, limits.hard_bytes or 0
         self._monitor.register(key, target.pid, target.name or target.container_id, soft, hard)
-        if _has_ended(target.pidfd):
+        if readable([target.pidfd]):
             # Its pid may have been another process's by the time the module looked it up.
             self._monitor.unregister(key)
             raise call_error(errno.ESRCH, "ioctl REGISTER", container_monitor.DEVICE)
@@ -129,9 +129,3 @@ def _event(container_id: str, record: Record) -> Event:
         record.time_ns,
         wall_clock(record.time_ns),
     )
-
-
-def _has_ended(pidfd: int) -> bool:
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(0))

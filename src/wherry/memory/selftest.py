@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -16,8 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import wherry
+from wherry.kernel import cgroup_trees as trees
 from wherry.kernel import libc
-from wherry.kernel.cgroups import Group
+from wherry.kernel.cgroups import INNER, Group
+from wherry.kernel.polling import readable
 from wherry.memory.limiter import Event, Host, Kind, Limits, MemoryLimiter, Target, Unusable
 
 _SECONDS = 10.0
@@ -56,8 +57,8 @@ def check(limiter: MemoryLimiter, host: Host) -> None:
     with contextlib.ExitStack() as undo:
         try:
             undo.callback(_remove, group)
-            group.create()
-            helper = start_helper(group, command)
+            group.create_for_container()
+            helper = start_helper(group.inner, command)
             undo.callback(end_helper, helper)
             events, status = _grow(limiter, helper, group, limits)
         except OSError as error:
@@ -94,9 +95,9 @@ def _grow(
         events: list[Event] = []
         deadline = time.monotonic() + _SECONDS
         while Kind.HARD not in {event.kind for event in events} and time.monotonic() < deadline:
-            readable, _, _ = select.select([limiter.fileno(), pidfd], [], [], deadline - time.monotonic())
+            ready = readable([limiter.fileno(), pidfd], deadline - time.monotonic())
             events += [event for event in limiter.read() if event.container_id == _ID]
-            if pidfd in readable:
+            if pidfd in ready:
                 break
         # An enforcer that tells the crossing need not have killed the first process: that is the reader's business.
         if Kind.HARD in {event.kind for event in events}:
@@ -109,7 +110,7 @@ def _grow(
 def read_numbers(helper: subprocess.Popen[bytes]) -> list[int]:
     """The next line of a helper. Raises Unusable when it does not come."""
     output = helper.stdout
-    if output is None or not select.select([output], [], [], _SECONDS)[0]:
+    if output is None or not readable([output.fileno()], _SECONDS):
         raise Unusable("self-test: the process that was to die did not end")
     words = output.readline().split()
     if not words:
@@ -141,5 +142,5 @@ def end_helper(helper: subprocess.Popen[bytes]) -> None:
 
 def _remove(group: Group) -> None:
     deadline = time.monotonic() + 2
-    while not group.remove() and time.monotonic() < deadline:
+    while not trees.remove(group.places, INNER) and time.monotonic() < deadline:
         time.sleep(0.001)

@@ -42,10 +42,20 @@ def _empty(top: int) -> None:
 
 
 def _unlink_files(directory: int) -> list[str]:
-    """Remove all but directories; returns the names of those."""
-    with os.scandir(directory) as entries:
-        found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-    for name, is_directory in found:
-        if not is_directory:
-            os.unlink(name, dir_fd=directory)
-    return [name for name, is_directory in found if is_directory]
+    """Remove all but directories; returns the names of those.
+
+    While they are being listed: the names of millions of files are never in memory together. Whether what is listed
+    after a removal is complete is left open (readdir(3)), so it is looked at again until there is nothing to remove.
+    """
+    directories: set[str] = set()
+    is_done = False
+    while not is_done:
+        is_done = True
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    directories.add(entry.name)
+                else:
+                    os.unlink(entry.name, dir_fd=directory)
+                    is_done = False
+    return sorted(directories)

@@ -25,13 +25,14 @@ import struct
 from typing import Any, NoReturn
 
 from wherry.kernel import process, unix_sockets
-from wherry.kernel.libc import call_of
-from wherry.runtime import pid1, steps
+from wherry.kernel.libc import call_error, call_of
+from wherry.runtime import executable, pid1, steps
 from wherry.runtime.steps import Context, Step
 
 EXIT_SETUP = 125
 EXIT_NOT_EXECUTABLE = 126
 EXIT_NOT_FOUND = 127
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR)
 _MAXIMUM_MESSAGE = 16 << 20
 _MAXIMUM_DESCRIPTORS = 250
 
@@ -56,7 +57,10 @@ def _run(channel: int, prepare: list[Step]) -> int:
         return EXIT_SETUP
     _send(parent, {"ready": True})
     message = _receive(parent, context)
-    if message is None or not _execute(parent, steps.decode(message["steps"]), context):
+    if message is None:
+        return EXIT_SETUP
+    process.mark_close_on_exec(3)  # before a filter can forbid it; what is opened from here on is so anyway
+    if not _execute(parent, steps.decode(message["steps"]), context):
         return EXIT_SETUP
     return _start(parent, message)
 
@@ -111,7 +115,6 @@ def _receive(parent: socket.socket, context: Context) -> dict[str, Any] | None:
 def _start(parent: socket.socket, message: dict[str, Any]) -> int:
     arguments: list[str] = message["args"]
     environment = [os.fsencode(entry) for entry in message["env"]]
-    process.mark_close_on_exec(3)
 
     def execute() -> int:
         _send(parent, {"exec": True})
@@ -129,18 +132,41 @@ def _start(parent: socket.socket, message: dict[str, Any]) -> int:
 def _execute_command(parent: socket.socket, arguments: list[str], environment: list[bytes]) -> int:
     """execve; returns the exit code of a shell when that fails."""
     variables = dict(entry.split(b"=", 1) for entry in environment)
-    error = OSError(errno.ENOENT, "")
+    failures: list[tuple[str, int]] = []
     for candidate in _candidates(arguments[0], variables.get(b"PATH", b"")):
         try:
             os.execve(candidate, arguments, variables)
         except OSError as failure:
-            # As execvp(3): a file that cannot be executed matters more than one that is not there.
-            if failure.errno not in (errno.ENOENT, errno.ENOTDIR) or error.errno == errno.ENOENT:
-                error = failure
-            if failure.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
+            failures.append((candidate, failure.errno or 0))
+            if failure.errno not in (*_NOT_THERE, errno.EACCES):
                 break
-    _send(parent, _failure(f"execute {arguments[0]}", OSError(error.errno, os.strerror(error.errno or 0))))
-    return EXIT_NOT_FOUND if error.errno in (errno.ENOENT, errno.ENOTDIR) else EXIT_NOT_EXECUTABLE
+    number = _that_counts([code for _, code in failures])
+    path = next((candidate for candidate, code in failures if code == number), "") if number not in _NOT_THERE else ""
+    _send(parent, _refusal(arguments[0], number, path))
+    # By a report of its own, which takes the place of the first: a seccomp filter may end us for looking.
+    for candidate, code in failures:
+        if code == number and (reason := executable.explain(candidate, code)):
+            _send(parent, _refusal(arguments[0], number, candidate, reason))
+            break
+    return EXIT_NOT_FOUND if number in _NOT_THERE else EXIT_NOT_EXECUTABLE
+
+
+def _that_counts(numbers: list[int]) -> int:
+    """As execvp(3): a file that cannot be executed matters more than one that is not there."""
+    result = errno.ENOENT
+    for number in numbers:
+        if number not in _NOT_THERE or result == errno.ENOENT:
+            result = number
+    return result
+
+
+def _refusal(command: str, number: int, path: str, reason: str = "") -> dict[str, Any]:
+    """``path`` is what a command was found at, "" when nowhere."""
+    error = OSError(number, reason or os.strerror(number))
+    if path and path != command:
+        error = call_error(number, "execve", path)
+        error.strerror = reason or error.strerror
+    return _failure(f"execute {command}", error)
 
 
 def _candidates(command: str, path: bytes) -> list[str]:

@@ -2,13 +2,13 @@
 
 A plan has two halves. ``prepare`` depends on the spec only through its *template* (namespaces, kernel file systems,
 masked paths), and all containers with the same template can share processes that have been prepared ahead. ``finish``
-is the container's own. Where a later facility will go: a user namespace joins ``_NAMESPACE_ORDER`` and is unshared
-first; the seccomp filter is installed between DropPrivileges and ChangeDirectory's successor, execve, and needs
-no_new_privs, which is set by then.
+is the container's own. The seccomp filter comes last: whatever a step does need not be allowed by it. Where a later
+facility will go: a user namespace joins ``_NAMESPACE_ORDER`` and is unshared first.
 """
 
 from __future__ import annotations
 
+import binascii
 import functools
 import json
 import resource
@@ -16,8 +16,17 @@ from typing import NamedTuple
 
 from wherry.errors import InvalidRequest, NotSupported
 from wherry.kernel import capabilities, mounts
-from wherry.runtime import options, steps
-from wherry.runtime.spec import ANNOTATION_INIT, Linux, Mount, Process, Scheduler, Spec
+from wherry.runtime import namefiles, options, seccomp, steps, workdir
+from wherry.runtime.spec import (
+    ANNOTATION_INIT,
+    ANNOTATION_NAME_FILE,
+    ANNOTATION_ROOT_ITSELF,
+    Linux,
+    Mount,
+    Process,
+    Scheduler,
+    Spec,
+)
 from wherry.runtime.steps import Step
 
 _NAMESPACE_ORDER = ("mount", "uts", "ipc", "network", "cgroup")
@@ -57,6 +66,7 @@ def make_plan(spec: Spec, stage: str) -> Plan:
     itself.
     """
     _check_mounts(spec)
+    _check_name_files(spec)
     staged = tuple(mount for mount in spec.mounts if _is_staged(mount))
     linux, bounding = spec.linux, spec.process.capabilities.bounding
     types = frozenset(_namespaces(linux))
@@ -87,8 +97,11 @@ def _prepare(
         result.append(steps.MountStaged(mount.destination, mount.type, mount.source, flags, parsed.data_string()))
         if mount.destination == "/dev":
             result.append(steps.MakeDevices(list(steps.DEVICES)))
+        if mount.destination == "/proc" and "network" in types:
+            result.append(steps.AllowPing())
         if parsed.read_only:
             read_only.append(steps.ReadOnlyStaged(mount.destination, flags))
+    result.append(namefiles.StageNameFiles(list(namefiles.PATHS)))
     result += [steps.MaskStaged(path) for path in masked]
     result += [steps.ProtectStaged(path) for path in readonly]
     result += [*read_only, steps.LimitBoundingSet(_mask(bounding)), steps.EnterStage()]
@@ -104,6 +117,18 @@ def _check_mounts(spec: Spec) -> None:
             raise InvalidRequest(f"mount destination {mount.destination!r} would take the place of the runtime's own")
         if names[0] == "proc" and (len(names) > 1 or mount.type != "proc"):
             raise InvalidRequest(f"mount destination {mount.destination!r}: nothing may be mounted over /proc")
+
+
+def _check_name_files(spec: Spec) -> None:
+    for path in _name_files(spec):
+        if path not in namefiles.PATHS:
+            raise NotSupported(f"name file {path!r}: only {', '.join(namefiles.PATHS)} are supported")
+
+
+def _name_files(spec: Spec) -> dict[str, str]:
+    """Path and content."""
+    prefix = ANNOTATION_NAME_FILE
+    return {name.removeprefix(prefix): text for name, text in spec.annotations.items() if name.startswith(prefix)}
 
 
 def _namespaces(linux: Linux) -> set[str]:
@@ -145,19 +170,47 @@ def _binds(spec: Spec) -> list[Bind]:
 
 def _finish(spec: Spec, binds: list[Bind], directory_binds: set[str]) -> list[Step]:
     process = spec.process
-    result: list[Step] = [steps.AttachRoot("root")]
+    # What set-user-ID bits and capabilities of files would give is not to be had anyway. But a program whose file asks
+    # for a capability beyond the bounding set (Debian's ping, for CAP_NET_RAW) could not even be executed
+    # (capabilities(7), "Safety checking for capability-dumb binaries").
+    attributes = mounts.MOUNT_ATTR_NOSUID if process.no_new_privileges else 0
+    result: list[Step] = [steps.AttachRoot("root", attributes)]
     roots = {"/" + mount.destination.split("/")[1]: None for mount in spec.mounts if _is_staged(mount)}
     result += [steps.MoveStaged(root) for root in roots]
     by_destination = {bind.destination: bind for bind in binds}
-    for mount in spec.mounts:
-        if not _is_staged(mount):
-            result.append(_mount_in_root(mount, by_destination.get(mount.destination), directory_binds))
+    own = [mount for mount in spec.mounts if not _is_staged(mount)]
+    # Name files come before the first volume, so that none is made in a directory of the host.
+    first = next((place for place, mount in enumerate(own) if mount.type == "bind"), len(own))
+    attached = [_mount_in_root(mount, by_destination.get(mount.destination), directory_binds) for mount in own]
+    result += [*attached[:first], *_name_file_steps(spec), *attached[first:]]
+    result.append(workdir.MakeWorkingDirectory(process.cwd))
     if spec.root.readonly:
         result.append(steps.ReadOnlyRoot())
     result.append(steps.EnterRoot())
     if spec.hostname or spec.domainname:
         result.append(steps.SetHostname(spec.hostname, spec.domainname))
-    return result + _process_steps(process)
+    return result + _process_steps(process) + _filter(spec)
+
+
+def _filter(spec: Spec) -> list[Step]:
+    if spec.linux.seccomp is None:
+        return []
+    if not spec.process.no_new_privileges:
+        # Without it only CAP_SYS_ADMIN may install one, and the privileges are gone by then.
+        raise NotSupported("a seccomp filter without noNewPrivileges is not supported")
+    program, flags = seccomp.compile_filter(spec.linux.seccomp)
+    return [steps.InstallFilter(_text(program), flags)]
+
+
+@functools.lru_cache(maxsize=64)
+def _text(program: bytes) -> str:
+    return binascii.b2a_base64(program, newline=False).decode()
+
+
+def _name_file_steps(spec: Spec) -> list[Step]:
+    make = spec.annotations.get(ANNOTATION_ROOT_ITSELF) != "true"
+    attributes = mounts.MOUNT_ATTR_RDONLY if spec.root.readonly else 0
+    return [namefiles.AttachNameFile(path, text, make, attributes) for path, text in _name_files(spec).items()]
 
 
 def _mount_in_root(mount: Mount, bind: Bind | None, directory_binds: set[str]) -> Step:
@@ -176,9 +229,9 @@ def _process_steps(process: Process) -> list[Step]:
         result.append(steps.SetRlimits([(_rlimit(each.type), each.soft, each.hard) for each in process.rlimits]))
     result += _scheduling(process.scheduler)
     result.append(steps.SetStdio("stdout", "stderr", user.uid, user.gid))
-    result.append(steps.MakeWorkingDirectory(process.cwd))
+    result.append(workdir.EnterDirectory(process.cwd))
     result.append(_privileges(process))
-    result.append(steps.ChangeDirectory(process.cwd))
+    result.append(workdir.ChangeDirectory(process.cwd))
     return result
 
 

@@ -124,12 +124,43 @@ class Resources(_Model, frozen=True, kw_only=True):
     unified: dict[str, str] = {}
 
 
+class SeccompArgument(_Model, frozen=True, kw_only=True):
+    """``op`` is SCMP_CMP_EQ and so on; for SCMP_CMP_MASKED_EQ ``value`` is the mask and ``value_two`` what is left."""
+
+    index: int
+    value: int
+    op: str
+    value_two: int = 0
+
+
+class SeccompRule(_Model, frozen=True, kw_only=True):
+    """``action`` (SCMP_ACT_ALLOW and so on) for system calls by name whose arguments are all so."""
+
+    names: tuple[str, ...]
+    action: str
+    errno_ret: int | None = None
+    args: tuple[SeccompArgument, ...] = ()
+
+
+class Seccomp(_Model, frozen=True, kw_only=True):
+    """config-linux.md, "Seccomp"."""
+
+    default_action: str
+    default_errno_ret: int | None = None
+    architectures: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    listener_path: str = ""
+    listener_metadata: str = ""
+    syscalls: tuple[SeccompRule, ...] = ()
+
+
 class Linux(_Model, frozen=True, kw_only=True):
     namespaces: tuple[Namespace, ...] = ()
     resources: Resources = Resources()
     cgroups_path: str = ""
     masked_paths: tuple[str, ...] = ()
     readonly_paths: tuple[str, ...] = ()
+    seccomp: Seccomp | None = None
 
 
 class Spec(_Model, frozen=True, kw_only=True):
@@ -148,6 +179,10 @@ ANNOTATION_HARD_LIMIT = "io.wherry.memory.hard"
 """Bytes that the memory enforcer watches; the specification's memory limits are the control group's."""
 ANNOTATION_INIT = "io.wherry.init"
 """``true``: a reaping init is pid 1 and the command its child (docker run --init)."""
+ANNOTATION_NAME_FILE = "io.wherry.name-file."
+"""Followed by a path of ``namefiles.PATHS``; the value is what the container finds in that file."""
+ANNOTATION_ROOT_ITSELF = "io.wherry.root-itself"
+"""``true``: the root is a directory of the user's, in which nothing is made that nobody has asked for."""
 
 _decoder = msgspec.json.Decoder(Spec)
 _encoder = msgspec.json.Encoder()

@@ -11,13 +11,16 @@ cross as open descriptors, which a step finds by name in the context.
 
 from __future__ import annotations
 
+import binascii
 import os
 import resource
 import stat
 from typing import NamedTuple, Protocol
 
-from wherry.kernel import capabilities, mounts, namespaces, network, paths, process
+from wherry.kernel import capabilities, mounts, namespaces, network, paths, process, seccomp
 from wherry.kernel.libc import call_error, setdomainname, sethostname
+from wherry.runtime.namefiles import AttachNameFile, StageNameFiles
+from wherry.runtime.workdir import ChangeDirectory, EnterDirectory, MakeWorkingDirectory
 
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 LINKS = (
@@ -37,9 +40,15 @@ class Context:
         self.descriptors: dict[str, int] = {}
         self.stage = ""
         self.root = -1
+        self.name_files: dict[str, tuple[int, int]] = {}
+        """Path to (a writable descriptor, a detached mount) of each file of StageNameFiles."""
+        self.directory_entered = False
 
     def in_root(self, path: str, directory: bool = True) -> int:
         return paths.make_mount_point(self.root, path, directory)
+
+    def is_in_proc(self, target: int) -> bool:
+        return os.fstat(target).st_dev == os.stat("proc", dir_fd=self.root, follow_symlinks=False).st_dev
 
 
 class Step(Protocol):
@@ -124,7 +133,7 @@ class MountStage(NamedTuple):
 
     def execute(self, context: Context) -> None:
         mounts.mount("", "/", "", mounts.MS_REC | mounts.MS_SLAVE)
-        mounts.mount("stage", self.path, "tmpfs", mounts.MS_NOSUID | mounts.MS_NODEV, "mode=700,size=1m")
+        mounts.mount("stage", self.path, "tmpfs", mounts.MS_NOSUID | mounts.MS_NODEV, "mode=700,size=4m")
         # MS_SLAVE of a host mount may still be a peer of nobody; the stage itself must be private or move_mount(2)
         # refuses.
         mounts.mount("", self.path, "", mounts.MS_PRIVATE)
@@ -191,6 +200,26 @@ class MakeDevices(NamedTuple):
                 os.close(target)
         for link, destination in LINKS:
             os.symlink(destination, context.stage + link)
+
+
+class AllowPing(NamedTuple):
+    """Every group may open the datagram sockets of ICMP, which need no CAP_NET_RAW (icmp(7)): as docker and podman.
+
+    /proc/sys/net shows the network namespace of who looks.
+    """
+
+    def describe(self) -> str:
+        return "allow ping"
+
+    def execute(self, context: Context) -> None:
+        try:
+            descriptor = os.open(f"{context.stage}/proc/sys/net/ipv4/ping_group_range", os.O_WRONLY | os.O_CLOEXEC)
+        except FileNotFoundError:  # a kernel without it
+            return
+        try:
+            os.write(descriptor, b"0 2147483647")
+        finally:
+            os.close(descriptor)
 
 
 class MaskStaged(NamedTuple):
@@ -264,15 +293,18 @@ class EnterStage(NamedTuple):
 
 
 class AttachRoot(NamedTuple):
-    """Attach the detached mount of the container's root file system."""
+    """Attach the detached mount of the container's root file system, with more MOUNT_ATTR_* bits if need be."""
 
     descriptor: str
+    attributes: int
 
     def describe(self) -> str:
         return "attach rootfs"
 
     def execute(self, context: Context) -> None:
         context.root = context.descriptors[self.descriptor]
+        if self.attributes:
+            mounts.set_attributes(context.root, self.attributes)
         target = os.open("/root", os.O_PATH | os.O_CLOEXEC)
         try:
             mounts.attach(context.root, target)
@@ -346,15 +378,11 @@ def _attach(context: Context, tree: int, destination: str, directory: bool) -> N
     try:
         # A link of the rootfs may lead a volume into /proc, where it could fake what the runtime itself reads
         # (CVE-2019-16884).
-        if os.fstat(target).st_dev == _device_of(context.root, "proc"):
+        if context.is_in_proc(target):
             raise PermissionError(1, "the destination is inside /proc", destination)
         mounts.attach(tree, target)
     finally:
         os.close(target)
-
-
-def _device_of(root: int, name: str) -> int:
-    return os.stat(name, dir_fd=root, follow_symlinks=False).st_dev
 
 
 class ReadOnlyRoot(NamedTuple):
@@ -455,16 +483,6 @@ class SetStdio(NamedTuple):
             os.dup2(source, number)
 
 
-class MakeWorkingDirectory(NamedTuple):
-    path: str
-
-    def describe(self) -> str:
-        return f"make working directory {self.path}"
-
-    def execute(self, context: Context) -> None:
-        os.makedirs(self.path, 0o755, exist_ok=True)
-
-
 class DropPrivileges(NamedTuple):
     """User, groups, umask, capability sets (bit masks) and no_new_privs, in the only order in which all of them are
     permitted.
@@ -495,26 +513,17 @@ class DropPrivileges(NamedTuple):
             process.set_no_new_privileges()
 
 
-class ChangeDirectory(NamedTuple):
-    """As the container's user. A path that leads out of the root through one of our own descriptors is refused
-    (CVE-2024-21626).
-    """
+class InstallFilter(NamedTuple):
+    """A seccomp filter, ``program`` in base64. Nothing but execve comes after it."""
 
-    path: str
+    program: str
+    flags: int
 
     def describe(self) -> str:
-        return f"change directory to {self.path}"
+        return "install seccomp filter"
 
     def execute(self, context: Context) -> None:
-        os.chdir(self.path)
-        # The kernel prefixes the name of a directory that is not below our root with "(unreachable)" (getcwd(2)); the
-        # C library makes ENOENT of that.
-        try:
-            inside = os.getcwd().startswith("/")
-        except FileNotFoundError:
-            inside = False
-        if not inside:
-            raise PermissionError(1, "the working directory is outside the rootfs", self.path)
+        seccomp.install(binascii.a2b_base64(self.program), self.flags)
 
 
 _STEPS: dict[str, type] = {
@@ -532,18 +541,21 @@ _STEPS: dict[str, type] = {
             MakeDevices,
         ),
         *(
+            AllowPing,
+            StageNameFiles,
             MaskStaged,
             ProtectStaged,
             LimitBoundingSet,
             EnterStage,
             AttachRoot,
             MoveStaged,
+            AttachNameFile,
             AttachVolume,
             MountTmpfs,
             ReadOnlyRoot,
         ),
         *(EnterRoot, SetHostname, SetRlimits, SetNice, SetScheduler),
-        *(SetStdio, MakeWorkingDirectory, DropPrivileges, ChangeDirectory),
+        *(SetStdio, MakeWorkingDirectory, EnterDirectory, DropPrivileges, ChangeDirectory, InstallFilter),
     )
 }
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import resource
 import select
 import signal
 import socket
@@ -18,7 +17,8 @@ import time
 import traceback
 from typing import Any
 
-from wherry.kernel import process
+from wherry.kernel import cgroup_trees, process
+from wherry.kernel.descriptors import raise_own_limit
 from wherry.runtime import launch, steps
 from wherry.shim import protocol
 
@@ -26,8 +26,10 @@ from wherry.shim import protocol
 class Slot:
     """One child: a parked process, a container, or the exit of one that nobody has released yet."""
 
-    def __init__(self, name: str, pid: int, pidfd: int) -> None:
+    def __init__(self, name: str, pid: int, pidfd: int, groups: list[str]) -> None:
         self.name = name
+        self.groups = groups
+        """Directories of the groups that it has joined."""
         self.pid = pid
         self.pidfd = pidfd
         self.claimed = False
@@ -55,6 +57,8 @@ class Shim:
         self.slots: dict[str, Slot] = {}
         self.by_pidfd: dict[int, Slot] = {}
         self.kept: dict[str, int] = {}
+        self.dying: set[Slot] = set()
+        self.thaw_delay = 0.0
         self.poll = select.epoll()
         self.poll.register(listener.fileno(), select.EPOLLIN)
         self.stopping = False
@@ -70,7 +74,7 @@ class Shim:
     def run(self) -> None:
         """Until told to shut down, or until there is neither a supervisor nor anything to keep for the next one."""
         while True:
-            events = self.poll.poll(timeout=-1 if self.is_needed() else 10)
+            events = self.poll.poll(timeout=self.patience())
             for descriptor, _mask in events:
                 try:
                     self.dispatch(descriptor)
@@ -78,6 +82,18 @@ class Shim:
                     traceback.print_exc(file=sys.stderr)
             if not self.is_needed() and (self.had_supervisor or not events):
                 return
+
+    def patience(self) -> float:
+        """Seconds to wait for events; -1 for ever. A container can freeze itself, and again when it has been thawed: a
+        frozen process does not die of the SIGKILL that it has been sent.
+        """
+        if not self.dying:
+            return -1 if self.is_needed() else 10
+        if self.thaw_delay:
+            for slot in self.dying:
+                cgroup_trees.thaw(slot.groups)
+        self.thaw_delay = min(2 * self.thaw_delay or 0.02, 1.0)
+        return self.thaw_delay
 
     def is_needed(self) -> bool:
         return bool(self.slots) or (self.supervisor is not None and not self.stopping)
@@ -160,7 +176,7 @@ class Shim:
             os.close(descriptors[0])
             self.tell({"type": "failed", "slot": name, "message": f"clone: {error}"})
             return
-        slot = Slot(name, pid, pidfd)
+        slot = Slot(name, pid, pidfd, [os.path.dirname(path) for path in message["cgroups"]])
         self.slots[name] = self.by_pidfd[pidfd] = slot
         self.poll.register(pidfd, select.EPOLLIN)
         self.tell({"type": "spawned", "slot": name, "pid": pid}, [pidfd])
@@ -173,6 +189,12 @@ class Shim:
         if slot is None or len(descriptors) != len(message["names"]):
             for descriptor in descriptors:
                 os.close(descriptor)
+            if slot is not None and not descriptors:
+                # The next supervisor could neither read its output nor tell how its start ended: better none at all.
+                print(f"killing {message['slot']}: its descriptors could not be kept", file=sys.stderr)
+                self.tell({"type": "refused", "slot": slot.name})
+                if slot.exit is None:
+                    signal.pidfd_send_signal(slot.pidfd, signal.SIGKILL)
             return
         slot.held.update(zip(message["names"], descriptors, strict=True))
 
@@ -205,23 +227,20 @@ class Shim:
             slot.claimed = False
             slot.released = True
             signal.pidfd_send_signal(slot.pidfd, signal.SIGKILL)
+            self.dying.add(slot)
+            self.thaw_delay = 0.0
 
     def reap(self, slot: Slot) -> None:
         information = os.waitid(os.P_PIDFD, slot.pidfd, os.WEXITED)
         if information is None:
             return
+        self.dying.discard(slot)
         self.poll.unregister(slot.pidfd)
         del self.by_pidfd[slot.pidfd]
         slot.exit = {"code": information.si_code, "status": information.si_status, "time": time.monotonic_ns()}
         self.tell({"type": "exit", "slot": slot.name, **slot.exit})
         if slot.released or (self.supervisor is None and not slot.claimed):
             self.drop(slot)
-
-
-def _raise_descriptor_limit() -> None:
-    """Four descriptors a container: as many as we may have. Containers get a soft limit of their own (their spec's)."""
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def main(listener_descriptor: int) -> None:
@@ -237,7 +256,8 @@ def main(listener_descriptor: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     process.close_all_but([0, 1, 2, listener_descriptor])
-    _raise_descriptor_limit()
+    # Five to eight descriptors a container. Containers get a soft limit of their own (their spec's).
+    raise_own_limit()
     listener = socket.socket(fileno=listener_descriptor)
     # Children share our pages until somebody writes: the collector would touch the header of every object.
     gc.collect()

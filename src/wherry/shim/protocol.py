@@ -11,7 +11,8 @@ Who: one supervisor at a time; a new connection takes the place of the old one. 
    message}. The template is sent as a list of steps (``runtime.steps``) and everything after happens between
    supervisor and child over the channel (``runtime.init``).
 3. ``claim`` {slot, names} with as many descriptors: the slot is a container now; keep these for the next supervisor.
-   Slots that nobody has claimed are killed when the supervisor goes away.
+   Slots that nobody has claimed are killed when the supervisor goes away. A shim that may open no more descriptors
+   kills the process, and says ``refused`` {slot} before its ``exit``.
 4. ``exit`` {slot, code, status, time}: the process has been reaped (``code`` and ``status`` are si_code and si_status
    of waitid(2), ``time`` is CLOCK_MONOTONIC in nanoseconds). The shim keeps it until ``release`` {slot}, which also
    closes what is held. Releasing a live slot kills it first.

@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import secrets
-import signal
 import socket
 import time
 from collections import deque
@@ -22,6 +21,7 @@ from wherry.kernel.cgroups import Group, Layout
 from wherry.kernel.libc import describe
 from wherry.runtime import launch
 from wherry.runtime.plan import Plan
+from wherry.supervisor import killing
 from wherry.supervisor.shimlink import ExitStatus, ShimLink
 
 _MAKING_AT_ONCE = 16
@@ -41,6 +41,8 @@ class Child:
         """A descriptor of the root mount: see ``remove_group``."""
         # None: it has ended, but its status went to another process (the shim that was its parent died).
         self.exited: asyncio.Future[ExitStatus | None] = asyncio.get_running_loop().create_future()
+        self.killing: asyncio.Task[None] | None = None
+        """Set by ``killing.kill``."""
         self._reports = b""
 
     async def wait_ready(self) -> None:
@@ -145,6 +147,8 @@ class Children:
         self._making = asyncio.Semaphore(_MAKING_AT_ONCE)
         self._refilling: asyncio.Task[None] | None = None
         self.by_slot: dict[str, Child] = {}
+        self.lingering: dict[Child, asyncio.Task[None]] = {}
+        """Discarded, and not dead yet."""
 
     @property
     def spares(self) -> int:
@@ -175,11 +179,11 @@ class Children:
         try:
             with theirs:
                 if at_once:
-                    child.group.create()
+                    child.group.create_for_container()
                 else:
                     await _create_in_thread(child.group)
                 steps = json.loads(template)
-                files = child.group.process_files()
+                files = child.group.inner.process_files()
                 child.pid, child.pidfd = await self._shim.spawn(slot, steps, files, theirs.fileno())
         except BaseException:
             await self.discard(child)
@@ -191,16 +195,26 @@ class Children:
         self.by_slot[child.slot] = child
 
     async def discard(self, child: Child) -> None:
-        """Kill a child if it lives, and leave nothing of it: process, slot, descriptors, cgroup."""
+        """Kill a child if it lives, and leave nothing of it: process, slot, descriptors, cgroup.
+
+        One that does not die within ``killing.KILL_SECONDS`` is waited for in the background from then on.
+        """
         self._shim.release(child.slot)
-        if child.pidfd >= 0 and not child.exited.done():
-            with contextlib.suppress(ProcessLookupError):  # by ourselves as well: the shim may have died
-                signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
+        if child.pid and not child.exited.done():
+            killing.kill(child)  # by ourselves as well: the shim may have died
+            if not await killing.has_ended(child, killing.KILL_SECONDS):
+                _log.error("%s", await killing.not_killed(f"the first process of slot {child.slot[:12]}", child))
+                self.lingering[child] = asyncio.get_running_loop().create_task(self._clear(child))
+                return
+        await self._clear(child)
+
+    async def _clear(self, child: Child) -> None:
         if child.pid:
             await child.exited
         child.close()
-        await remove_group(child.group, child.take_root())
+        await killing.remove_group(child.group, child.take_root())
         self.by_slot.pop(child.slot, None)
+        self.lingering.pop(child, None)
 
     def refill(self, template: str) -> None:
         """See to it, in the background, that spares of this template are there; those of another one go."""
@@ -264,30 +278,9 @@ class Children:
 
 async def _create_in_thread(group: Group) -> None:
     """A thread cannot be interrupted: who is cancelled waits for it, so that all it makes is there to be removed."""
-    work = asyncio.ensure_future(asyncio.to_thread(group.create))
+    work = asyncio.ensure_future(asyncio.to_thread(group.create_for_container))
     try:
         await asyncio.shield(work)
     except asyncio.CancelledError:
         await asyncio.wait({work})
         raise
-
-
-async def remove_group(group: Group, root: int = -1) -> None:
-    """rmdir, again for as long as the kernel still counts a dying process in the group; a warning after two seconds.
-
-    Closes the root mount ``root`` first, in the same thread: closing the last reference to an overlay syncs the file
-    system under it. Holding one until here keeps that sync out of the container's own exit.
-    """
-    removed = await asyncio.to_thread(_close_and_remove, group, root)
-    for delay in (0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.3, 0.5, 1):
-        if removed:
-            return
-        await asyncio.sleep(delay)
-        removed = await asyncio.to_thread(group.remove)
-    _log.warning("control group %s is still busy and stays", group.path)
-
-
-def _close_and_remove(group: Group, root: int) -> bool:
-    if root >= 0:
-        os.close(root)
-    return group.remove()

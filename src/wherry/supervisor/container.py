@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 from wherry.logs import Log
+from wherry.supervisor import killing
 from wherry.supervisor.cause import MemoryEvidence, decide
 from wherry.supervisor.children import Child
 from wherry.supervisor.model import Reason, Record, State
@@ -68,7 +69,7 @@ class Container:
         record.exit_code = record.signal = None
         record.peak_memory_bytes = record.peak_pids = record.peak_rss_bytes = None
         record.enforcer, record.oom_children, record.memory_death = "", 0, None
-        record.finished_ns = 0
+        record.finished_ns = record.killed_ns = 0
         record.stop_requested = False
         self.log_ended.clear()
 
@@ -103,6 +104,12 @@ class Container:
                 signal.pidfd_send_signal(self.child.pidfd, number)
             except ProcessLookupError:
                 pass
+
+    def kill(self) -> None:
+        """SIGKILL, and whatever it takes to make that one work (``killing``)."""
+        if self.child is not None:
+            self.record.killed_ns = self.record.killed_ns or time.time_ns()
+            killing.kill(self.child)
 
     def exit_waiter(self) -> asyncio.Future[None]:
         """Completes when the next end has been booked."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 
-from wherry.kernel import procfs
 from wherry.logs import Pipeline
 from wherry.supervisor import limits
 from wherry.supervisor.children import Child, Children
@@ -15,7 +13,6 @@ from wherry.supervisor.events import Action, Events
 from wherry.supervisor.memory import Memory
 from wherry.supervisor.model import MEMORY_REASONS, Reason, Record
 from wherry.supervisor.records import Records
-from wherry.supervisor.request import signal_number
 from wherry.supervisor.starting import Starter
 
 _log = logging.getLogger(__name__)
@@ -112,25 +109,3 @@ async def _within(seconds: float, event: asyncio.Event) -> bool:
     except TimeoutError:
         return False
     return True
-
-
-async def stop(container: Container, records: Records, seconds: float, events: Events) -> None:
-    """SIGTERM (or the container's stop signal), SIGKILL after ``seconds``; negative waits for ever. Returns when the
-    end is booked.
-
-    When the first process neither handles nor waits for the signal, the kernel would drop it (the process is pid 1 of
-    its namespace), so there is nothing to wait for and it is killed at once.
-    """
-    record = container.record
-    ended = container.exit_waiter()
-    record.stop_requested = True
-    records.keep(record)
-    number = signal_number(record.request.stop_signal)
-    if procfs.receives(record.pid, number):
-        container.send_signal(number)
-        events.emit(Action.KILL, record, {"signal": str(number)})
-        await asyncio.wait([ended], timeout=None if seconds < 0 else seconds)
-    if not ended.done():
-        container.send_signal(signal.SIGKILL)
-        events.emit(Action.KILL, record, {"signal": str(int(signal.SIGKILL))})
-    await ended

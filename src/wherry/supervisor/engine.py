@@ -10,17 +10,19 @@ import os
 import secrets
 import time
 from collections.abc import Coroutine, Mapping, Sequence
+from signal import SIGKILL
 from typing import Any
 
 import wherry
+from wherry.defaults import PIDS_LIMIT
 from wherry.errors import Conflict, InternalError, InvalidRequest, NameInUse, NotFound, StartFailed, WherryError
 from wherry.kernel import cgroups, process
 from wherry.kernel.libc import describe
 from wherry.logs import Log, Pipeline
 from wherry.memory import Host
 from wherry.rootfs import RootfsStore
-from wherry.supervisor import ending, recovery, updating, usage
-from wherry.supervisor.children import Child, Children, remove_group
+from wherry.supervisor import ending, killing, recovery, room, stopping, turns, updating, usage
+from wherry.supervisor.children import Child, Children
 from wherry.supervisor.container import Container
 from wherry.supervisor.events import Action, Events
 from wherry.supervisor.layers import Layers
@@ -37,12 +39,23 @@ from wherry.supervisor.takeover import Takeover
 from wherry.supervisor.usage import Resident
 
 _log = logging.getLogger(__name__)
+_REMOVALS = 2
+"""Layers that are deleted at once: more threads of that kind keep the event loop from the interpreter."""
 
 
 class Engine:
     """Open it inside a running loop; all methods belong to that loop. Every method raises ``wherry.errors`` only."""
 
-    def __init__(self, state: StateDirectory, socket: str, spares: int, enforcer: str = "auto") -> None:
+    def __init__(
+        self,
+        state: StateDirectory,
+        socket: str,
+        spares: int,
+        enforcer: str = "auto",
+        pids_limit: int | None = PIDS_LIMIT,
+    ) -> None:
+        self.pids_limit = pids_limit
+        """Of containers that are created without one."""
         self._state = state
         self._socket = socket
         self._spare_count = spares
@@ -52,7 +65,11 @@ class Engine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._events = Events()
         self._closing = False
+        self._remaining: dict[str, str] = {}
+        """Container id -> why it could not be stopped in the end."""
+        self._room = room.Room()
         self._rootfs = ""
+        self._removing = asyncio.Semaphore(_REMOVALS)
 
     async def open(self) -> None:
         """Lock the state directory, find or start the shim, take over what runs. When that fails, containers stay as
@@ -104,7 +121,12 @@ class Engine:
             starter=self._starter,
             layout=self._layout,
         )
-        held = await self._shim.connect()
+        try:
+            held = await self._shim.connect()
+            room.check_takeover(self._shim.pid, len(held))
+        except BaseException:
+            self._remove_parent_group()
+            raise
         records = self._records.load()
         await self._open_memory({record.enforcer for record in records if record.slot and record.enforcer})
         self._keeper = asyncio.get_running_loop().create_task(self._keep_records())
@@ -197,7 +219,7 @@ class Engine:
 
         Returns a copy of the record as it was when the command had been executed. With ``hold`` automatic removal
         waits until ``release``, so that a caller can read the output of a container that ends at once, and its log
-        keeps all of it for the first who asks (``Log.hold``).
+        keeps all of it for the first who asks (``Log.watch``).
         """
         container = self._create(name, request)
         if hold:
@@ -232,7 +254,8 @@ class Engine:
         if self._closing:
             raise Conflict("the supervisor is shutting down")
         try:
-            await self._starter.start(container)
+            with self._room.start(self._shim.pid):
+                await self._starter.start(container)
         except StartFailed as error:
             raise _named(error, name) from error
         except OSError as error:  # TimeoutError is one
@@ -254,15 +277,15 @@ class Engine:
         self._events.emit(Action.DIE, record, {"exitCode": str(record.exit_code), "reason": record.reason})
 
     async def stop(self, ref: str, seconds: float | None = None) -> bool:
-        """False when it does not run; else returns after the end has been booked. Waits for a start under way."""
+        """False when it does not run; else returns after the end has been booked. Waits for a start under way.
+
+        ``seconds`` None is what the container was made with: ``stopping.stop``. Raises NotKilled.
+        """
         container = self._find(ref)
-        if container.lock.locked():
-            async with container.lock:
-                pass
+        await stopping.wait_for_start(container, seconds)
         if not container.running:
             return False
-        wait = container.record.request.stop_seconds if seconds is None else seconds
-        await ending.stop(container, self._records, wait, self._events)
+        await stopping.stop(container, self._records, seconds, self._events)
         self._events.emit(Action.STOP, container.record)
         return True
 
@@ -270,6 +293,9 @@ class Engine:
         container = self._find(ref)
         if not container.running:
             raise Conflict(f"container {container.record.name} is not running")
+        if signal == SIGKILL:
+            stopping.kill(container, self._records, self._events)
+            return
         container.send_signal(signal)
         self._events.emit(Action.KILL, container.record, {"signal": str(signal)})
 
@@ -296,14 +322,15 @@ class Engine:
         return container.record
 
     async def remove(self, ref: str, force: bool) -> None:
-        """With ``force`` a running container is killed first."""
+        """With ``force`` a running container is killed first. Raises NotKilled."""
         container = self._find(ref)
         while True:
             if container.running and not force:
                 name = container.record.name
                 raise Conflict(f'container {name} is running; stop it first or remove it with "engine rm -f {name}"')
             if container.running:
-                await ending.stop(container, self._records, 0, self._events)
+                await stopping.stop(container, self._records, 0, self._events)
+            await stopping.wait_for_start(container, 0)
             async with container.lock:
                 self._check_present(container)
                 if not container.running:
@@ -324,6 +351,11 @@ class Engine:
 
     def events(self) -> Events:
         return self._events
+
+    async def usages(self, refs: Sequence[str]) -> dict[str, usage.Usage]:
+        children = {ref: self._find(ref).child for ref in refs}
+        groups = {ref: child.group for ref, child in children.items() if child is not None}
+        return await asyncio.to_thread(usage.measure_all, groups)
 
     def usage(self, ref: str) -> usage.Usage | None:
         child = self._find(ref).child
@@ -354,6 +386,9 @@ class Engine:
             containers_exited=states.count(State.EXITED),
             hostname=os.uname().nodename,
             spares=self._children.spares,
+            longest_turn_ms=round(turns.OF_SUPERVISOR.longest.seconds * 1e3, 1),
+            longest_turn_cpu_ms=round(turns.OF_SUPERVISOR.most_cpu.cpu_seconds * 1e3, 1),
+            slow_turns=turns.OF_SUPERVISOR.slow,
         )
 
     def _record_of(self, container_id: str) -> Record | None:
@@ -379,6 +414,8 @@ class Engine:
             self._memory.tick()
             if self._records.has_unsaved:
                 self._records.retry()
+            if self._records.needs_checkpoint:
+                await asyncio.to_thread(self._records.checkpoint)
 
     def _check_present(self, container: Container) -> None:
         if container.record.id not in self._containers:
@@ -423,11 +460,16 @@ class Engine:
             del self._names[record.name]
         if not container.log_ended.is_set():
             self._pipeline.abandon(container.log)
+        # Its blocks are given back with the last descriptor, which takes long for gigabytes.
+        held = container.log.hold()
         container.log.remove()
+        if held:
+            self._background(asyncio.to_thread(_close_all, held))
 
     async def _remove_layer(self, container: Container) -> None:
         await container.settled.wait()
-        await asyncio.to_thread(self._layers.remove, container.record.layer)
+        async with self._removing:
+            await asyncio.to_thread(self._layers.remove, container.record.layer)
 
     def _on_exit(self, slot: str, status: ExitStatus) -> None:
         self._children.exited(slot, status)
@@ -501,18 +543,25 @@ class Engine:
 
     async def _adopt(self, container: Container, held: HeldSlot) -> None:
         child = await self._takeover.adopt(container, held)
+        if container.record.being_killed:
+            container.kill()
         self._background(self._watch(container, child))
 
     async def stop_all(self) -> None:
-        """Let nothing be started any more and stop what runs; returns when the ends have been booked."""
+        """Let nothing be started any more and stop what runs; returns when the ends have been booked, or when what
+        remains does not end: ``close`` says what that is.
+        """
         self._closing = True
         self._store.close()
         busy = self._busy()
         _log.info("stopping %d containers", len(busy))
         while busy:
-            stops = (self.stop(container.record.id) for container in busy)
-            await asyncio.gather(*stops, return_exceptions=True)
-            busy = self._busy()
+            times = (stopping.time_at_shutdown(container.record.request) for container in busy)
+            stops = (self.stop(each.record.id, seconds) for each, seconds in zip(busy, times, strict=True))
+            for container, outcome in zip(busy, await asyncio.gather(*stops, return_exceptions=True), strict=True):
+                if isinstance(outcome, BaseException):
+                    self._remaining[container.record.id] = str(outcome) or repr(outcome)
+            busy = [each for each in self._busy() if each.record.id not in self._remaining]
 
     def _has_unwritten_logs(self) -> bool:
         return any(found.record.slot and not found.log_ended.is_set() for found in self._containers.values())
@@ -524,7 +573,10 @@ class Engine:
         """Give up without touching what runs: it stays with the shim, for the next supervisor. Else as ``close``."""
         if not self._busy() and not self._has_unwritten_logs():
             await self.close()
-            return
+        else:
+            await self._detach()
+
+    async def _detach(self) -> None:
         self._closing = True
         self._keeper.cancel()
         await self._starter.close()
@@ -534,30 +586,51 @@ class Engine:
         self._records.close()
         self._state.unlock()
 
-    async def close(self) -> None:
-        """Stop every container and leave no process, mount or control group of ours."""
+    async def close(self) -> Sequence[str]:
+        """Stop every container and leave no process, mount or control group of ours.
+
+        Returns what could not be ended, a line each; that stays with the shim for the next supervisor, as all does
+        after ``detach``.
+        """
         await self.stop_all()
+        await self._children.close()
+        left = [self._remaining[each.record.id] for each in self._busy()]
+        left += [await asyncio.to_thread(killing.remains, child.group, child.pid) for child in self._children.lingering]
+        if left:
+            self._ender.close()
+            others = [each for each in self._containers.values() if each not in self._busy()]
+            with contextlib.suppress(TimeoutError):
+                settling = asyncio.gather(*(each.settled.wait() for each in others))
+                await asyncio.wait_for(settling, killing.KILL_SECONDS)
+            await self._detach()
+            return left
         self._keeper.cancel()
         self._ender.close()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=30)
         await self._starter.close()
-        await self._children.close()
         self._memory.close()
         await self._shim.shutdown()
         await asyncio.to_thread(self._pipeline.close)
-        await recovery.sweep(self._layout, self._parent, set())
-        await remove_group(cgroups.Group(self._layout, self._parent))
+        left = await recovery.sweep(self._layout, self._parent, set())
+        if not left:
+            await killing.remove_group(cgroups.Group(self._layout, self._parent))
         self._remove_parent_group()
         self._records.retry()
         self._records.close()
         self._state.unlock()
+        return left
 
 
 def _named(error: StartFailed, name: str) -> StartFailed:
     """Every failed start says whose: steps before the clone do not know the name."""
     prefix = f"cannot start {name}: "
     return error if str(error).startswith(prefix) else type(error)(prefix + str(error))
+
+
+def _close_all(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _described(error: OSError) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
@@ -16,6 +17,7 @@ from wherry.rootfs import trees
 
 _log = logging.getLogger(__name__)
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_OPENED = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Layers:
@@ -117,23 +119,27 @@ class Layers:
             os.close(work)
 
     def _open(self, layer: str, lower: os.stat_result) -> tuple[int, int]:
-        base = self._directory / layer
+        path = self._directory / layer
+        is_new = False
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+            is_new = True
+        base = os.open(path, _OPENED)
         try:
-            os.mkdir(base, 0o700)
-        except FileExistsError:
-            pass
-        else:
-            os.mkdir(base / "work", 0o700)
-            os.mkdir(base / "upper", 0o755)
-        # The root directory of an overlay shows the attributes of the upper one.
-        os.chown(base / "upper", lower.st_uid, lower.st_gid)
-        os.chmod(base / "upper", lower.st_mode & 0o7777)
-        upper = os.open(base / "upper", _DIRECTORY)
-        try:
-            return upper, os.open(base / "work", _DIRECTORY)
-        except BaseException:
-            os.close(upper)
-            raise
+            if is_new:
+                os.mkdir("work", 0o700, dir_fd=base)
+                os.mkdir("upper", 0o755, dir_fd=base)
+            upper = os.open("upper", _OPENED, dir_fd=base)
+            try:
+                # The root directory of an overlay shows the attributes of the upper one.
+                os.fchown(upper, lower.st_uid, lower.st_gid)
+                os.fchmod(upper, lower.st_mode & 0o7777)
+                return upper, os.open("work", _OPENED, dir_fd=base)
+            except BaseException:
+                os.close(upper)
+                raise
+        finally:
+            os.close(base)
 
     def remove(self, layer: str) -> None:
         """Delete a layer; blocking. No error when there is none.
@@ -142,7 +148,7 @@ class Layers:
         """
         if not layer:
             return
-        parent = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        parent = os.open(self._directory, _OPENED)
         try:
             trees.remove(parent, layer)
         except FileNotFoundError:

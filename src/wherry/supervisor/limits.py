@@ -9,6 +9,7 @@ from wherry.kernel.cgroups import Group, weight_of_shares
 from wherry.kernel.scheduling import format_cpu_list, parse_cpu_list
 from wherry.memory import controller
 from wherry.runtime.spec import Memory, Resources
+from wherry.supervisor import nested_limits
 
 _NONE = Resources()
 _IO_WEIGHTS = {1: ("blkio", "blkio.weight", "blkio.bfq.weight"), 2: ("io", "io.weight", "io.bfq.weight")}
@@ -43,7 +44,7 @@ def update(group: Group, before: Resources, after: Resources) -> None:
     except BaseException:
         for (controller_name, file), value in (unset | _changed(new, old)).items():
             with contextlib.suppress(OSError):
-                group.write(controller_name, file, value)
+                nested_limits.write(group, controller_name, file, value)
         raise
 
 
@@ -62,7 +63,7 @@ def _changed(old: _Files, new: _Files) -> _Files:
 
 def _write(group: Group, files: _Files) -> None:
     for (controller_name, file), value in files.items():
-        group.write(controller_name, file, value)
+        nested_limits.write(group, controller_name, file, value)
 
 
 def _cpu_version1(resources: Resources) -> _Files:

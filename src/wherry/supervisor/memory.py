@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
+import time
 from collections.abc import Mapping
 
 from wherry.errors import Conflict, InvalidRequest, NotSupported, StartFailed
@@ -14,10 +14,12 @@ from wherry.kernel import procfs
 from wherry.kernel.libc import describe
 from wherry.memory import Event, Host, Kind, Limits, MemoryLimiter, Target, Unusable, Usage, choice, controller
 from wherry.memory.oom import OomWatch
+from wherry.supervisor import killing
 from wherry.supervisor.cause import MemoryEvidence
 from wherry.supervisor.children import Child
 from wherry.supervisor.container import Container
 from wherry.supervisor.events import Action, Events, Instant
+from wherry.supervisor.kernel_log import KernelLog
 from wherry.supervisor.model import Record
 from wherry.supervisor.records import Records
 
@@ -66,8 +68,11 @@ class Memory:
         """Enforcer -> why it was not taken."""
         self._watched: dict[str, _Watched] = {}
         self._oom = OomWatch()
+        self._kernel_log = KernelLog()
         self._timers: set[asyncio.TimerHandle] = set()
         self._dropped = 0
+        self._looking: dict[str, bool] = {}
+        """Containers whose OOM kills are about to be counted, and whether there was another signal since."""
 
     async def open(self, wanted: str, kept: Mapping[str, int], in_use: set[str]) -> None:
         """Go on with the enforcers that an earlier supervisor used (``in_use``, whose descriptors are ``kept``), and
@@ -187,6 +192,20 @@ class Memory:
             with contextlib.suppress(OSError):
                 self._set_backstop(watched, limits)
 
+    def reclaim(self, container: Container, old: Limits, limits: Limits) -> None:
+        """Have the kernel make room for a lower hard limit before ``update``; blocking, in a thread. No error: what
+        cannot be done ``update`` will find out.
+        """
+        watched = self._watched.get(container.record.id)
+        if watched is None or watched.limiter is None or old.hard_bytes is None or limits.hard_bytes is None:
+            return
+        if limits.hard_bytes < old.hard_bytes and (old.soft_bytes is None) == (limits.soft_bytes is None):
+            with contextlib.suppress(OSError):
+                if watched.limiter.name == "cgroup":
+                    controller.set_limit(watched.child.group, limits.hard_bytes)
+                else:
+                    self._set_backstop(watched, limits)
+
     @staticmethod
     def _set_backstop(watched: _Watched, limits: Limits) -> None:
         """Unless the enforcer is the group itself, or the group's own limit is as low."""
@@ -254,8 +273,7 @@ class Memory:
 
     def explain_kills(self, container: Container, kills: int) -> None:
         """Of a container that has ended, and not by the OOM killer: whoever was killed was another process of it."""
-        for _ in range(kills):
-            self._oom_child(container.record, {})
+        self._oom_children(container.record, {}, kills)
 
     def tick(self) -> None:
         """Once a second: what no descriptor tells."""
@@ -276,7 +294,9 @@ class Memory:
         for event in events:  # first of all, whatever else there is to say
             watched = self._watched.get(event.container_id)
             if watched is not None and event.kind is Kind.HARD:
-                _kill(watched.child)
+                killing.kill(watched.child)
+                record = watched.container.record
+                record.killed_ns = record.killed_ns or time.time_ns()
         for event in events:
             watched = self._watched.get(event.container_id)
             if watched is None:
@@ -296,8 +316,11 @@ class Memory:
         }
         if event.pid:
             attributes |= {"pid": str(event.pid), "comm": event.comm}
+        if enforcer != "kmod":  # the module tells by itself
+            self._kernel_log.tell(event, record.name, watched.child.pid)
         instant = Instant(event.wall_ns, event.monotonic_ns)
-        self._events.emit(_ACTIONS[event.kind], record, attributes, instant)
+        if not self._events.emit(_ACTIONS[event.kind], record, attributes, instant):
+            return  # one of too many
         level = logging.INFO if event.kind is Kind.SOFT_CLEARED else logging.WARNING
         text = "%s: %s: pid %d (%r), %d bytes, limit %d"
         _log.log(level, text, record.name, event.kind, event.pid, event.comm, event.rss_bytes, event.limit_bytes)
@@ -311,21 +334,44 @@ class Memory:
         elif watched.container.record.request.init:
             self._later(_CHILD_SECONDS, watched, event)
         else:
-            self._oom_child(watched.container.record, self._described(event, watched.child))
+            self._oom_children(watched.container.record, self._described(event, watched.child), 1)
 
     def _look_for_kills(self) -> None:
         for container_id in self._oom.changed():
-            watched = self._watched.get(container_id)
-            if watched is not None:
-                for delay in _COUNT_SECONDS:
-                    self._later(delay + _CHILD_SECONDS, watched, None)
+            if container_id in self._looking:
+                self._looking[container_id] = True
+            else:
+                self._look_soon(container_id)
+
+    def _look_soon(self, container_id: str) -> None:
+        """A container that has its processes killed all the time is looked at once for many kills."""
+        watched = self._watched.get(container_id)
+        if watched is None:
+            return
+        self._looking[container_id] = False
+        for delay in _COUNT_SECONDS:
+            self._later(delay + _CHILD_SECONDS, watched, None)
+
+        def over() -> None:
+            self._timers.discard(timer)
+            if self._looking.pop(container_id, False):
+                self._look_soon(container_id)
+
+        timer = asyncio.get_running_loop().call_later(_CHILD_SECONDS, over)
+        self._timers.add(timer)
 
     def _later(self, seconds: float, watched: _Watched, event: Event | None) -> None:
+        before = procfs.running_threads(watched.child.pid)
+
         def due() -> None:
             self._timers.discard(timer)
             if self._watched.get(watched.container.record.id) is not watched or watched.child.exited.done():
                 return
-            if procfs.is_dying(watched.child.pid):  # on a slow machine it takes longer to end than we wait
+            # On a slow machine it takes longer to end than we wait. The kernel counts a kill before it signals it, and
+            # a thread takes its signal off the list before it exits: one that has not got on since may be there.
+            now = procfs.running_threads(watched.child.pid)
+            stands_still = any(before.get(thread) == ran for thread, ran in now.items())
+            if stands_still or procfs.is_dying(watched.child.pid):
                 self._later(seconds, watched, event)
             else:
                 self._explain(watched, event)
@@ -337,8 +383,8 @@ class Memory:
         """The container lives on: whoever was killed was not its first process."""
         unexplained = controller.oom_kills(watched.child.group) - watched.container.record.oom_children
         if watched.victim is None and unexplained > 0:
-            for _ in range(unexplained if event is None else 1):
-                self._oom_child(watched.container.record, self._described(event, watched.child))
+            number = unexplained if event is None else 1
+            self._oom_children(watched.container.record, self._described(event, watched.child), number)
 
     @staticmethod
     def _described(victim: Event | None, child: Child) -> dict[str, str]:
@@ -346,11 +392,14 @@ class Memory:
         found = {} if limit is None else {"limit": str(limit)}
         return found if victim is None else {**found, "pid": str(victim.pid), "comm": victim.comm}
 
-    def _oom_child(self, record: Record, attributes: dict[str, str]) -> None:
-        record.oom_children += 1
+    def _oom_children(self, record: Record, attributes: dict[str, str], number: int) -> None:
+        if not number:
+            return
+        record.oom_children += number
         self._records.keep(record)
-        self._events.emit(Action.OOM_CHILD, record, attributes)
-        _log.warning("%s: the kernel's OOM killer killed a process of it: %s", record.name, attributes)
+        for _ in range(number):
+            self._events.emit(Action.OOM_CHILD, record, attributes)
+        _log.warning("%s: the kernel's OOM killer killed %d processes of it: %s", record.name, number, attributes)
 
     def close(self) -> None:
         """Limits go on where the shim keeps them."""
@@ -359,6 +408,7 @@ class Memory:
             timer.cancel()
         loop.remove_reader(self._oom.fileno())
         self._oom.close()
+        self._kernel_log.close()
         for limiter in self._limiters.values():
             loop.remove_reader(limiter.fileno())
             limiter.close()
@@ -372,9 +422,3 @@ class Memory:
 
 def _target(record: Record, child: Child, namespace: int) -> Target:
     return Target(record.id, child.pid, child.pidfd, namespace, child.group, record.name)
-
-
-def _kill(child: Child) -> None:
-    if child.pidfd >= 0:
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)

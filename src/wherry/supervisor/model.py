@@ -78,6 +78,8 @@ class Record(msgspec.Struct, kw_only=True):
     started_ns: int = 0
     finished_ns: int = 0
     stop_requested: bool = False
+    killed_ns: int = 0
+    """When the first SIGKILL was sent to it in this run."""
     log_path: str = ""
     cgroup: str = ""
     slot: str = ""
@@ -89,6 +91,11 @@ class Record(msgspec.Struct, kw_only=True):
     oom_children: int = 0
     memory_death: MemoryDeath | None = None
     log_stats: BufferStats = BufferStats()
+
+    @property
+    def being_killed(self) -> bool:
+        """SIGKILL has been sent, and its end not been seen yet."""
+        return self.state is State.RUNNING and self.killed_ns != 0
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,3 +125,9 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     containers_exited: int
     hostname: str
     spares: int
+    longest_turn_ms: float = 0.0
+    """The longest time that the event loop was busy at a stretch, which is what a client may have had to wait."""
+    longest_turn_cpu_ms: float = 0.0
+    """The most CPU time of such a time, which does not grow with what else the machine does."""
+    slow_turns: int = 0
+    """How many were longer than 20 ms."""

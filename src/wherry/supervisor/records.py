@@ -7,6 +7,7 @@ failure may take the last commits, after which the containers they spoke of are 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sqlite3
@@ -14,11 +15,14 @@ from pathlib import Path
 
 import msgspec
 
-from wherry.errors import InternalError, NameInUse
+from wherry.errors import InternalError, InvalidRequest, NameInUse
+from wherry.kernel import trust
 from wherry.supervisor.model import Record
 
 _log = logging.getLogger(__name__)
 _SCHEMA_VERSION = 1
+_PAGE_SIZE = 4096
+_CHECKPOINT_BYTES = 8 << 20
 _SCHEMA = """
 CREATE TABLE container (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -32,16 +36,26 @@ class Records:
     """Not thread-safe: the supervisor's loop is the only user."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create. Raises sqlite3.DatabaseError (not a database), OSError never: sqlite3.OperationalError
-        instead.
+        """Open or create; ``path`` is in a directory that nobody else can write to.
+
+        Raises sqlite3.Error (not a database, disk full), InvalidRequest when one of its files is a link or another's,
+        OSError.
         """
-        # An environment may hold secrets; SQLite gives its other files the mode of this one.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        try:
+            # SQLite opens by name, and follows links.
+            for suffix in ("-wal", "-shm", "-journal"):
+                trust.check_if_there(f"{path}{suffix}")
+            # An environment may hold secrets; SQLite gives its other files the mode of this one.
+            os.close(trust.open_file(str(path), os.O_RDWR | os.O_CREAT))
+        except trust.DistrustedError as error:
+            raise InvalidRequest(f"records: {error}") from None
         self._database = sqlite3.connect(path, isolation_level=None)
         self._encoder = msgspec.json.Encoder()
         self._decoder = msgspec.json.Decoder(Record)
         self.has_unreadable = False
         self._unsaved: dict[str, Record] = {}
+        self._path = path
+        self._written = 0
         try:
             self._prepare()
         except BaseException:
@@ -51,6 +65,8 @@ class Records:
     def _prepare(self) -> None:
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=NORMAL")
+        # A checkpoint syncs, which beside a container that fills the disk takes seconds: see ``checkpoint``.
+        self._database.execute("PRAGMA wal_autocheckpoint=0")
         (version,) = self._database.execute("PRAGMA user_version").fetchone()
         if version == 0:
             self._database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={_SCHEMA_VERSION}; COMMIT;")
@@ -75,7 +91,9 @@ class Records:
         Raises NameInUse when the name is another record's, InternalError when it cannot be written.
         """
         try:
-            self._execute(_SAVE, (record.id, record.name, self._encoder.encode(record)))
+            encoded = self._encoder.encode(record)
+            self._written += len(encoded) + _PAGE_SIZE
+            self._execute(_SAVE, (record.id, record.name, encoded))
         except sqlite3.IntegrityError:
             raise NameInUse(f"name in use: {record.name}") from None
         except sqlite3.Error as error:
@@ -101,6 +119,24 @@ class Records:
                 self.save(record)
             except InternalError:
                 return
+
+    @property
+    def needs_checkpoint(self) -> bool:
+        """Whether ``checkpoint`` is due; true once for each time."""
+        if self._written < _CHECKPOINT_BYTES:
+            return False
+        self._written = 0
+        return True
+
+    def checkpoint(self) -> None:
+        """Move what has been committed from the write-ahead log into the database; in a thread, beside the loop's
+        writes, which a passive checkpoint does not keep waiting (sqlite.org, "Write-Ahead Logging").
+        """
+        try:
+            with contextlib.closing(sqlite3.connect(self._path, isolation_level=None)) as database:
+                database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except sqlite3.Error as error:
+            _log.error("cannot checkpoint the records: %s", error)
 
     def delete(self, record: Record) -> None:
         """Raises InternalError when that cannot be written."""

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import socket
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from wherry.kernel import cgroup_trees as trees
 from wherry.kernel import cgroups
 from wherry.logs import rotation
 from wherry.runtime import launch
-from wherry.supervisor.children import Child, remove_group
+from wherry.supervisor import killing
+from wherry.supervisor.children import Child
 from wherry.supervisor.container import Container
 from wherry.supervisor.model import Reason, Record, State
 from wherry.supervisor.shimlink import HeldSlot
@@ -52,7 +54,7 @@ async def finish_start(container: Container, child: Child) -> None:
         report = await asyncio.wait_for(child.wait_executed(lambda: None), 5)
     except TimeoutError:
         report = launch.Report()
-        container.send_signal(signal.SIGKILL)
+        container.kill()
     child.close_channel()
     if report.failure is not None:
         record.reason, record.error = Reason.START_FAILED, str(launch.start_error(record.name, report.failure))
@@ -60,16 +62,14 @@ async def finish_start(container: Container, child: Child) -> None:
         record.reason, record.error = Reason.START_FAILED, "the supervisor was killed while it started the container"
 
 
-async def sweep(layout: cgroups.Layout, parent: str, known: set[str]) -> None:
-    """Kill and remove what is left in the groups below ``parent`` that belong to no known slot."""
-    for name in cgroups.children(layout, parent):
-        if name in known:
-            continue
-        group = cgroups.Group(layout, f"{parent}/{name}")
-        for pid in group.processes():
-            _log.warning("killing process %d, left over in control group %s", pid, group.path)
-            _kill(pid)
-        await remove_group(group)
+async def sweep(layout: cgroups.Layout, parent: str, known: set[str]) -> list[str]:
+    """Kill and remove what is left in the groups below ``parent`` that belong to no known slot, all at the same time.
+
+    What does not die in ``killing.KILL_SECONDS`` stays: it is logged and returned, a line a group.
+    """
+    groups = [cgroups.Group(layout, f"{parent}/{name}") for name in cgroups.children(layout, parent)]
+    clearing = (_clear(group) for group in groups if os.path.basename(group.path) not in known)
+    return [left for left in await asyncio.gather(*clearing) if left]
 
 
 def prune_logs(folder: Path, records: Iterable[Record]) -> None:
@@ -81,8 +81,20 @@ def prune_logs(folder: Path, records: Iterable[Record]) -> None:
         _log.error("cannot prune logs: %s", error)
 
 
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
+async def _clear(group: cgroups.Group) -> str:
+    """Returns what is left, "" for nothing."""
+    deadline = time.monotonic() + killing.KILL_SECONDS
+    told: set[int] = set()
+    delay = 0.001
+    while left := await asyncio.to_thread(trees.kill, group.places):
+        for pid in left - told:
+            _log.warning("killing process %d, left over in control group /%s", pid, group.path)
+        told |= left
+        if time.monotonic() > deadline:
+            text = f"cannot be killed: {await asyncio.to_thread(killing.remains, group)}"
+            _log.error("%s", text)
+            return text
+        await asyncio.sleep(delay)
+        delay = min(2 * delay, 0.2)
+    await killing.remove_group(group)
+    return ""

@@ -15,10 +15,10 @@ from collections.abc import Iterable
 
 import msgspec
 
-from wherry import defaults
 from wherry.errors import InvalidRequest, NotSupported
 from wherry.kernel.scheduling import parse_cpu_list
 from wherry.logs.options import BUFFER_MAX, BUFFER_MIN, FILE_MIN, MODES, LogOptions
+from wherry.supervisor.bounds import check_sizes
 
 _HOST_NAME = re.compile(r"[a-zA-Z0-9_.-]+")
 _HOST_NAME_MAX = 64  # __NEW_UTS_LEN: sethostname(2) and setdomainname(2) refuse more
@@ -28,8 +28,9 @@ _PIDS_MAX = 4194304  # PID_MAX_LIMIT; pids.max refuses more (kernel/cgroup/pids.
 _POLICY = re.compile(r"other|batch|idle|(fifo|rr):[1-9][0-9]?")
 _KERNEL_MOUNTS = frozenset({"/proc", "/dev", "/sys"})
 _LOG_FILES_MAX = 1000
-_VOLUMES_MAX = 200  # one message carries 253 descriptors (SCM_MAX_FD, unix(7))
 _ENGINE_VARIABLES = frozenset({"PATH", "HOSTNAME", "HOME"})
+UNCONFINED = "unconfined"
+"""In place of a seccomp profile: no filter at all."""
 _TMPFS_FLAGS = frozenset({"ro", "rw", "exec", "noexec", "suid", "nosuid", "nodev"})
 _TMPFS_VALUES = {
     "size": re.compile(r"[0-9]{1,18}[kKmMgG%]?"),
@@ -58,8 +59,9 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     ``memory_swap_bytes`` is memory and swap together, -1 for any amount, None for twice the memory;
     ``nice`` (of the container), ``cpu_shares`` and ``sched_policy`` "idle" each set the container's weight against
     others, so that one excludes the rest; ``sched_policy`` is other, batch, idle, fifo:N or rr:N, "" is other;
-    a negative ``stop_seconds`` means that stop waits for ever (docker's -1); ``merge_streams`` gives stdout and stderr
-    one pipe, so that their order is kept, and all is stdout.
+    ``seccomp`` is a profile in docker's JSON, "" for the default one, "unconfined" for none;
+    ``stop_seconds`` is how long stop waits before it kills, negative for ever (docker's -1), None when nobody has said;
+    ``merge_streams`` gives stdout and stderr one pipe, so that their order is kept, and all is stdout.
     """
 
     rootfs: str
@@ -88,8 +90,9 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     cpuset_cpus: str = ""
     sched_policy: str = ""
     io_weight: int | None = None
+    seccomp: str = ""
     stop_signal: str = "SIGTERM"
-    stop_seconds: float = defaults.STOP_SECONDS
+    stop_seconds: float | None = None
     labels: dict[str, str] = {}
     log: LogOptions = LogOptions()
     merge_streams: bool = False
@@ -192,6 +195,7 @@ def check(request: CreateRequest) -> CreateRequest:
     Raises:
         InvalidRequest: with a message that names the field and the value.
     """
+    check_sizes(request)
     _check_strings(request)
     _check_paths(request)
     _check_limits(request)
@@ -243,8 +247,6 @@ def _check_paths(request: CreateRequest) -> None:
             raise InvalidRequest(f"invalid volume: host path {quoted(volume.source)} is not absolute")
     for options in request.tmpfs.values():
         _check_tmpfs_options(options)
-    if len(request.volumes) > _VOLUMES_MAX:
-        raise InvalidRequest(f"{len(request.volumes)} volumes; the most is {_VOLUMES_MAX}")
     seen: set[str] = set()
     for destination in [*(volume.destination for volume in request.volumes), *request.tmpfs]:
         _check_mount_point(destination, seen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import sys
@@ -14,9 +15,10 @@ from typing import NamedTuple
 
 import wherry
 from wherry.errors import InternalError
-from wherry.kernel import mounts, unix_sockets
+from wherry.kernel import mounts, trust, unix_sockets
 from wherry.shim import protocol
 
+_log = logging.getLogger(__name__)
 _CONNECT_SECONDS = 10
 _ATTEMPTS = 3
 _CODE = "import sys; sys.path.append({path!r}); from wherry.shim.main import main; main(3)"
@@ -104,10 +106,16 @@ class ShimLink:
         return held
 
     def _find(self) -> socket.socket | None:
+        """None when nobody listens there. Raises InternalError for a socket that is not ours, or not there itself."""
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         try:
-            with _ShortPath(self._socket_path) as path:
-                connection.connect(path)
+            # connect(2) follows links: what is there is opened and looked at first.
+            file = os.open(self._socket_path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                trust.check_socket(os.fstat(file), str(self._socket_path))
+                connection.connect(f"/proc/self/fd/{file}")
+            finally:
+                os.close(file)
             if not protocol.peer_is_trusted(connection):
                 raise InternalError(f"{self._socket_path} belongs to user {unix_sockets.peer_uid(connection)}")
             connection.setblocking(False)
@@ -115,13 +123,20 @@ class ShimLink:
         except (FileNotFoundError, ConnectionRefusedError):
             connection.close()
             return None
+        except trust.DistrustedError as error:
+            connection.close()
+            raise InternalError(f"cannot reach the shim: {error}") from None
+        except BaseException:
+            connection.close()
+            raise
 
     def _start(self) -> None:
         self._socket_path.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as listener:
+            # bind(2) makes the file with the mode of the socket's own inode.
+            os.fchmod(listener.fileno(), 0o600)
             with _ShortPath(self._socket_path) as path:
                 listener.bind(path)
-            self._socket_path.chmod(0o600)
             listener.listen(8)
             self.child = _execute_shim(listener.fileno(), self._log_path)
 
@@ -129,6 +144,13 @@ class ShimLink:
         held: list[HeldSlot] = []
         while True:
             message, descriptors = await _next_message(connection)
+            names: list[str] = message.get("held") or message.get("names") or []
+            if len(descriptors) != len(names):
+                _close_all(descriptors)
+                raise InternalError(
+                    f"the shim hands over {len(names)} descriptors for one container, and this supervisor may open no "
+                    "more: raise its limit (LimitNOFILE= of the service, ulimit -n); the containers go on"
+                )
             if message["type"] == "hello":
                 self.pid = message["pid"]
                 if message["version"] != protocol.VERSION:
@@ -158,6 +180,9 @@ class ShimLink:
         kind, slot = message["type"], message["slot"]
         if kind == "exit":
             self._on_exit(slot, _exit_status(message))
+            return
+        if kind == "refused":
+            _log.error("the shim may open no more descriptors, and has killed the container in slot %s", slot)
             return
         future = self._spawning.pop(slot, None)
         if future is None or future.done():
@@ -254,17 +279,18 @@ class ShimLink:
             self._send({"type": "release", "slot": slot})
 
     async def shutdown(self) -> None:
-        """End the shim and all it has; returns when its end of the connection has closed."""
+        """End the shim and all it has; returns when its end of the connection has closed, or does not within
+        ``_CONNECT_SECONDS``.
+        """
         if self._connection is None:
             return
         self._send({"type": "shutdown"})
         connection, loop = self._connection, asyncio.get_running_loop()
         loop.remove_reader(connection.fileno())
-        try:
-            while await loop.sock_recv(connection, 1):
-                pass
-        except OSError:
-            pass
+        with contextlib.suppress(OSError):  # TimeoutError is one
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                while await loop.sock_recv(connection, 1):
+                    pass
         self._connection = None
         connection.close()
         self._socket_path.unlink(missing_ok=True)
@@ -334,19 +360,26 @@ def _execute_shim(listener: int, log_path: Path) -> int:
     """
     package = str(Path(wherry.__file__).resolve().parent.parent)
     arguments = [sys.executable, "-I", "-S", "-B", "-c", _CODE.format(path=package)]
-    executable = mounts.clone_tree(os.path.realpath(sys.executable))
-    try:
+    with contextlib.ExitStack() as used:
+        log = _open_log(log_path)
+        used.callback(os.close, log)
+        executable = mounts.clone_tree(os.path.realpath(sys.executable))
+        used.callback(os.close, executable)
         mounts.set_attributes(executable, mounts.MOUNT_ATTR_RDONLY)
-        log_flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
         actions = [
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, str(log_path), log_flags, 0o600),
-            (os.POSIX_SPAWN_DUP2, 1, 2),
+            (os.POSIX_SPAWN_DUP2, log, 1),
+            (os.POSIX_SPAWN_DUP2, log, 2),
             (os.POSIX_SPAWN_DUP2, listener, 3),
         ]
         # Nothing else of our environment: a parked process shows it in /proc/PID/environ.
         environment = {key: value for key, value in os.environ.items() if key in ("PATH", "LD_LIBRARY_PATH")}
         environment["LANG"] = "C.UTF-8"
         return os.posix_spawn(f"/proc/self/fd/{executable}", arguments, environment, file_actions=actions)
-    finally:
-        os.close(executable)
+
+
+def _open_log(path: Path) -> int:
+    try:
+        return trust.open_file(str(path), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    except trust.DistrustedError as error:
+        raise InternalError(f"cannot start the shim: {error}") from None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import resource
 
-from wherry.runtime import defaults
+from wherry.runtime import defaults, seccomp
 from wherry.runtime.spec import (
     ANNOTATION_HARD_LIMIT,
     ANNOTATION_INIT,
+    ANNOTATION_NAME_FILE,
+    ANNOTATION_ROOT_ITSELF,
     ANNOTATION_SOFT_LIMIT,
     BlockIO,
     Cpu,
@@ -22,14 +23,15 @@ from wherry.runtime.spec import (
     Rlimit,
     Root,
     Scheduler,
+    Seccomp,
     Spec,
 )
 from wherry.runtime.spec import User as SpecUser
-from wherry.supervisor.request import CreateRequest, clean_path
+from wherry.supervisor.namefiles import name_files
+from wherry.supervisor.request import UNCONFINED, CreateRequest, clean_path
 from wherry.supervisor.users import User
 from wherry.weights import weight_of_nice
 
-_NAME_FILES = ("/etc/hosts", "/etc/resolv.conf")
 _CPU_PERIOD = 100_000  # microseconds; docker's
 
 
@@ -39,6 +41,10 @@ def make_spec(name: str, request: CreateRequest, rootfs: str, user: User) -> Spe
     annotations = _limit_annotations(request)
     if request.init:
         annotations[ANNOTATION_INIT] = "true"
+    if request.rw_rootfs:
+        annotations[ANNOTATION_ROOT_ITSELF] = "true"
+    files = name_files(hostname, request)
+    annotations |= {ANNOTATION_NAME_FILE + path: text for path, text in files.items() if path not in _taken(request)}
     return Spec(
         process=_process(request, hostname, user),
         root=Root(path=rootfs, readonly=request.read_only),
@@ -50,6 +56,7 @@ def make_spec(name: str, request: CreateRequest, rootfs: str, user: User) -> Spe
             resources=resources(request),
             masked_paths=defaults.MASKED_PATHS,
             readonly_paths=defaults.READONLY_PATHS,
+            seccomp=_seccomp(request),
         ),
         annotations=annotations,
     )
@@ -66,6 +73,13 @@ def _process(request: CreateRequest, hostname: str, user: User) -> Process:
         rlimits=(_descriptor_limit(),),
         scheduler=_scheduler(request),
     )
+
+
+def _seccomp(request: CreateRequest) -> Seccomp | None:
+    """By the bounding set: that is what the container can ever get."""
+    if request.seccomp == UNCONFINED:
+        return None
+    return seccomp.resolve(seccomp.parse(request.seccomp), frozenset(defaults.CAPABILITIES.bounding))
 
 
 def _scheduler(request: CreateRequest) -> Scheduler:
@@ -108,18 +122,11 @@ def _own_mounts(request: CreateRequest) -> list[Mount]:
         )
         for volume in request.volumes
     ]
-    if request.network == "host":
-        result += [_name_file(path) for path in _NAME_FILES if os.path.isfile(path) and path not in _taken(request)]
     for destination, options in request.tmpfs.items():
         chosen = ("nosuid", "nodev", "noexec", *(part for part in options.split(",") if part))
         result.append(Mount(destination=clean_path(destination), type="tmpfs", source="tmpfs", options=chosen))
     # A mount below another comes after it, whatever the order they were asked for in.
-    return sorted(result, key=lambda mount: mount.destination.count("/"))
-
-
-def _name_file(path: str) -> Mount:
-    """On the host's network, names resolve as on the host."""
-    return Mount(destination=path, type="bind", source=path, options=("bind", "ro"))
+    return sorted(result, key=lambda mount: (mount.destination.count("/"), mount.type == "bind"))
 
 
 def _taken(request: CreateRequest) -> set[str]:

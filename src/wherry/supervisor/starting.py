@@ -15,6 +15,7 @@ from wherry.rootfs import RootfsStore
 from wherry.runtime import binds, launch
 from wherry.runtime.plan import Plan, make_plan, wants_init
 from wherry.supervisor import layers, limits, users
+from wherry.supervisor.bounds import is_large
 from wherry.supervisor.children import Child, Children
 from wherry.supervisor.container import Container
 from wherry.supervisor.memory import Memory
@@ -52,6 +53,7 @@ class Starter:
         self._layers = layer_store
         self._memory = memory
         self._stage = stage
+        self._unpacking = asyncio.Semaphore(2)
         self._template = ""
         self._refill_timer: asyncio.TimerHandle | None = None
         self._refilling: asyncio.Task[None] | None = None
@@ -71,9 +73,10 @@ class Starter:
                 self._reserve(container, rootfs)
                 undo.callback(self.release_rootfs, container)
                 root = self._mount_root(container, rootfs)
-                unowned = undo.enter_context(contextlib.ExitStack())
-                unowned.callback(os.close, root)
-                plan = self._plan(container, root)
+                unowned = await undo.enter_async_context(contextlib.AsyncExitStack())
+                # In a thread: the last reference to an overlay syncs the file system under it.
+                unowned.push_async_callback(asyncio.to_thread, os.close, root)
+                plan = await self._plan(container, root)
                 names, descriptors, directories = self._open_binds(plan, used)
                 child = await self._children.get(plan)
                 undo.push_async_callback(self._children.discard, child)
@@ -152,7 +155,8 @@ class Starter:
             raise InvalidRequest(
                 f"rootfs {path!r} is an archive: its unpacked files are shared and cannot be written to"
             )
-        directory = await asyncio.to_thread(self._store.resolve, path)
+        async with self._unpacking:
+            directory = await asyncio.to_thread(self._store.resolve, path)
         descriptor = layers.open_rootfs(str(directory))
         used.callback(os.close, descriptor)
         return descriptor
@@ -198,9 +202,15 @@ class Starter:
         record.layer, root = self._layers.mount(record.layer, rootfs)
         return root
 
-    def _plan(self, container: Container, root: int) -> Plan:
+    async def _plan(self, container: Container, root: int) -> Plan:
+        request = container.record.request
+        user = await users.find(root, request.user)
+        if is_large(request):
+            return await asyncio.to_thread(self._make_plan, container, user)
+        return self._make_plan(container, user)
+
+    def _make_plan(self, container: Container, user: users.User) -> Plan:
         record = container.record
-        user = users.lookup(root, record.request.user)
         spec = make_spec(record.name, record.request, record.request.rootfs, user)
         plan = make_plan(spec, self._stage)
         if _log.isEnabledFor(logging.DEBUG):

@@ -2,30 +2,57 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from wherry.errors import Conflict, InvalidRequest
+from wherry.kernel import trust
 from wherry.kernel.libc import describe_errno
 
 
 class StateDirectory:
-    """``path`` is made when missing, mode 0700, with its parents; the mode of an existing directory is the user's.
+    """``path`` is made when missing, mode 0700, with its parents.
 
-    What is sensitive in it (environments, layers, logs) has a mode of its own.
+    One that was there must be root's or ours, with every directory on the way to it and every part in it, and writable
+    by nobody else: who could prepare one, or change one later, could have root write to and delete what he likes. After
+    this check the parts can be used by their names.
     """
 
     def __init__(self, path: str) -> None:
-        """Raises InvalidRequest naming the directory when it cannot be used."""
+        """Raises InvalidRequest naming the directory, or the part of it, that cannot be used, and what is wrong."""
         self.path = Path(path).absolute()
-        try:
-            self.path.mkdir(0o700, parents=True, exist_ok=True)
-            for directory in (self.logs, self.layers, self.rootfs, self.run, self.stage):
-                directory.mkdir(0o700, exist_ok=True)
-        except OSError as error:
-            raise InvalidRequest(f"state directory {self.path}: {describe_errno(error.errno or 0)}") from None
         self._lock = -1
+        with self._explained():
+            directory = trust.open_directory(str(self.path), 0o700)
+            try:
+                self._open_parts(directory)
+            finally:
+                os.close(directory)
+
+    def _open_parts(self, directory: int) -> None:
+        for path in (self.logs, self.layers, self.rootfs, self.run):
+            part = trust.open_part(directory, path.name, str(path))
+            try:
+                if path in (self.layers, self.rootfs):
+                    # Set-user-ID programs of root file systems are in there: nobody else may get that far.
+                    os.chmod(f"/proc/self/fd/{part}", 0o700)
+                elif path == self.run:
+                    os.close(trust.open_part(part, self.stage.name, str(self.stage)))
+            finally:
+                os.close(part)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except trust.DistrustedError as error:
+            raise InvalidRequest(f"state directory {self.path}: {error}") from None
+        except OSError as error:
+            where = f" {error.filename}:" if error.filename else ""
+            raise InvalidRequest(f"state directory {self.path}:{where} {describe_errno(error.errno or 0)}") from None
 
     @property
     def logs(self) -> Path:
@@ -61,10 +88,8 @@ class StateDirectory:
 
     def lock(self) -> None:
         """Become the directory's only supervisor until the process ends. Raises Conflict when there is one."""
-        try:
-            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        except OSError as error:
-            raise InvalidRequest(f"state directory {self.path}: lock: {describe_errno(error.errno or 0)}") from None
+        with self._explained():
+            descriptor = trust.open_file(str(self.path / "lock"), os.O_RDWR | os.O_CREAT)
         try:
             # flock(2) belongs to the open file: the kernel lets go of it however the process ends.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from wherry.errors import Conflict, InternalError, WherryError
+from wherry.kernel import cgroup_trees as trees
 from wherry.kernel import scheduling
 from wherry.kernel.libc import describe
 from wherry.memory import Limits
@@ -46,10 +47,14 @@ async def update(container: Container, records: Records, memory: Memory, after: 
     child = container.child if container.running else None
     with contextlib.ExitStack() as undo:
         if child is not None:
-            for apply in (_limit_group, _limit_memory):
-                with _explained(container):
-                    apply(container, child, memory, before, after)
-                undo.callback(_put_back, apply, container, child, memory, after, before)
+            # In a thread: the kernel moves every thread to a new list of CPUs, and reclaims memory to a lower limit.
+            with _explained(container):
+                await asyncio.to_thread(_limit_group, container, child, memory, before, after)
+            undo.callback(_put_back, _limit_group, container, child, memory, after, before)
+            await asyncio.to_thread(memory.reclaim, container, *_limits(before, after))
+            with _explained(container):
+                _limit_memory(container, child, memory, before, after)
+            undo.callback(_put_back, _limit_memory, container, child, memory, after, before)
         record.request = after
         try:
             records.save(record)
@@ -58,7 +63,7 @@ async def update(container: Container, records: Records, memory: Memory, after: 
             raise
         undo.pop_all()
     if child is not None and before.nice != after.nice:
-        await asyncio.to_thread(scheduling.set_nice, child.group.threads, after.nice)
+        await asyncio.to_thread(scheduling.set_nice, lambda: trees.threads(child.group.places), after.nice)
 
 
 def _limit_group(_: Container, child: Child, __: Memory, before: CreateRequest, after: CreateRequest) -> None:
@@ -66,8 +71,11 @@ def _limit_group(_: Container, child: Child, __: Memory, before: CreateRequest, 
 
 
 def _limit_memory(container: Container, _: Child, memory: Memory, before: CreateRequest, after: CreateRequest) -> None:
-    old, new = (Limits(request.soft_bytes, request.hard_bytes) for request in (before, after))
-    memory.update(container, old, new)
+    memory.update(container, *_limits(before, after))
+
+
+def _limits(before: CreateRequest, after: CreateRequest) -> tuple[Limits, Limits]:
+    return Limits(before.soft_bytes, before.hard_bytes), Limits(after.soft_bytes, after.hard_bytes)
 
 
 def _put_back(apply: Callable[..., None], *arguments: object) -> None:

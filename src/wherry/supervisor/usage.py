@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from wherry import memory
 from wherry.kernel.cgroups import Group
 from wherry.memory import controller
+from wherry.supervisor.model import Record
 
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
@@ -43,6 +45,23 @@ Resident = memory.Usage
 """What a memory enforcer counts against the limits it holds."""
 
 
+class Held(NamedTuple):
+    """What an enforcer counts, and the hard limit that it holds that against."""
+
+    rss_bytes: int
+    limit_bytes: int
+
+
+def held(record: Record, counted: Resident | None) -> Held | None:
+    """None when the group's own figures are those of the limit that kills: without a hard limit, with one that the
+    group holds itself (enforcer ``cgroup``), or beside a ``--memory`` that is lower.
+    """
+    hard, own = record.request.hard_bytes, record.request.memory_bytes
+    if counted is None or hard is None or record.enforcer == "cgroup" or (own is not None and own < hard):
+        return None
+    return Held(counted.rss_bytes, hard)
+
+
 def measure(group: Group) -> Usage:
     """A group that is gone has used nothing."""
     total, user, system = (_cpu_version1 if group.layout.version == 1 else _cpu_version2)(group)
@@ -58,6 +77,10 @@ def measure(group: Group) -> Usage:
         pids=group.read_number("pids", "pids.current"),
         pids_limit=group.read_number("pids", "pids.max"),
     )
+
+
+def measure_all(groups: Mapping[str, Group]) -> dict[str, Usage]:
+    return {key: measure(group) for key, group in groups.items()}
 
 
 def host_cpu_ns(stat: str = "/proc/stat") -> int:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from wherry import errors
 from wherry.wire import jsontext
 from wherry.wire.replies import MAKES_SENSE, Value
+from wherry.wire.stream import ClosableStream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import Any, Self
+    from typing import Any
 
 MISSED = "missed"
 MAX_LINE = 1 << 20
@@ -40,40 +41,15 @@ class Event(Value):
         self.monotonic_ns: int = int(fields["Wherry"]["MonotonicNano"])
 
 
-class EventStream:
-    """An iterator of events; ``close`` or leaving a ``with`` block ends it.
-
-    One thread at a time iterates; any thread may close it, and the iteration then ends.
-    """
+class EventStream(ClosableStream):
+    """An iterator of events; ``close``, from any thread, or leaving a ``with`` block ends it."""
 
     def __init__(self, pieces: Iterator[memoryview], close: Callable[[], None]) -> None:
-        self._events = _events(pieces)
-        self._close = close
-        self._closed = False
-
-    def __iter__(self) -> Self:
-        return self
+        super().__init__(_events(pieces), close)
 
     def __next__(self) -> Event:
-        try:
-            return next(self._events)
-        except errors.Unavailable:
-            if self._closed:
-                raise StopIteration from None
-            raise
-
-    def close(self) -> None:
-        self._closed = True
-        self._close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self.close()
+        event: Event = super().__next__()
+        return event
 
 
 def _events(pieces: Iterator[memoryview]) -> Iterator[Event]:

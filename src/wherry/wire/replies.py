@@ -72,16 +72,17 @@ class Container(Value):
     """One line of ``ps``.
 
     ``state`` is "created", "running" or "exited"; ``reason`` says why it ended ("" before). ``pid`` is the host's,
-    None when not running. ``created``, ``started`` and ``finished`` are RFC 3339 in UTC, None for never. Sizes are
-    bytes, None where there is no limit or nobody measured. ``log_error`` is why the log cannot be written at the
-    moment, None when it can. The slots are the keys of ``engine ps --format json``,
-    which stay.
+    None when not running. ``being_killed`` says that SIGKILL has been sent and the end not been seen. ``created``,
+    ``started`` and ``finished`` are RFC 3339 in UTC, None for never. Sizes are bytes, None where there is no limit or
+    nobody measured. ``log_error`` is why the log cannot be written at the moment, None when it can. The slots are the
+    keys of ``engine ps --format json``, which stay.
     """
 
     __slots__ = (  # noqa: RUF023
         "name",
         "id",
         "state",
+        "being_killed",
         "reason",
         "exit_code",
         "signal",
@@ -107,6 +108,7 @@ class Container(Value):
         self.name: str = ours["Name"]
         self.id: str = entry["Id"]
         self.state: str = ours["State"]
+        self.being_killed: bool = ours.get("BeingKilled", False)
         self.reason: str = ours["Reason"]
         self.exit_code: int | None = ours["ExitCode"]
         self.signal: int | None = ours["Signal"]

@@ -7,6 +7,7 @@ from wherry.http1 import ProtocolError, TruncatedError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any, Self
 
 STDOUT = 1
 STDERR = 2
@@ -58,13 +59,49 @@ def _frame_header(header: bytes) -> tuple[int, int]:
     return kind, size
 
 
-class LogStream:
+class ClosableStream:
+    """What comes over a connection, item by item, until ``close()`` or its end; also a context manager.
+
+    One thread at a time iterates. Any thread or signal handler may close it: the iteration then ends at once, without
+    an error. A stream that is dropped closes its connection.
+    """
+
+    def __init__(self, items: Iterator[Any], close: Callable[[], None]) -> None:
+        """``close`` may be called from any thread, and more than once; ``items`` then end."""
+        self._items = items
+        self._close = close
+        self._closed = False
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        if self._closed:
+            raise StopIteration
+        return next(self._items)
+
+    def close(self) -> None:
+        self._closed = True
+        self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class LogStream(ClosableStream):
     """An iterator of (stream, data): stream 1 is stdout and 2 stderr, data what came, with no regard to lines.
 
     ``cursor`` is where the next byte comes from: given to ``Client.logs(after=)`` it goes on behind what has been
     handed out, whenever and by whomever; "" before anything has come. (With ``timestamps`` it is exact at the end;
     before that the last piece may be repeated.) ``lost_bytes`` counts what had been rotated away before it was read.
-    ``close()`` ends it early; it is also a context manager. Iterating raises the errors of ``Client``.
+    ``close()``, from any thread, ends it early; it is also a context manager. Iterating raises the errors of
+    ``Client``.
     """
 
     def __init__(
@@ -76,8 +113,7 @@ class LogStream:
         after: str = "",
     ) -> None:
         """``counts``: frames hold the log's bytes and nothing else; ``after`` is where the first of them begins."""
-        self._pairs = self._data(pairs)
-        self._close = close
+        super().__init__(self._data(pairs), close)
         self._counts = counts
         self._id, _, position = after.rpartition(":")
         self._position = int(position) if after else 0
@@ -87,16 +123,16 @@ class LogStream:
     def cursor(self) -> str:
         return f"{self._id}:{self._position}" if self._id else ""
 
-    def __iter__(self) -> LogStream:
-        return self
-
     def __next__(self) -> tuple[int, bytes]:
-        stream, data = next(self._pairs)
+        stream, data = super().__next__()
         return stream, bytes(data)
 
     def views(self) -> Iterator[tuple[int, memoryview]]:
         """The same without a copy of the bytes: for whoever passes much on at once."""
-        return self._pairs
+        for stream, data in self._items:
+            if self._closed:
+                return
+            yield stream, data
 
     def _data(self, pairs: Iterator[tuple[int, memoryview]]) -> Iterator[tuple[int, memoryview]]:
         for kind, data in pairs:
@@ -119,15 +155,3 @@ class LogStream:
                 self.lost_bytes += int(fields["Bytes"])
         except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as failure:
             raise ProtocolError(f"a status frame makes no sense: {failure!r}") from failure
-
-    def close(self) -> None:
-        self._close()
-
-    def __enter__(self) -> LogStream:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self.close()

@@ -19,12 +19,13 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeVar, cast
 
 import pytest
+from tests.patience import PATIENCE
 
 from wherry import errors
 from wherry.api import ports, streams
@@ -85,7 +86,7 @@ class FakeLog:
         ]
         yield from chosen if tail is None else chosen[len(chosen) - min(tail, len(chosen)) :]
 
-    def hold(self, position: int) -> Hold:
+    def watch(self, position: int) -> Hold:
         assert position == 0, "only attach asks for another one, and that needs a log in earnest"
         self.holds += 1
 
@@ -148,6 +149,7 @@ class FakeEngine:
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
+        self.pids_limit: int | None = 100
         self.slow = 0.0  # seconds that create and start take
         self.stop_calls: builtins.list[float | None] = []
         self.kill_calls: builtins.list[int] = []
@@ -291,6 +293,11 @@ class FakeEngine:
         self.get(ref)
         return None
 
+    async def usages(self, refs: Sequence[str]) -> dict[str, Usage]:
+        for ref in refs:
+            self.get(ref)
+        return {}
+
     def resident(self, ref: str) -> Resident | None:
         self.get(ref)
         return None
@@ -337,12 +344,12 @@ class Reply(NamedTuple):
 
 class UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: str) -> None:
-        super().__init__("wherry", timeout=20)
+        super().__init__("wherry", timeout=PATIENCE)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(20)
+        self.sock.settimeout(PATIENCE)
         self.sock.connect(self._path)
 
 
@@ -357,7 +364,7 @@ class Api:
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of a coroutine, run on the server's loop."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(20)
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(PATIENCE)
 
     def call(self, function: Callable[[], T]) -> T:
         async def work() -> T:
@@ -368,7 +375,7 @@ class Api:
     def connect(self) -> socket.socket:
         with contextlib.ExitStack() as undo:
             sock = undo.enter_context(socket.socket(socket.AF_UNIX))
-            sock.settimeout(20)
+            sock.settimeout(PATIENCE)
             sock.connect(self.path)
             undo.pop_all()
             return sock
@@ -401,7 +408,7 @@ class Api:
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Wait for something to become true on the server's loop."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while not self.call(condition):
             assert time.monotonic() < deadline, "it did not become true"
             time.sleep(0.005)
@@ -435,7 +442,7 @@ def api(socket_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
         assert not left, f"left running: {left}"
     finally:
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(20)
+        thread.join(PATIENCE)
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
 

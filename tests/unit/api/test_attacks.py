@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.patience import PATIENCE
 
 from wherry.api import bodies, connection
 
@@ -98,18 +99,16 @@ def test_pipelined_requests_are_answered_in_order(api: Api) -> None:
 
 
 def _drip(sock: socket.socket) -> None:
-    for _ in range(200):
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
         sock.sendall(b"G")
         time.sleep(0.05)
 
 
 def test_a_head_that_drips_is_cut_off(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "HEAD_SECONDS", 0.3)
-    with api.connect() as sock:
-        started = time.monotonic()
-        with pytest.raises((BrokenPipeError, ConnectionResetError)):
-            _drip(sock)
-        assert time.monotonic() - started < 5
+    with api.connect() as sock, pytest.raises((BrokenPipeError, ConnectionResetError)):
+        _drip(sock)
 
 
 def test_a_quiet_connection_is_not_cut_off_as_slow(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,7 +282,7 @@ def test_a_client_of_another_user_is_refused(api: Api) -> None:
     os.chmod(os.path.dirname(api.path), 0o755)
     os.chmod(api.path, 0o666)
     command = [sys.executable, "-c", STRANGER, api.path]
-    reply = subprocess.run(command, capture_output=True, timeout=20, check=True).stdout
+    reply = subprocess.run(command, capture_output=True, timeout=PATIENCE, check=True).stdout
     assert reply.startswith(b"HTTP/1.1 403 Forbidden\r\n")
     assert "uid 65534" in message(reply)
 

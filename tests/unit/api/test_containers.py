@@ -254,6 +254,7 @@ def test_an_entry_of_the_list(api: Api) -> None:
     assert ours == {
         "Name": "alpha",
         "State": "exited",
+        "BeingKilled": False,
         "Reason": "exited",
         "ExitCode": 3,
         "Signal": None,

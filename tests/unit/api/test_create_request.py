@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from wherry import defaults
 from wherry.api.docker_models import create_request
 from wherry.errors import InvalidRequest, NotFound, NotSupported, WherryError
 from wherry.logs import LogOptions
@@ -143,7 +144,8 @@ def test_a_log_driver_that_sends_logs_elsewhere_is_refused() -> None:
 def test_nulls_are_dockers_way_of_saying_nothing() -> None:
     fields = dict.fromkeys(("Hostname", "Env", "Entrypoint", "Labels", "Tty", "Healthcheck", "StopTimeout", "Runtime"))
     host = dict.fromkeys(("Binds", "Tmpfs", "PidsLimit", "NanoCpus", "Init", "Mounts"))
-    assert translate(host, **fields) == CreateRequest(rootfs="/srv/rootfs", command=("true",))
+    expected = CreateRequest(rootfs="/srv/rootfs", command=("true",), pids_limit=defaults.PIDS_LIMIT)
+    assert translate(host, **fields) == expected
 
 
 def test_everything_that_is_understood() -> None:
@@ -244,8 +246,14 @@ def test_memory_that_contradicts_itself_is_refused(message: str, host: dict[str,
 
 
 def test_unlimited_pids_and_stop_for_ever() -> None:
-    assert translate({"PidsLimit": -1}).pids_limit is None
-    assert translate(StopTimeout=-1).stop_seconds < 0
+    """Case 28: docker's API says that 0 and -1 are no limit, and null is the default."""
+    for none in (0, -1):
+        assert translate({"PidsLimit": none}).pids_limit is None
+    assert translate({"PidsLimit": None}).pids_limit == translate().pids_limit == 2048
+    body = {"Cmd": ["true"], "Wherry": {"Rootfs": "/r"}}
+    assert [create_request(body, limit).pids_limit for limit in (7, None)] == [7, None]
+    assert create_request({**body, "HostConfig": {"PidsLimit": 0}}, 7).pids_limit is None
+    assert translate(StopTimeout=-1).stop_seconds == -1
 
 
 def test_there_are_no_images() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.patience import PATIENCE
 
 from wherry.supervisor.events import Action
 
@@ -31,7 +32,7 @@ def docker_env(api: Api, tmp_path: Path) -> dict[str, str]:
 def docker(docker_env: dict[str, str]) -> Docker:
     def run(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         command = ["docker", *words]
-        done = subprocess.run(command, env=docker_env, capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(command, env=docker_env, capture_output=True, text=True, timeout=PATIENCE, check=False)
         assert done.returncode == code, done
         return done
 
@@ -108,7 +109,7 @@ def test_docker_logs_follows_until_the_end(api: Api, docker_env: dict[str, str])
             assert following.stdout.readline() == word
         assert api.request("POST", "/containers/alpha/stop").status == 204
         assert following.stdout.read() == b""
-        assert following.wait(20) == 0
+        assert following.wait(PATIENCE) == 0
 
 
 @pytest.mark.docker
@@ -161,7 +162,7 @@ def test_docker_create_and_run_say_why_not(docker: Docker) -> None:
 @pytest.fixture
 def client(api: Api) -> Iterator[Any]:
     docker_py = pytest.importorskip("docker")
-    client = docker_py.DockerClient(base_url=f"unix://{api.path}", version="auto", timeout=20)
+    client = docker_py.DockerClient(base_url=f"unix://{api.path}", version="auto", timeout=PATIENCE)
     yield client
     client.close()
 
@@ -227,16 +228,14 @@ def test_docker_py_waits_for_an_end_that_comes_later(api: Api, client: Any) -> N
     removed = api.engine.entries["alpha"].waiters["removed"]
     api.until(lambda: len(removed) == 1)
     api.do(api.engine.stop("alpha"))
-    waiting.join(20)
+    waiting.join(PATIENCE)
     assert results == [{"StatusCode": 143, "Error": None}]
 
 
 def test_docker_py_asks_for_version_and_info(client: Any) -> None:
-    started = time.monotonic()
     assert client.ping()
     assert client.version()["ApiVersion"] == "1.41"
     assert client.info()["Wherry"]["Enforcer"] == "cgroup"
-    assert time.monotonic() - started < 10
 
 
 @pytest.mark.docker

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
 from typing import Any
 
 import pytest
@@ -137,10 +136,9 @@ def test_before_an_unknown_container_is_not_found() -> None:
     "pattern", ["(a+)+$", "(a|a)*$", "a*a*a*a*a*a*$", "(?:a+){9}b", r"(a)\1+", "(a) *b", ".*.*.*x"]
 )
 def test_no_pattern_can_stop_the_server(pattern: str) -> None:
-    started = time.monotonic()
+    # Else it would take longer than the time limit.
     with contextlib.suppress(InvalidRequest):
         Filters(json.dumps({"name": [pattern]}), find).match(record(1, "a" * 128))
-    assert time.monotonic() - started < 1
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from tests.patience import PATIENCE
 
 from wherry import logs
 from wherry.api import streams
@@ -34,7 +35,7 @@ class Writer:
     def end(self) -> None:
         os.close(self.stdout)
         os.close(self.stderr)
-        assert self.ended.wait(20)
+        assert self.ended.wait(PATIENCE)
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ def test_a_reader_that_stalls_gets_what_it_was_promised_from_a_log_that_is_trunc
         assert file.readline().startswith(b"HTTP/1.1 200")
         while file.readline() != b"\r\n":
             pass
-        assert stalled.wait(20)
+        assert stalled.wait(PATIENCE)
         assert api.request("GET", "/_ping").status == 200  # the others are served
         os.truncate(writer.log.path, 0)
         body = b""

@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from tests.patience import PATIENCE
 
 from wherry.api import unix_socket
 from wherry.errors import Conflict, InvalidRequest
@@ -145,7 +146,7 @@ def test_a_killed_server_leaves_a_socket_that_the_next_one_replaces(socket_dir: 
     path = str(socket_dir / "engine.sock")
     code = f"import os, signal; from wherry.api import unix_socket; keep = unix_socket.listen({path!r})\n"
     code += "os.kill(os.getpid(), signal.SIGKILL)"
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=30).returncode == -9
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=PATIENCE).returncode == -9
     assert os.path.exists(path)
     listening = unix_socket.listen(path)
     listening.remove()

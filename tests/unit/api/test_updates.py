@@ -43,6 +43,7 @@ DOCKERS = {
             {"Wherry": {"Nice": 0, "SoftLimit": 4096, "HardLimit": 8192}},
             {"nice": 0, "soft_bytes": 4096, "hard_bytes": 8192},
         ),
+        ({"PidsLimit": 0}, {"pids_limit": None}),
         ({"Wherry": None}, {}),
         (
             {"CpuShares": 2, "CpusetCpus": "0-1", "BlkioWeight": 10, "PidsLimit": 5},

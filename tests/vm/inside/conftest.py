@@ -15,7 +15,7 @@ from wherry.kernel.container_monitor import Monitor
 @pytest.fixture(scope="module", autouse=True)
 def clean_kernel() -> Iterator[None]:
     yield
-    watched.wait_until(lambda: not watched.allocations(), 10)  # kvfree_rcu() frees in batches, up to 5 s late
+    watched.wait_until(lambda: not watched.allocations())  # kvfree_rcu() frees in batches, up to 5 s late
     assert watched.complaints(watched.kernel_log()) == []
 
 

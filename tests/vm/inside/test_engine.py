@@ -24,7 +24,7 @@ def engine(module: None, tmp_path: Path, rootfs: Path, leftovers: Traces) -> Ite
 
 
 def ended(engine: Supervisor, name: str) -> tuple[str, int]:
-    wait_until(lambda: engine.client.inspect(name)["State"]["Status"] == "exited", 40)
+    wait_until(lambda: engine.client.inspect(name)["State"]["Status"] == "exited")
     found = engine.client.inspect(name)
     return found["Wherry"]["Reason"], found["State"]["ExitCode"]
 

@@ -7,7 +7,6 @@ import ctypes
 import glob
 import os
 import re
-import select
 import signal
 import struct
 import subprocess
@@ -15,8 +14,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tests.patience import PATIENCE
+
 from wherry.kernel import namespaces
 from wherry.kernel.container_monitor import Monitor, Record
+from wherry.kernel.polling import readable
 
 GROW = "/wherry/build/vm/grow"
 MIB = 1 << 20
@@ -84,7 +86,7 @@ def allocations() -> list[str]:
     ]
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s: {condition}"
@@ -118,15 +120,15 @@ class Contained:
         """Past a "wait"."""
         os.write(self._writer, b".")
 
-    def wait(self, seconds: float = 30) -> int:
+    def wait(self, seconds: float = PATIENCE) -> int:
         """How it ended: the exit code, or minus the signal."""
-        assert select.select([self.pidfd], [], [], seconds)[0], "it has not ended"
+        assert readable([self.pidfd], seconds), "it has not ended"
         _, status = os.waitpid(self.pid, 0)
         self.status = os.waitstatus_to_exitcode(status)
         return self.status
 
     def is_running(self) -> bool:
-        return not select.select([self.pidfd], [], [], 0)[0]
+        return not readable([self.pidfd])
 
     def resident(self) -> int:
         return resident(self.pid)
@@ -141,14 +143,14 @@ def resident(pid: int | str) -> int:
     return int(re.findall(r"^Rss:\s+(\d+) kB", rollup, re.MULTILINE)[0]) << 10
 
 
-def records(monitor: Monitor, count: int, seconds: float = 30) -> list[Record]:
+def records(monitor: Monitor, count: int, seconds: float = PATIENCE) -> list[Record]:
     """The next ``count`` records (or more, where they came together)."""
     found: list[Record] = []
     deadline = time.monotonic() + seconds
     while len(found) < count:
         left = deadline - time.monotonic()
         assert left > 0, f"{len(found)} records of {count} within {seconds} s: {found}"
-        if select.select([monitor.fileno()], [], [], left)[0]:
+        if readable([monitor.fileno()], left):
             found += monitor.read()
     return found
 

@@ -1,0 +1,86 @@
+"""Boots guests and works on their jobs: the process behind ``jobs.Guests``.
+
+On stdin comes a line with the jobs, as JSON, and later "all", when nothing else has work for the machine; on stdout
+goes a line for each outcome. Until then one CPU is left to others.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.vm import kernels
+from tests.vm.guest import Guest
+from tests.vm.jobs import Job, Outcome, boot, built
+
+_printing = threading.Lock()
+
+
+def main() -> None:
+    wanted, builds = json.loads(sys.stdin.readline())
+    cpus = os.cpu_count() or 1
+    slots = threading.Semaphore(max(cpus - 1, 1))
+    guests: dict[tuple[str, str], list[Job]] = {}
+    for job in (Job(*fields) for fields in wanted):
+        guests.setdefault((job.kernel, job.part), []).append(job)
+    pool = ThreadPoolExecutor(cpus)
+    for of_one in guests.values():
+        pool.submit(work, of_one, slots)
+    for kernel in set(builds) - {kernel for kernel, _ in guests}:
+        pool.submit(build, kernel)
+    if sys.stdin.readline() and cpus > 1:
+        slots.release()
+    pool.shutdown()
+
+
+def work(jobs: list[Job], slots: threading.Semaphore) -> None:
+    """All of one guest, in one thread: the emulator ends with the thread that has started it."""
+    kernel, left = jobs[0].kernel, list(jobs)
+    try:
+        with slots:
+            began = time.monotonic()
+            with boot(kernel, build(kernel)) as guest:
+                times = f"boot {time.monotonic() - began:.0f} s, {guest.cpu_seconds():.0f} s of CPU time"
+                while left:
+                    say(left[0].key, *do(left[0], guest, times))
+                    del left[0]
+                    times = ""
+    except BaseException as error:
+        for job in left:
+            say(job.key, error=f"{type(error).__name__}: {error}")
+
+
+def build(kernel: str) -> Path:
+    """monitor.ko."""
+    try:
+        module, said = kernels.build_module_anew(kernel)
+    except BaseException as error:
+        say(built(kernel), error=f"{type(error).__name__}: {error}")
+        raise
+    say(built(kernel), said)
+    return module
+
+
+def do(job: Job, guest: Guest, times: str) -> tuple[str, str]:
+    """What it said, and its error."""
+    began, before = time.monotonic(), guest.cpu_seconds()
+    try:
+        said = job.run(guest)
+    except BaseException as error:
+        return "", f"{type(error).__name__}: {error}"
+    took, used = time.monotonic() - began, guest.cpu_seconds() - before
+    return f"{said}\n{times}\n{job}: {took:.0f} s, {used:.0f} s of CPU time", ""
+
+
+def say(what: str, said: str = "", error: str = "") -> None:
+    with _printing:
+        print(json.dumps(Outcome(what, said, error)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
