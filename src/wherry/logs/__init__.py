@@ -10,7 +10,7 @@
     buffer    the bounded buffer, and buffer_file what of it outlives a process
     pipeline  the threads that do it all: capture (the producer) and drain (the consumer)
     jobs      what these two share, and how they wait;  pace: when pipes are let fill
-    view      a log as runs, forwards and backwards
+    view      a log as runs, forwards and backwards;  parts: how its files are opened for that
     selection tail, since, until, streams
     reader    read();  follower: follow();  linewise: lines() and time stamps
 

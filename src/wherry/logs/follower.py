@@ -115,6 +115,7 @@ class _Follower:
         if begin is not None:
             lost += max(0, view.start - begin)
         self._cursor = Cursor(view, self.query, first, self._cursor)
+        self._cursor.tells_holes = True
         self._generation = seen.generation
         self._chunks = self._cursor.chunks(self._size)
         self._taken = self._cursor.position  # further back than before when the log has been truncated

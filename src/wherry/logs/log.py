@@ -24,10 +24,11 @@ from wherry import errors
 from wherry.logs import rotation
 from wherry.logs.buffer import Buffer, BufferStats, Piece
 from wherry.logs.buffer_file import Progress
-from wherry.logs.files import ReadFile, create_file, open_file
+from wherry.logs.files import ReadFile, create_file
 from wherry.logs.holds import ENDING_BYTES, HeldBack, Hold, Holds
-from wherry.logs.index import DamagedIndex, Header, read_header
+from wherry.logs.index import Header
 from wherry.logs.options import LogOptions
+from wherry.logs.parts import open_newest, open_older
 from wherry.logs.segments import (
     Rotated,
     all_files_of,
@@ -401,7 +402,7 @@ class Log:
             undo.callback(newest.close)
             wanted = [rotated for rotated in older if rotated.end > position]
             parts = []
-            for part in map(_open_older, wanted[:most]):
+            for part in map(open_older, wanted[:most]):
                 if part is not None:
                     undo.callback(part.close)
                     parts.append(part)
@@ -432,7 +433,7 @@ class Log:
             return list(self._older), Part(self._writer.header.start, ReadFile(log), ReadFile(index))
 
     def _files_on_disk(self) -> tuple[list[Rotated], Part]:
-        newest = _open_newest(self.path)
+        newest = open_newest(self.path)
         older = rotation.find_rotated(self.path, self.container_id)
         if newest.index.is_missing and older:
             newest.start = older[-1].end
@@ -471,49 +472,3 @@ class Log:
                 wake()
             except Exception:  # one follower's trouble is not the container's, nor the other followers'
                 logger.exception("a follower of log %s cannot be woken", self.path)
-
-
-def _open_newest(path: Path) -> Part:
-    try:
-        log = ReadFile(open_file(path, os.O_RDONLY))
-    except FileNotFoundError as error:
-        raise errors.NotFound(f"log {path} is gone") from error
-    try:
-        index, header = _open_index(index_path(path))
-    except BaseException:
-        log.close()
-        raise
-    return Part(header.start, log, index)
-
-
-def _open_older(rotated: Rotated) -> Part | None:
-    """None when it has been rotated away, or removed, in this moment."""
-    try:
-        log = ReadFile(open_file(rotated.path, os.O_RDONLY))
-    except (FileNotFoundError, errors.Conflict):
-        return None
-    try:
-        index, _ = _open_index(index_path(rotated.path))
-    except BaseException:
-        log.close()
-        raise
-    return Part(rotated.start, log, index)
-
-
-def _open_index(path: Path) -> tuple[ReadFile | None, Header]:
-    """None when there is none, or none that can be read: the log then counts as a bare file."""
-    nothing = Header("", 0)
-    try:
-        file = ReadFile(open_file(path, os.O_RDONLY))
-    except FileNotFoundError:
-        return None, nothing
-    try:
-        header = read_header(file, path)
-    except DamagedIndex as error:
-        file.close()
-        logger.warning("%s; reading the log without it", error)
-        return None, nothing
-    except BaseException:
-        file.close()
-        raise
-    return file, header

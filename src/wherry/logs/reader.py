@@ -63,7 +63,12 @@ class Extent(NamedTuple):
 
 
 class Cursor:
-    """Goes forward through what a query wants of a log; chunks() goes on where it ended when the log has grown."""
+    """Goes forward through what a query wants of a log; chunks() goes on where it ended when the log has grown.
+
+    ``tells_holes``: what somebody has truncated of a file is told as lost, and not just left out.
+    """
+
+    tells_holes = False
 
     def __init__(self, view: View, query: Query, first: dict[int, int], before: Cursor | None = None) -> None:
         """``first``: for each stream that is wanted, the offset before which nothing of it is shown.
@@ -113,7 +118,7 @@ class Cursor:
             shown, skipped = self._filter.keep(run, start, data)
             if shown:
                 yield Chunk(stream, run.wall_ns, shown, start + skipped + len(shown), lost)
-            if start + len(data) < end:  # somebody has truncated a file
+            if self.tells_holes and start + len(data) < end:
                 yield Chunk(stream, run.wall_ns, b"", end, end - start - len(data))
 
 
