@@ -43,8 +43,8 @@ test-kmod-debug: setup ## the kernel module in a kernel with KASAN, lockdep and 
 	@scripts/setup-debian.sh debug
 	@WHERRY_LOADS=100 $(BIN)/pytest tests/vm/debug
 
-chaos: setup-test ## the log tests with thousands of kills and longer searches (hours)
-	@WHERRY_KILLS=3000 WHERRY_CHAOS=1 $(BIN)/pytest tests/unit/test_logs_*.py tests/root/test_log_truth.py tests/root/test_log_readers*.py
+chaos: setup-test ## the log tests with thousands of kills and longer searches, and a thousand containers (hours)
+	@WHERRY_KILLS=3000 WHERRY_CHAOS=1 $(BIN)/pytest tests/unit/test_logs_*.py tests/root/test_log_truth.py tests/root/test_log_readers*.py tests/root/test_scale.py
 
 test-unit: setup ## the tests that need no root
 	@$(BIN)/pytest tests/unit
@@ -63,6 +63,7 @@ bench: setup-test ## starts, the CLI, logs and memory limits against floors and 
 	@$(BIN)/python benchmarks/cli.py
 	@$(BIN)/python benchmarks/logs.py
 	@$(BIN)/python benchmarks/limits.py
+	@$(BIN)/python benchmarks/scale.py
 
 bench-kmod: setup-vm ## the kernel module in a virtual machine: bytes over the limit, cost
 	@$(BIN)/python benchmarks/kmod.py

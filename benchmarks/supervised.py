@@ -19,7 +19,7 @@ ENGINE = Path(sys.executable).with_name("engine")
 
 @contextlib.contextmanager
 def supervisor(rootfs: Path, *options: str) -> Iterator[Client]:
-    """Yields a client; raises RuntimeError with the supervisor's log when it does not come up within 20 seconds."""
+    """Yields a client; raises RuntimeError with the supervisor's log when it does not come up within 60 seconds."""
     with tempfile.TemporaryDirectory(prefix="wherry-bench-") as directory:
         socket = f"{directory}/engine.sock"
         log = Path(directory, "supervisor.log")
@@ -36,14 +36,15 @@ def supervisor(rootfs: Path, *options: str) -> Iterator[Client]:
         with log.open("wb") as output:
             process = subprocess.Popen(command, stderr=output, env={**os.environ, "ENGINE_SOCKET": socket})
         try:
-            yield _wait_for(Client(socket), process, log)
+            yield wait_for(Client(socket), process, log)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(30)
 
 
-def _wait_for(client: Client, process: subprocess.Popen[bytes], log: Path) -> Client:
-    deadline = time.monotonic() + 20
+def wait_for(client: Client, process: subprocess.Popen[bytes], log: Path) -> Client:
+    """The client, once its supervisor answers. Raises RuntimeError with the log."""
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(Unavailable):
             client.ping()

@@ -61,6 +61,12 @@ say "Experiments: what nice values are worth, against the kernel's weights; memo
 rm -rf --one-file-system build/demo-report
 show engine experiment run nice memory --nices 0,5,10 --seconds 2 --repeat 2 --out build/demo-report
 
+say "cpu_hog 2 burns two seconds of CPU time: on one CPU, nice 15 waits for nice 0"
+show engine run first build/rootfs /cpu_hog 2 --nice 0 --cpuset-cpus 0 &
+first=$!
+show engine run second build/rootfs /cpu_hog 2 --nice 15 --cpuset-cpus 0 &
+wait "$first" $!
+
 say "Workloads side by side, with nice values of the whole container"
 show engine start busy build/rootfs /cpu_hog 60
 show engine start idle build/rootfs /cpu_hog 60 --nice 15
@@ -68,12 +74,6 @@ show engine start disk build/rootfs /io_pulse 1000 20
 until engine logs --tail 1 busy | grep -q second; do kill -0 "$supervisor"; done
 show engine logs --tail 1 busy
 show engine ps --running
-
-say "cpu_hog 2 burns two seconds of CPU time: on one CPU, nice 15 waits for nice 0"
-show engine run first build/rootfs /cpu_hog 2 --nice 0 --cpuset-cpus 0 &
-first=$!
-show engine run second build/rootfs /cpu_hog 2 --nice 15 --cpuset-cpus 0 &
-wait "$first" $!
 
 say "The supervisor is killed; its containers notice nothing, and the next one takes them over"
 printf '# kill -KILL %d\n' "$supervisor"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from types import FrameType
 
 _NAMES = frozenset({"COLUMNS", "LANG", "LANGUAGE", "LINES", "NO_COLOR", "NOTIFY_SOCKET"})
 _PREFIXES = ("DOCKER_", "ENGINE_", "LC_")
@@ -29,13 +28,7 @@ def _restore_signals() -> None:
     left_to_python = {signal.SIGPIPE, signal.SIGXFSZ}  # it ignores them itself, and subprocess restores them
     for number in signal.valid_signals() - left_to_python:
         if signal.getsignal(number) is signal.SIG_IGN:
-            # The run itself goes on not to hear what it was told to ignore; execve(2) keeps no handler.
-            deaf = number in {signal.SIGINT, signal.SIGQUIT, signal.SIGHUP}
-            signal.signal(number, _ignore if deaf else signal.SIG_DFL)
-
-
-def _ignore(_number: int, _frame: FrameType | None) -> None:
-    pass
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def _open_standard_streams() -> None:

@@ -113,23 +113,32 @@ class Client:
     def start(
         self,
         name: str | None,
-        rootfs: StrPath,
-        command: Sequence[StrPath],
+        rootfs: StrPath | None = None,
+        command: Sequence[StrPath] | None = None,
         *,
+        replace: bool = False,
         on_soft_limit: OnEvent | None = None,
         **options: Unpack[Options],
     ) -> StartedContainer:
         """Start a container and return once its command has been executed; without ``name`` the supervisor makes one.
 
+        With ``name`` alone (or an id) a container that is there and does not run is started again, as it was made;
+        one that runs is left alone, and ``was_running`` says so. With ``replace`` a container that has the name is
+        stopped and removed before; when the new one cannot be started then, the error says that the old one is gone.
+
         ``on_soft_limit(event)`` is called, from a thread of its own, each time the container's memory crosses its soft
         limit. Other options are those of ``container_config``. Raises StartFailed, CommandNotFound, NotExecutable,
-        NameInUse, RootfsInUse, InvalidRequest; nothing is left behind then.
+        NameInUse, RootfsInUse, InvalidRequest, and NotFound for a name alone; nothing is left behind then.
         """
-        config = config_of("start", rootfs, command, options)
         arguments.callback("on_soft_limit", on_soft_limit)
         begin = time.time_ns()
-        query = {"name": queries.name(name), "stream": "0"}
-        reply = self._fetch("POST", "/wherry/run", query, config, patient=True)
+        if rootfs is None and command is None:
+            query = queries.start(name, replace, options)
+            reply = self._fetch("POST", "/wherry/start", query, patient=True)
+        else:
+            config = config_of("start", rootfs, command, options)
+            query = queries.run(name, stream=False, replace=replace)
+            reply = self._fetch("POST", "/wherry/run", query, config, patient=True)
         with MAKES_SENSE:
             started = started_container(reply)
         if on_soft_limit is not None:
@@ -142,6 +151,7 @@ class Client:
         rootfs: StrPath,
         command: Sequence[StrPath],
         *,
+        replace: bool = False,
         on_output: Callable[[int, bytes], object] | None = None,
         on_start: Callable[[StartedContainer], object] | None = None,
         on_soft_limit: OnEvent | None = None,
@@ -154,14 +164,14 @@ class Client:
         gave way. With ``on_output(stream, data)`` output is handed over as it comes (1 stdout, 2 stderr) and not
         collected; ``on_start`` is called once the command has been executed. ``on_soft_limit(event)`` is called when
         memory crosses the soft limit, from a thread of its own, and for the last time before ``run`` returns. An
-        exception from the first two ends the call, not the container. Raises what ``start`` raises, and Unavailable
-        when the supervisor goes away meanwhile.
+        exception from the first two ends the call, not the container. ``replace`` is as in ``start``. Raises what
+        ``start`` raises, and Unavailable when the supervisor goes away meanwhile.
         """
         config = config_of("run", rootfs, command, options)
         for argument, call in (("on_output", on_output), ("on_start", on_start), ("on_soft_limit", on_soft_limit)):
             arguments.callback(argument, call)
         begin = time.time_ns()
-        query = {"name": queries.name(name), "stream": "1"}
+        query = queries.run(name, stream=True, replace=replace)
         subscription: Subscription | None = None
         response = self._send("POST", "/wherry/run", query, config, patient=True)
         written: dict[int, list[bytes]] = {STDOUT: [], STDERR: []}
@@ -252,8 +262,9 @@ class Client:
         """What happens to containers from now on, as it happens: ``for event in client.events(): ...``.
 
         ``since_ns`` begins with what has happened since then, as far as the supervisor remembers (the last 8192
-        events, of its own life); ``until_ns`` ends the stream at that time, else it ends with the supervisor. Both are
-        nanoseconds since the epoch. ``filters`` are docker's: container, event, label, image, type, each with a value
+        events, those of its predecessors of up to 7 days ago among them); ``until_ns`` ends the stream at that time,
+        else it ends with the supervisor. Both are nanoseconds since the epoch. ``filters`` are docker's: container,
+        event, label, image, type, each with a value
         or several. Raises InvalidRequest; iterating may raise Unavailable.
         """
         from wherry.wire.events import EventStream  # noqa: PLC0415 (few calls need it)
@@ -308,7 +319,12 @@ class Client:
         self._done("DELETE", f"/containers/{_quoted_name(name)}", query, patient=True)
 
     def wait(self, name: str, condition: Literal["not-running", "next-exit", "removed"] = "not-running") -> int:
-        """Wait for a container and return its exit code (128+N after signal N). Raises NotFound."""
+        """Wait for a container and return its exit code (128+N after signal N). Raises NotFound.
+
+        How the last 10,000 removed containers ended is remembered for 7 days, also by the next supervisor:
+        "not-running" and "removed" give that at once, by id, unique beginning of an id, or name (of a name the
+        container that lives, else the one removed last).
+        """
         reply = self._fetch("POST", _of(name, "wait"), queries.wait(condition), patient=True)
         with MAKES_SENSE:
             return int(reply["StatusCode"])

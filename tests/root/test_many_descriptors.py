@@ -20,7 +20,8 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 
 MANY = 1100
 _WITH_MANY = f"""
-import os, sys
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
 null = os.open(os.devnull, os.O_RDONLY)
 for _ in range({MANY}):
     os.set_inheritable(os.dup(null), True)

@@ -205,8 +205,10 @@ def test_several_are_stopped_at_the_same_time(fake: FakeSupervisor, engine: Engi
 
 
 def test_a_container_that_was_not_running_is_stopped(fake: FakeSupervisor, engine: Engine) -> None:
+    """Case 31: the exit code is docker's, and a line on stderr says that there was nothing to do."""
     fake.on("POST", "/containers/a/stop", empty(304))
-    assert engine("stop", "a") == (0, "a\n", "")
+    fake.on("POST", "/containers/b/stop", empty(204))
+    assert engine("stop", "a", "b") == (0, "a\nb\n", "engine: a was not running\n")
 
 
 @pytest.mark.parametrize(("words", "signal"), [([], "KILL"), (["-s", "TERM"], "TERM"), (["--signal=9"], "9")])
@@ -394,6 +396,10 @@ class StubSupervisor(ModuleType):
         super().__init__("wherry.supervisor.main")
         self.calls: list[tuple[object, ...]] = []
 
+    def check(self, rootfs: str | None) -> int:
+        self.calls.append(("check", rootfs))
+        return 4
+
     def run_supervisor(self, *arguments: object, **options: object) -> int:
         self.calls.append((*arguments, options))
         return 3
@@ -427,20 +433,12 @@ def test_supervisor_hands_its_options_over(
     )
     assert engine("supervisor", "rootfs", *words)[0] == 3
     assert engine("--socket", "unix:///s", "supervisor", "/r")[0] == 3
+    default = {"debug": False, "prepared": 2, "enforcer": "auto", "allow_containers": False, "pids_limit": 2048}
+    chosen = default | {"debug": True, "prepared": 0, "enforcer": "bpf", "pids_limit": None}
     assert stub.calls == [
-        (
-            None,
-            "/run/wherry/engine.sock",
-            "/var/lib/wherry",
-            {"debug": False, "prepared": 2, "enforcer": "auto", "pids_limit": 2048},
-        ),
-        (
-            f"{tmp_path}/rootfs",
-            f"{tmp_path}/s",
-            f"{tmp_path}/d",
-            {"debug": True, "prepared": 0, "enforcer": "bpf", "pids_limit": None},
-        ),
-        ("/r", "/s", "/var/lib/wherry", {"debug": False, "prepared": 2, "enforcer": "auto", "pids_limit": 2048}),
+        (None, "/run/wherry/engine.sock", "/var/lib/wherry", default),
+        (f"{tmp_path}/rootfs", f"{tmp_path}/s", f"{tmp_path}/d", chosen),
+        ("/r", "/s", "/var/lib/wherry", default),
     ]
 
 

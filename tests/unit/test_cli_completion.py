@@ -60,6 +60,13 @@ def test_options_are_completed(complete: Complete) -> None:
     assert complete("engine completion ") >= {"bash", "zsh", "fish"}
 
 
+def test_commands_to_explain_and_names_to_start_again_are_completed(complete: Complete) -> None:
+    """Cases 17 and 31."""
+    assert complete("engine help st") == {"start", "stats", "stop"}
+    assert "beta" in complete("engine start be")
+    assert complete("engine run --rep") == {"--replace"}
+
+
 def test_names_come_from_the_supervisor(complete: Complete) -> None:
     assert complete("engine logs ") >= {"alpha", "beta"}
     assert complete("engine rm be") == {"beta"}

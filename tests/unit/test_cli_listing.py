@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -221,29 +222,86 @@ def test_escaped_text_is_one_printable_line(text: str) -> None:
     assert shown == text or not text.isprintable()
 
 
-def test_a_long_command_is_cut_and_no_trunc_shows_it(ps: Ps) -> None:
+def test_what_is_not_written_to_a_terminal_is_never_cut(ps: Ps, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Case 17; COLUMNS, which some shells export, says nothing of a pipe."""
+    monkeypatch.setenv("COLUMNS", "40")
     container = entry("a", Command=["/bin/echo", "x" * 500])
-    row = ps(containers=[container]).splitlines()[1]
-    assert row.endswith("xxx…")
-    assert "/bin/echo " + "x" * 500 in ps("--no-trunc", containers=[container])
+    for words in ([], ["--no-trunc"]):
+        assert ps(*words, containers=[container]).splitlines()[1].endswith("/bin/echo " + "x" * 500)
+
+
+def on_terminal(fake: FakeSupervisor, columns: int, *words: str) -> list[str]:
+    """The lines of engine ps on a terminal of so many columns."""
+    ours, theirs = pty.openpty()
+    subprocess.run(["stty", "cols", str(columns)], stdin=theirs, check=True)
+    command = [sys.executable, "-m", "wherry.cli.main", "ps", "--socket", str(fake.path), *words]
+    # Its environment is ours as Python sees it: readline, which pytest loads, puts COLUMNS into that of the process.
+    subprocess.run(command, stdout=theirs, env=dict(os.environ), check=True, timeout=PATIENCE)
+    os.close(theirs)
+    with os.fdopen(ours, "rb", buffering=0) as master:
+        shown = b""
+        with contextlib.suppress(OSError):  # EIO: nobody has the other end open
+            while data := master.read(65536):
+                shown += data
+    return shown.decode().splitlines()
 
 
 def test_on_a_terminal_a_line_fits_its_width(fake: FakeSupervisor) -> None:
     fake.on("GET", "/containers/json", reply([entry("a", Command=["/bin/echo", "x" * 500])]))
-    ours, theirs = pty.openpty()
-    os.set_blocking(ours, False)
-    subprocess.run(["stty", "cols", "130"], stdin=theirs, check=True)
-    command = [sys.executable, "-m", "wherry.cli.main", "ps", "--socket", str(fake.path)]
-    # Its environment is ours as Python sees it: readline, which pytest loads, puts COLUMNS into that of the process.
-    subprocess.run(command, stdout=theirs, env=dict(os.environ), check=True, timeout=PATIENCE)
-    header, row = os.read(ours, 65536).decode().splitlines()
-    os.close(ours)
-    os.close(theirs)
+    header, row = on_terminal(fake, 130)
     assert len(row) == 130
     assert row.endswith("…")
     assert header.startswith("NAME")
 
 
+WIDTHS = {
+    150: "NAME ID STATE PID STARTED SOFT MIB HARD MIB NICE COMMAND",
+    127: "NAME ID STATE PID STARTED HARD MIB COMMAND",
+    110: "NAME ID STATE PID STARTED COMMAND",
+    90: "NAME ID STATE PID COMMAND",
+    80: "NAME STATE PID COMMAND",
+    60: "NAME STATE COMMAND",
+    40: "NAME STATE COMMAND",
+}
+"""NICE and SOFT MIB say nothing of these containers and go first."""
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+def test_a_narrow_terminal_gets_fewer_columns(fake: FakeSupervisor, columns: int) -> None:
+    """Case 17: the table was 127 columns wide on a terminal of 80."""
+    long = entry("a-rather-long-name", Command=["/bin/sh", "-c", "x" * 500], HardLimit=6 << 20)
+    fake.on("GET", "/containers/json", reply([long, ended("b", Reason="stopped", ExitCode=137)]))
+    lines = on_terminal(fake, columns)
+    assert max(map(len, lines)) <= columns
+    assert lines[0].split() == WIDTHS[columns].split()
+    assert any(line.endswith("…") for line in lines)
+    whole = on_terminal(fake, columns, "--no-trunc")
+    assert whole[0].split() == WIDTHS[150].split()
+    assert whole[1].endswith("x" * 500)
+
+
+def test_wide_characters_take_two_columns(fake: FakeSupervisor) -> None:
+    """Case 17."""
+    fake.on("GET", "/containers/json", reply([entry("a", Command=["/bin/echo", "字" * 200]), entry("b")]))
+    lines = on_terminal(fake, 90)
+    assert terminal.width(lines[1]) in {89, 90}
+    assert lines[1].endswith("字…")
+    assert lines[1].index("/bin/echo") == lines[2].index("/bin/sleep")
+
+
+def test_a_command_with_escape_sequences_is_shown_escaped(ps: Ps) -> None:
+    """Case 17: an escape sequence in a container's command must not reach the terminal."""
+    shown = ps(containers=[entry("a", Command=["sh", "\x1b]0;owned\x07\u202e"])])
+    assert shown.splitlines()[1].endswith(r"sh '\x1b]0;owned\x07\u202e'")
+
+
 def test_words_of_a_command_are_told_apart(ps: Ps) -> None:
     container = entry("a", Command=["sh", "-c", "it's", "", "a b"])
     assert ps("--format", "{{.Command}}", containers=[container]) == "sh -c 'it'\\''s' '' 'a b'\n"
+
+
+@pytest.mark.parametrize("text", ["{{" * 65_000, "}}" * 65_000, "{{ " + "json " * 20_000])
+def test_a_long_template_is_read_once(text: str) -> None:
+    """Case 24: looking for the end of each of 65,000 braces took minutes."""
+    with pytest.raises(BadValue, match="has no counterpart"):
+        template.parse(text, {"Name"})

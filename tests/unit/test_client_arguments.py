@@ -136,7 +136,7 @@ WRONG_CALLS: dict[str, tuple[Callable[[Client], object], str]] = {
     "bytes": (lambda c: c.run("a", "/r", [b"echo"]), "command[0]: expected a string (or os.PathLike), not b'echo'"),  # type: ignore[list-item]
     "one string": (lambda c: c.run("a", "/r", "echo hi"), "command is one string; a list of strings is expected"),
     "no command": (lambda c: c.start("a", "/r", []), "command: expected a program and its arguments, not []"),
-    "None": (lambda c: c.start("a", "/r", None), "command: expected a list of strings, not None"),  # type: ignore[arg-type]
+    "None": (lambda c: c.start("a", "/r", None), "command: expected a list of strings, not None"),
     "rootfs": (lambda c: c.run("a", b"/r", ["x"]), "rootfs: expected a path as string or os.PathLike, not b'/r'"),  # type: ignore[arg-type]
     "name": (lambda c: c.run(5, "/r", ["x"]), "name: expected a string, not 5"),  # type: ignore[arg-type]
     "empty name": (lambda c: c.run("", "/r", ["x"]), "the container's name is empty"),

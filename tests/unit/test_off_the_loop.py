@@ -16,7 +16,7 @@ from wherry.kernel import procfs
 from wherry.kernel.cgroups import Group, Layout
 from wherry.logs import Log, LogOptions
 from wherry.memory import Limits, controller
-from wherry.supervisor import ending, limits, updating
+from wherry.supervisor import limits, stopping, updating
 from wherry.supervisor.children import Child
 from wherry.supervisor.container import Container
 from wherry.supervisor.events import Events
@@ -57,11 +57,11 @@ def test_stop_looks_at_a_container_s_threads_in_a_thread(records: Records, monke
 
     async def work() -> None:
         container = running()
-        stopping = asyncio.create_task(ending.stop(container, records, 0, Events()))
+        stop = asyncio.create_task(stopping.stop(container, records, None, Events()))
         while not receives.on_loop:
-            await asyncio.wait({stopping}, timeout=0.001)
+            await asyncio.wait({stop}, timeout=0.001)
         container.wake_exit_waiters()
-        await stopping
+        await stop
 
     asyncio.run(work())
     assert receives.on_loop == [False]

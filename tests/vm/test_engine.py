@@ -14,6 +14,8 @@ CAUSES = "tests/root/test_causes.py"
 MATRIX = f"{CAUSES}::test_every_end_is_booked_as_what_it_is"
 UNSEEN = f"{CAUSES}::test_a_crossing_while_no_supervisor_lives_is_booked_by_the_next"
 HUGE_READ = f"{CAUSES}::test_one_huge_read_from_tmpfs_is_stopped"
+KERNEL_LOG = "tests/root/test_kernel_log.py"
+MANY_DESCRIPTORS = "tests/root/test_many_descriptors.py::test_all_works_above_1023"
 CPU = "tests/root/test_cpu.py"
 CONTROL_GROUPS = [
     "tests/root/test_memory_cgroup.py",
@@ -28,8 +30,8 @@ CONTROL_GROUPS = [
 ATTACKS = "tests/root/test_group_attacks.py"
 JOBS = {
     "module": Job("amd64", "engine", "tests/vm/inside/test_engine.py"),
-    "ends-kmod": Job("amd64", "engine", f"{MATRIX} {UNSEEN} {HUGE_READ}", "kmod"),
-    "ends-cgroup": Job("amd64", "enforcers", f"{MATRIX} {UNSEEN}", "cgroup"),
+    "ends-kmod": Job("amd64", "engine", f"{MATRIX} {UNSEEN} {HUGE_READ} {KERNEL_LOG} {MANY_DESCRIPTORS}", "kmod"),
+    "ends-cgroup": Job("amd64", "enforcers", f"{MATRIX} {UNSEEN} {KERNEL_LOG} {MANY_DESCRIPTORS}", "cgroup"),
     "ends-bpf": Job("amd64", "enforcers", MATRIX, "bpf"),
     "ends-bpf-rt": Job("rt-amd64", "module", HUGE_READ, "bpf"),
     "ends-bpf-6.12": Job("6.12-amd64", "module", MATRIX, "bpf"),

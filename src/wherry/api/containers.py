@@ -16,7 +16,7 @@ from wherry.api.replies import encode
 from wherry.api.router import Call
 from wherry.errors import InvalidRequest, NotFound
 from wherry.supervisor.bounds import is_large
-from wherry.supervisor.model import Record, State
+from wherry.supervisor.model import State
 from wherry.supervisor.names import check_name
 from wherry.supervisor.request import CreateRequest, quoted, signal_number
 
@@ -52,6 +52,17 @@ async def start(call: Call) -> web.StreamResponse:
     return call.replies.empty(204 if started else 304)
 
 
+async def start_again(call: Call) -> web.StreamResponse:
+    """POST /wherry/start: as ``start``, with an answer like that of POST /wherry/run."""
+    name = call.query.only("name").text("name")
+    if not name:
+        raise InvalidRequest("query parameter 'name' is missing: the container's name or id")
+    record = await call.lifetime.finish(call.engine.start(name))
+    ran = record is None
+    record = record or call.engine.get(name)
+    return call.replies.json({"Id": record.id, "Name": record.name, "Pid": record.pid, "WasRunning": ran}, 201)
+
+
 async def stop(call: Call) -> web.StreamResponse:
     seconds = call.query.only("t").seconds("t")
     stopped = await call.lifetime.finish(call.engine.stop(call.ref, seconds))
@@ -72,26 +83,26 @@ async def remove(call: Call) -> web.StreamResponse:
 
 
 async def wait(call: Call) -> web.StreamResponse:
-    """The headers leave before the container ends: docker starts the container only when it has seen them."""
-    condition = call.query.only("condition").text("condition") or "not-running"
+    """The headers leave before the container ends: docker starts the container only when it has seen them.
+
+    With wherry=1 the answer has an object "Wherry" with the reason of the end, names and times.
+    """
+    query = call.query.only("condition", "wherry")
+    condition, in_full = query.text("condition") or "not-running", query.flag("wherry")
     if condition not in _CONDITIONS:
         raise InvalidRequest(f"invalid condition: {quoted(condition)}")
     ending = asyncio.ensure_future(call.engine.wait(call.ref, condition))
     try:
         await asyncio.sleep(0)  # wait() registers (or raises) before its first await: let it, then promise an answer
         if ending.done():
-            return call.replies.json(_wait_result(ending.result()))
+            return call.replies.json(views.ending(ending.result(), in_full=in_full))
         response = call.replies.late_json()
         await response.prepare(call.request)
         with call.lifetime.watching(ends_cleanly=False):
-            await response.write_eof(encode(_wait_result(await ending)))
+            await response.write_eof(encode(views.ending(await ending, in_full=in_full)))
         return response
     finally:
         ending.cancel()
-
-
-def _wait_result(record: Record) -> dict[str, object]:
-    return {"StatusCode": views.status_code(record), "Error": {"Message": record.error} if record.error else None}
 
 
 async def inspect(call: Call) -> web.StreamResponse:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from wherry.api.rootfs_images import is_named
 from wherry.api.views import status_code
 from wherry.errors import InvalidRequest, NotSupported
 from wherry.supervisor.model import Record, State
@@ -131,7 +132,7 @@ def _by_label(values: list[str], _find: Callable[[str], Record]) -> Match:
 
 
 def _by_ancestor(values: list[str], _find: Callable[[str], Record]) -> Match:
-    return lambda record: record.request.rootfs in values
+    return lambda record: any(is_named(record.request.rootfs, value) for value in values)
 
 
 def _by_volume(values: list[str], _find: Callable[[str], Record]) -> Match:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from wherry.api.replies import ReloadingError
 from wherry.errors import WherryError
 
 T = TypeVar("T")
@@ -22,6 +23,7 @@ _log = logging.getLogger(__name__)
 class Lifetime:
     def __init__(self) -> None:
         self.closing = False
+        self.reloading = False
         self.readers = ThreadPoolExecutor(4, "wherry-readers")
         """Sends logs. Apart from the event loop's, which starts of containers use: they must not wait for readers."""
         self._work: set[asyncio.Task[Any]] = set()
@@ -62,6 +64,10 @@ class Lifetime:
         try:
             yield
         except asyncio.CancelledError:
+            if self.reloading:
+                task.uncancel()
+                # An end of its own would say that the container has ended, or that there is no more.
+                raise ReloadingError("the supervisor is being reloaded: ask again") from None
             if not (self.closing and ends_cleanly):
                 raise
             task.uncancel()
@@ -78,6 +84,17 @@ class Lifetime:
         for task in tuple(self._watchers):
             task.cancel()
         await self._settle(seconds / 2)
+
+    async def abandon(self, seconds: float) -> None:
+        """Cancel the watchers, let work come to its end within ``seconds``, then undo what is left of it."""
+        self.closing = self.reloading = True
+        for task in tuple(self._watchers):
+            task.cancel()
+        await self._settle(seconds)
+        left = tuple(self._work)
+        for task in left:
+            task.cancel()
+        await self._settle(seconds)
 
     async def _settle(self, seconds: float) -> None:
         under_way = {*self._watchers, *self._work}

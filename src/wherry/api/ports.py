@@ -6,7 +6,7 @@ import builtins
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from wherry.supervisor.model import EngineInfo, Record
+from wherry.supervisor.model import End, EngineInfo, Record
 from wherry.supervisor.request import CreateRequest
 from wherry.supervisor.usage import Resident, Usage
 
@@ -26,15 +26,18 @@ class Engine(Protocol):
 
     async def create(self, name: str | None, request: CreateRequest) -> Record: ...
 
-    async def start(self, ref: str) -> bool:
-        """False when it was running already."""
+    async def start(self, ref: str) -> Record | None:
+        """A copy of the record, as ``run`` gives; None when it was running already."""
 
-    async def run(self, name: str | None, request: CreateRequest, *, hold: bool = False) -> Record:
+    async def run(
+        self, name: str | None, request: CreateRequest, *, hold: bool = False, replace: bool = False
+    ) -> Record:
         """Create and start as one; a failure leaves nothing.
 
         Returns a copy of the record as it was when the command had been executed: ``pid`` is set, however short the
         container lived. With ``hold`` an ``auto_remove`` container that ends keeps its record and its log until
-        ``release``: one that ends at once would otherwise be gone before the caller could open its log.
+        ``release``: one that ends at once would otherwise be gone before the caller could open its log. With
+        ``replace`` a container that has the name is stopped and removed before.
         """
 
     async def release(self, ref: str) -> None:
@@ -51,8 +54,11 @@ class Engine(Protocol):
     async def update(self, ref: str, changes: Mapping[str, Any]) -> None:
         """``changes``: fields of its CreateRequest."""
 
-    async def wait(self, ref: str, condition: str) -> Record:
-        """``condition``: "not-running", "next-exit" or "removed". Registers before its first await."""
+    async def wait(self, ref: str, condition: str) -> End:
+        """``condition``: "not-running", "next-exit" or "removed". Registers before its first await.
+
+        Knows for a while how containers ended that have been removed.
+        """
 
     async def remove(self, ref: str, force: bool) -> None: ...
 
@@ -62,9 +68,6 @@ class Engine(Protocol):
         """Newest first."""
 
     def log(self, ref: str) -> Log: ...
-
-    def usage(self, ref: str) -> Usage | None:
-        """None when it does not run."""
 
     async def usages(self, refs: Sequence[str]) -> dict[str, Usage]:
         """Of those that run; read in a thread, as it takes some 200 us each."""

@@ -63,6 +63,12 @@ class TooManyConnectionsError(InternalError):
     status = 503
 
 
+class ReloadingError(InternalError):
+    """Another program takes the supervisor's place; containers are not concerned."""
+
+    status = 503
+
+
 class TooManyRepliesError(InternalError):
     """More large answers at once than the supervisor holds for clients that do not read."""
 

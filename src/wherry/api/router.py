@@ -30,7 +30,7 @@ _REF = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 
 
 class Call(NamedTuple):
-    """One request, as a handler gets it; ``ref`` is the container's name or id in the path, "" where there is none."""
+    """One request, as a handler gets it; ``ref`` is the container (or image) in the path, "" where there is none."""
 
     request: web.BaseRequest
     engine: Engine
@@ -44,7 +44,7 @@ class Call(NamedTuple):
 
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]
 Routes = Mapping[tuple[str, ...], Mapping[str, Handler]]
-"""Path segments, "*" for a container, to methods to handlers."""
+"""Path segments, "*" for a container or an image, to methods to handlers."""
 
 
 class Router:
@@ -81,7 +81,7 @@ class Router:
         call = Call(
             request,
             self._engine,
-            _ref(ref),
+            ref if segments[:1] == ("images",) else _ref(ref),
             Query(query),
             self._replies,
             self._lifetime,
@@ -117,6 +117,8 @@ def _segments(path: str) -> tuple[str, ...]:
             parts = [unquote(part, errors="strict") for part in parts]
         except UnicodeDecodeError:
             raise InvalidRequest("the path is not valid UTF-8") from None
+    if parts[:1] == ["images"] and len(parts) > 3:  # docker's clients leave the slashes of a reference as they are
+        parts[1:-1] = ["/".join(parts[1:-1])]
     return tuple(parts)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from wherry.api import attach, containers, events, stats, streams, system, unix_socket, updates
+from wherry.api import attach, containers, events, images, stats, streams, system, unix_socket, updates
 from wherry.api.connection import HttpServer
 from wherry.api.lifetime import Lifetime
 from wherry.api.peers import Peers
@@ -18,6 +18,9 @@ ROUTES: Routes = {
     ("info",): {"GET": system.info},
     ("events",): {"GET": events.stream},
     ("wherry", "run"): {"POST": streams.run},
+    ("wherry", "start"): {"POST": containers.start_again},
+    ("images", "json"): {"GET": images.list_all},
+    ("images", "*", "json"): {"GET": images.inspect},
     ("wherry", "stats"): {"GET": stats.of_many},
     ("containers", "json"): {"GET": containers.list_all},
     ("containers", "create"): {"POST": containers.create},
@@ -65,15 +68,38 @@ class Server:
         self._http.abort()
         await asyncio.to_thread(self._lifetime.readers.shutdown)
 
+    async def hand_over(self, seconds: float = 5.0) -> tuple[int, tuple[str, int, int]]:
+        """Stop serving, but go on listening, for whoever takes our place: ``unix_socket.adopt``. Clients that connect
+        from now on wait for that one.
 
-async def serve(engine: Engine, socket_path: str, *, allow_containers: bool = False) -> Server:
+        What changes something gets to its end, if that is within ``seconds``; what waits or follows is told that it has
+        to ask again, or is cut off where it has been answered in part.
+        """
+        handed = self._listening.hand_over()
+        self._acceptor.close()
+        self._http.pre_shutdown()
+        await self._lifetime.abandon(seconds)
+        await self._http.shutdown(0.5)
+        self._http.abort()
+        await asyncio.to_thread(self._lifetime.readers.shutdown)
+        return handed
+
+
+async def serve(
+    engine: Engine,
+    socket_path: str,
+    *,
+    allow_containers: bool = False,
+    handed: tuple[int, tuple[str, int, int]] | None = None,
+) -> Server:
     """Serve ``engine`` on a UNIX socket at ``socket_path`` until ``Server.close``; processes of its own containers only
-    with ``allow_containers``.
+    with ``allow_containers``. ``handed`` is from ``Server.hand_over``.
 
     Raises:
         InvalidRequest, Conflict, OSError: as ``unix_socket.listen``.
     """
-    listening = unix_socket.listen(socket_path)
+    adopted = unix_socket.adopt(socket_path, *handed) if handed is not None else None
+    listening = adopted or unix_socket.listen(socket_path)
     try:
         about = engine.info()
         replies = Replies(about.version)

@@ -35,10 +35,10 @@ async def stats(call: Call) -> web.StreamResponse:
         return await _stream(call)
     before = _NOTHING
     if not query.flag("one-shot"):
-        before = _Sample.of(call)
+        before = await _Sample.of(call)
         with call.lifetime.watching(ends_cleanly=False):
             await asyncio.sleep(_INTERVAL_SECONDS)
-    return call.replies.json(_answer(call.engine, call.ref, before, _Sample.of(call)))
+    return call.replies.json(_answer(call.engine, call.ref, before, await _Sample.of(call)))
 
 
 async def of_many(call: Call) -> web.StreamResponse:
@@ -66,7 +66,7 @@ async def _stream(call: Call) -> web.StreamResponse:
     before = _NOTHING
     with call.lifetime.watching(ends_cleanly=True), contextlib.suppress(NotFound):  # it has been removed
         while True:
-            now = _Sample.of(call)
+            now = await _Sample.of(call)
             await response.write(encode(_answer(call.engine, call.ref, before, now)) + b"\n")
             before = now
             await asyncio.sleep(_INTERVAL_SECONDS)
@@ -87,8 +87,9 @@ class _Sample:
         self.read = rfc3339_nano(time.time_ns() if taken else 0)
 
     @classmethod
-    def of(cls, call: Call) -> _Sample:
-        return cls(call.engine.usage(call.ref), _held(call.engine, call.ref))
+    async def of(cls, call: Call) -> _Sample:
+        used = await call.engine.usages([call.ref])  # in a thread: a container with many groups makes it long
+        return cls(used.get(call.ref), _held(call.engine, call.ref))
 
     def cpu(self) -> dict[str, Any]:
         used = self.used

@@ -34,7 +34,7 @@ from wherry.api.query import Query
 from wherry.api.replies import FrameResponse, encode
 from wherry.api.router import Call
 from wherry.errors import InvalidRequest
-from wherry.supervisor.model import Record
+from wherry.supervisor.model import End, Record
 from wherry.supervisor.request import quoted
 
 STATUS = 3
@@ -259,12 +259,13 @@ def _beginning(pieces: Iterator[Piece]) -> list[Piece]:
 
 async def run(call: Call) -> web.StreamResponse:
     """POST /wherry/run: create and start as one; with stream=1 the answer is the output, then how it ended."""
-    stream = call.query.only("name", "stream").flag("stream")
+    query = call.query.only("name", "stream", "replace")
+    stream, replace = query.flag("stream"), query.flag("replace")
     name, request = await wanted(call)
     if not stream:
-        record = await call.lifetime.finish(call.engine.run(name, request))
+        record = await call.lifetime.finish(call.engine.run(name, request, replace=replace))
         return call.replies.json({"Id": record.id, "Name": record.name, "Pid": record.pid}, 201)
-    starting = call.lifetime.begin(call.engine.run(name, request, hold=True))
+    starting = call.lifetime.begin(call.engine.run(name, request, hold=True, replace=replace))
     try:
         return await _run_stream(call, await asyncio.shield(starting))
     finally:
@@ -299,7 +300,7 @@ async def _run_stream(call: Call, record: Record) -> web.StreamResponse:
         let_go(call, log, hold)
 
 
-def _ending(record: Record) -> dict[str, Any]:
+def _ending(record: End) -> dict[str, Any]:
     return {
         "Event": "exited",
         "ExitCode": record.exit_code,

@@ -10,6 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
+from wherry.api.images import known
 from wherry.api.replies import API_VERSION, MIN_API_VERSION
 from wherry.api.router import Call
 from wherry.logs import rfc3339_nano
@@ -51,7 +52,10 @@ async def version(call: Call) -> web.StreamResponse:
 
 async def info(call: Call) -> web.StreamResponse:
     about = call.engine.info()
-    return call.replies.json({**_counts(about), **_host(about), **_abilities(about), "Wherry": _wherry(about)})
+    images = len(known(call.engine))
+    return call.replies.json(
+        {**_counts(about), "Images": images, **_host(about), **_abilities(about), "Wherry": _wherry(about)}
+    )
 
 
 def _counts(about: EngineInfo) -> dict[str, Any]:
@@ -60,7 +64,6 @@ def _counts(about: EngineInfo) -> dict[str, Any]:
         "ContainersRunning": about.containers_running,
         "ContainersPaused": 0,
         "ContainersStopped": about.containers_created + about.containers_exited,
-        "Images": 0,
     }
 
 

@@ -30,6 +30,10 @@ class ListeningSocket:
         self.socket = sock
         self._inode = _inode(path)
 
+    def hand_over(self) -> tuple[int, tuple[str, int, int]]:
+        """A descriptor that goes on listening when the socket is closed, and the file it listens on: for ``adopt``."""
+        return os.dup(self.socket.fileno()), (self.path, *self._inode)
+
     def remove(self) -> None:
         """Remove the socket's file, unless somebody else has put another one there. The socket itself stays open."""
         with suppress(FileNotFoundError), ExitStack() as held:
@@ -67,6 +71,20 @@ def listen(path: str) -> ListeningSocket:
     except BaseException:
         sock.close()
         raise
+
+
+def adopt(path: str, descriptor: int, file: tuple[str, int, int]) -> ListeningSocket | None:
+    """Go on listening with what ``hand_over`` gave, and takes it over; None when that listens elsewhere, or when its
+    file is not there any more.
+    """
+    path = os.path.abspath(path)
+    sock = socket.socket(fileno=descriptor)
+    with suppress(OSError):
+        if file == (path, *_inode(path)) and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            sock.setblocking(False)
+            return ListeningSocket(path, sock)
+    sock.close()
+    return None
 
 
 def _check_path(path: str) -> None:

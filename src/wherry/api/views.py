@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 
 from wherry.api import times
+from wherry.api.rootfs_images import image_id
 from wherry.logs import Log, LogOptions, rfc3339_nano
-from wherry.supervisor.model import MEMORY_REASONS, Reason, Record, State
+from wherry.supervisor.model import MEMORY_REASONS, End, Reason, Record, State
 from wherry.supervisor.request import CreateRequest
 
 LISTED_COMMAND = 4096
@@ -110,13 +111,33 @@ class Summary(msgspec.Struct, rename="pascal"):
     wherry: WherryView
 
 
-def status_code(record: Record) -> int:
+def status_code(record: Record | End) -> int:
     """The exit code as shells and docker count it: 128 + signal for a container that a signal ended."""
     if record.exit_code is not None:
         return record.exit_code
     if record.signal is not None:
         return 128 + record.signal
     return _EXIT_UNKNOWN if record.reason in (Reason.START_FAILED, Reason.LOST) else 0
+
+
+def ending(end: End, *, in_full: bool) -> dict[str, Any]:
+    """What ``wait`` answers; ``in_full`` with what Wherry knows beyond docker's two fields."""
+    answer: dict[str, Any] = {
+        "StatusCode": status_code(end),
+        "Error": {"Message": end.error} if end.error else None,
+    }
+    if in_full:
+        answer["Wherry"] = {
+            "Id": end.id,
+            "Name": end.name,
+            "Reason": end.reason,
+            "ExitCode": end.exit_code,
+            "Signal": end.signal,
+            "Error": end.error,
+            "Started": _time(end.started_ns, ""),
+            "Finished": _time(end.finished_ns, ""),
+        }
+    return answer
 
 
 def listed(command: tuple[str, ...]) -> tuple[str, ...]:
@@ -185,7 +206,7 @@ def summary(record: Record, log: Log) -> Summary:
         id=record.id,
         names=("/" + record.name,),
         image=request.rootfs,
-        image_id="",
+        image_id=image_id(request.rootfs),
         command=" ".join(command),
         created=record.created_ns // 1_000_000_000,
         ports=(),
@@ -209,7 +230,7 @@ def details(record: Record, log: Log) -> dict[str, Any]:
         "Path": request.command[0],
         "Args": request.command[1:],
         "State": _state(record),
-        "Image": request.rootfs,
+        "Image": image_id(request.rootfs),
         "ResolvConfPath": "",
         "HostnamePath": "",
         "HostsPath": "",

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 DESCRIPTION = """Show what happens to containers, one line an event, until interrupted.
 
 A TIME is a duration before now (10m, 1h30m), RFC 3339 (2026-01-31T10:00:00Z), a local date (2026-01-31,
-2026-01-31T10:00), or seconds since the epoch. The supervisor remembers the last 8192 events of its own life.
+2026-01-31T10:00), or seconds since the epoch. The supervisor remembers the last 8192 events, those of
+its predecessors of up to 7 days ago among them.
 """
 
 EPILOG = """
@@ -67,8 +68,8 @@ def _time(text: str) -> int:
 
 
 def _filter(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not key or not equals:
+    key, _, value = text.partition("=")
+    if not key or not value:
         raise BadValue(f"{text!r} is not KEY=VALUE")
     return key, value
 

@@ -55,7 +55,10 @@ class FullParser(argparse.ArgumentParser):
         print(self.format_help(), end="")
 
     def error(self, message: str) -> NoReturn:
-        text = terminal.escaped(message.removeprefix("argument "))
+        from wherry.cli import suggestions  # noqa: PLC0415 (loads difflib)
+
+        known = (name for name in self._option_string_actions if name.startswith("--"))
+        text = terminal.escaped(suggestions.unrecognized(message.removeprefix("argument "), known))
         terminal.write_error(f"{self.prog}: {text}\nSee '{self.prog} --help'.\n")
         sys.exit(self._declaration.usage_exit if self._declaration else 2)
 

@@ -81,7 +81,8 @@ class Interrupts:
         except (errors.NotFound, errors.Conflict):
             return  # it has ended meanwhile
         except errors.WherryError as error:
-            terminal.complain(f"cannot stop {target.name}: {error}")
+            if self._received >= 0:  # else run has seen the end and closes the client under this request
+                terminal.complain(f"cannot stop {target.name}: {error}")
 
 
 def _leave(target: StartedContainer | None, number: int) -> None:

@@ -19,7 +19,8 @@ _AT_ONCE = 16
 def add_stop(parser: Parser) -> None:
     parser.description = (
         "Ask containers to end (SIGTERM), end them after a while (SIGKILL), and wait until they have. Several are\n"
-        "stopped at the same time. Prints the name of each; 1 is the exit code if one could not be stopped.\n\n"
+        "stopped at the same time. Prints the name of each, and says on stderr of which it was not running; 1 is the\n"
+        "exit code if one could not be stopped.\n\n"
         "Without --time (and without a StopTimeout from an API client) it is 10 s, and one whose first process has\n"
         "made no arrangement for the signal, which the kernel then drops, is killed at once: with --time never before\n"
         "that time. An error says what is left when a process has not ended 10 s after SIGKILL."
@@ -55,7 +56,8 @@ def stop(args: Namespace) -> int:
     with Client(args.socket) as client:
 
         def stop_one(name: str) -> str:
-            client.stop(name, args.time)
+            if not client.stop(name, args.time):
+                terminal.complain(f"{name} was not running")
             return name
 
         return for_each(args.names, stop_one, at_once=_AT_ONCE)

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """List all tracked containers, ended ones too, newest first.
 
-Times are in your time zone, memory limits in MiB. In the table a long command is cut (--no-trunc shows it whole).
+Times are in your time zone, memory limits in MiB. On a terminal the table is made to fit: commands are cut, then
+columns are left out (NICE, SOFT MIB, HARD MIB, STARTED, ID, PID). --no-trunc shows all of it; what is not written to
+a terminal is never cut.
 """
 
 FORMATS = """
@@ -28,8 +30,6 @@ FORMATS = """
 
 _MIB = 1 << 20
 _SHORT_ID = 12
-_LEAST_COMMAND = 20
-_PIPED_COMMAND = 60
 
 
 def _mib(size: int | None) -> str:
@@ -116,6 +116,8 @@ FIELDS: dict[str, Callable[[Container], str]] = {
 
 _HEADERS = {"Soft": "SOFT MIB", "Hard": "HARD MIB"}
 _TABLE = ("Name", "ID", "State", "Pid", "Started", "Soft", "Hard", "Nice", "Command")
+_SPARE = {"Nice": "0", "Soft": "-", "Hard": "-", "Started": "-", "ID": "", "Pid": "-"}
+"""Columns that give way on a narrow terminal, in that order, and what they hold when they say nothing."""
 
 
 def add_ps(parser: Parser) -> None:
@@ -123,7 +125,7 @@ def add_ps(parser: Parser) -> None:
     parser.epilog = FORMATS.format(keys=_wrapped(Container.__slots__), fields=_wrapped([f".{name}" for name in FIELDS]))
     parser.flag("-a", "--all", help="accepted and changes nothing: all are listed")
     parser.flag("--running", help="only containers that run")
-    parser.flag("--no-trunc", help="whole ids and commands")
+    parser.flag("--no-trunc", help="whole ids and commands, all columns")
     parser.flag("-q", "--quiet", exclusive=True, help="only ids")
     about = "table, json or a template, see below"
     parser.option("--format", metavar="FORMAT", type=_format, default="table", exclusive=True, help=about)
@@ -170,12 +172,14 @@ def _rendered(args: Namespace, containers: list[Container]) -> str:
 
 def _table(containers: list[Container], *, whole: bool) -> str:
     header = [_HEADERS.get(name, name.upper()) for name in _TABLE]
-    rows = [[terminal.escaped(FIELDS[name](container)) for name in _TABLE] for container in containers]
-    if whole:
-        for row, container in zip(rows, containers, strict=True):
-            row[1] = terminal.escaped(container.id)
-        return terminal.table([header, *rows])
+    rows = [header, *([terminal.escaped(FIELDS[name](container)) for name in _TABLE] for container in containers)]
     width = terminal.columns()
-    rest = [max(map(len, column)) + 3 for column in zip(header, *rows, strict=True)][:-1]
-    room = _PIPED_COMMAND if width is None else max(width - sum(rest), _LEAST_COMMAND)
-    return terminal.table([header, *([*row[:-1], terminal.cut(row[-1], room)] for row in rows)])
+    if whole:
+        for row, container in zip(rows[1:], containers, strict=True):
+            row[_TABLE.index("ID")] = terminal.escaped(container.id)
+    elif width is not None:
+        from wherry.cli import fitting  # noqa: PLC0415 (only for somebody who looks)
+
+        spare = [_TABLE.index(name) for name in _SPARE]
+        rows = fitting.fit(rows, width, spare, {_TABLE.index(name): text for name, text in _SPARE.items()})
+    return terminal.table(rows)

@@ -32,6 +32,7 @@ COMMANDS = {
     "doctor": ("doctor", "check what this host has of what the engine needs"),
     "version": ("reports", "show versions"),
     "completion": ("completion", "print the completion script for a shell"),
+    "help": ("help", "show what the engine, or a command, can do"),
 }
 """Command -> module with ``add_COMMAND(parser)``, and what ``engine --help`` says of it."""
 
@@ -77,7 +78,7 @@ def _parsed(words: list[str]) -> tuple[Parser, Namespace]:
     position = _command_at(words)
     found = Namespace()
     found.socket = None
-    top = _top()
+    top = top_level()
     top.parse(words[:position], found)
     if position == len(words):
         if found.version:
@@ -86,7 +87,7 @@ def _parsed(words: list[str]) -> tuple[Parser, Namespace]:
         top.error("a command is missing")
     command = words[position]
     if command not in COMMANDS:
-        top.error(f"unknown command {command!r}")
+        top.error(unknown(command))
     parser = declared(command)
     (parser.interpret or Parser.parse)(parser, words[position + 1 :], found)
     return parser, found
@@ -100,14 +101,21 @@ def _command_at(words: Sequence[str]) -> int:
     return min(position, len(words))
 
 
-def _top() -> Parser:
+def unknown(command: str) -> str:
+    """What is wrong with a command that there is not, with the nearest that there is."""
+    from wherry.cli.suggestions import did_you_mean  # noqa: PLC0415 (loads difflib)
+
+    return f"unknown command {command!r}{did_you_mean(command, COMMANDS)}"
+
+
+def top_level() -> Parser:
     """What may stand before the command. The commands are text here: their parsers would have to be loaded."""
     commands = "".join(f"  {name:12}{about}\n" for name, (_, about) in COMMANDS.items())
     parser = Parser("engine")
     parser.usage = "%(prog)s [--socket S] COMMAND ..."
     parser.description = "Start isolated processes, and learn truthfully why they ended."
     parser.epilog = f"commands:\n{commands}\n'engine COMMAND --help' says more."
-    parser.flag("--version", help="show the version of this client")
+    parser.flag("-v", "--version", help="show the version of this client")
     _add_socket(parser)
     return parser
 

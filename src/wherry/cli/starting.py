@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from wherry.wire.config import Options
 
 USAGE = "%(prog)s [OPTIONS] NAME ROOTFS COMMAND [ARG...] [LONG OPTIONS]"
+START_USAGE = f"{USAGE}\n       %(prog)s NAME"
 
 PLACES = """
 Options may stand before NAME, before ROOTFS, before COMMAND, and the long ones also at the very end:
@@ -30,6 +31,7 @@ before it; everything after that is taken as it is:
 
 START = """Start a container and return once its command has been executed: "OK: alpha started, pid=1234".
 
+NAME alone starts a container that is there and does not run again, as it was made; its log goes on.
 ROOTFS is a directory or a tar archive (plain, gz, xz, zst). Exit codes: 0 started; 125 it could not be started, or the
 command line is wrong; 126 COMMAND cannot be executed; 127 COMMAND was not found; 1 no supervisor is running.
 """
@@ -52,6 +54,7 @@ _MEMORY_ENDS = {"hard_limit": "ended at its hard memory limit", "oom": "ended by
 
 def add_start(parser: Parser) -> None:
     _add(parser, START)
+    parser.usage = START_USAGE
     parser.run = start
     parser.interpret = parse
 
@@ -67,7 +70,8 @@ def _add(parser: Parser, description: str) -> None:
     parser.usage = USAGE
     parser.description = description
     parser.epilog = PLACES.format(prog=parser.prog)
-    parser.positional("name", metavar="NAME", count="?", help="the container's name")
+    about_name = "the container's name"
+    parser.positional("name", metavar="NAME", count="?", help=about_name, completer=_complete)
     parser.positional("rootfs", metavar="ROOTFS", count="?", help="directory or tar archive")
     parser.positional("command", metavar="COMMAND", count="?", help="program in ROOTFS")
     parser.positional("arguments", metavar="ARG", count="*", help="arguments of COMMAND")
@@ -116,6 +120,7 @@ def _add_container_options(parser: Parser) -> None:
     parser.flag("--init", help="run a small init before the command, to reap zombies")
     about_network = "none: loopback only; host: the host's"
     parser.option("--network", metavar="none|host", choices=["none", "host"], default="none", help=about_network)
+    parser.flag("--replace", help="stop and remove a container that has the name before")
     parser.flag("--read-only", help="mount the root file system read-only")
     parser.flag("--rm", help="remove the container when it ends")
     parser.flag("--rw-rootfs", help="run on the directory ROOTFS itself")
@@ -139,11 +144,23 @@ def _add_log_options(parser: Parser) -> None:
     parser.flag("--merge-streams", help="one pipe for stdout and stderr, which keeps their order; all is stdout")
 
 
+def _complete(parsed_args: Namespace, **_: object) -> list[str]:
+    from wherry.cli.names import complete_all  # noqa: PLC0415
+
+    return complete_all(parsed_args)
+
+
 def parse(parser: Parser, words: Sequence[str], found: Namespace) -> None:
     """The command line of start or run; wrong ones end the program with 125."""
     vocabulary = placement.Vocabulary(parser.options)
     options, others = placement.split(words, vocabulary)
     parser.parse(options, found)
+    if len(others) == 1 and parser.usage == START_USAGE:
+        _check_alone(parser, options)
+        found.name, found.rootfs, found.command, found.arguments = others[0] or None, None, None, []
+        if found.name is None:
+            parser.error("NAME is empty")
+        return
     if len(others) < 3:
         missing = ("NAME", "ROOTFS", "COMMAND")[len(others) :]
         from wherry.cli import hints  # noqa: PLC0415 (only when something is wrong)
@@ -158,6 +175,14 @@ def parse(parser: Parser, words: Sequence[str], found: Namespace) -> None:
     for empty in (word for word in ("name", "rootfs", "command") if not getattr(found, word)):
         parser.error(f"{empty.upper()} is empty")
     found.env = [_variable(parser, text) for text in found.env]
+
+
+def _check_alone(parser: Parser, options: Sequence[str]) -> None:
+    """NAME without ROOTFS and COMMAND: no option may be ignored."""
+    for word in options:
+        name = word.partition("=")[0]
+        if name.startswith("-") and name != "--socket":
+            parser.error(f"{name} needs ROOTFS and COMMAND: NAME alone starts a container as it was made")
 
 
 def _variable(parser: Parser, text: str) -> str:
@@ -208,11 +233,17 @@ def _options(args: Namespace) -> Options:
 def start(args: Namespace) -> int:
     try:
         with Client(args.socket) as client:
-            started = client.start(args.name, args.rootfs, [args.command, *args.arguments], **_options(args))
+            if args.rootfs is None:
+                started = client.start(args.name)
+            else:
+                command = [args.command, *args.arguments]
+                started = client.start(args.name, args.rootfs, command, replace=args.replace, **_options(args))
     except errors.WherryError as error:
         return _cannot_start(args, error)
-    print(terminal.escaped(f"OK: {started.name} started, pid={started.pid}"))
-    _mention_missing_input(args)
+    what = "was running already" if started.was_running else "started"
+    print(terminal.escaped(f"OK: {started.name} {what}, pid={started.pid}"))
+    if args.rootfs is not None:
+        _mention_missing_input(args)
     return 0
 
 
@@ -234,7 +265,15 @@ def run(args: Namespace) -> int:
                 interrupts.aim_at(started)
 
             command = [args.command, *args.arguments]
-            result = client.run(args.name, args.rootfs, command, on_output=write, on_start=on_start, **_options(args))
+            result = client.run(
+                args.name,
+                args.rootfs,
+                command,
+                replace=args.replace,
+                on_output=write,
+                on_start=on_start,
+                **_options(args),
+            )
     except errors.WherryError as error:
         return _lost(args.name, error) if known else _cannot_start(args, error)
     except BrokenPipeError:
@@ -261,7 +300,7 @@ def _cannot_start(args: Namespace, error: errors.WherryError) -> int:
     if isinstance(error, errors.InvalidRequest):
         from wherry.cli import hints  # noqa: PLC0415 (only when something is wrong)
 
-        text += hints.order(name, args.rootfs)
+        text += hints.order(name, args.rootfs or "")
     terminal.complain(text)
     return error.exit_code
 

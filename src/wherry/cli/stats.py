@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
-from wherry.cli import template, terminal
+from wherry.cli import screen, template, terminal
 from wherry.cli.names import complete_running
 from wherry.client import Client
 
@@ -22,11 +23,11 @@ CPU is a share of one CPU. Memory is what the limit that kills is held against: 
 counts (engine info: kmod and bpf sum VmRSS), else what is charged to the control group, without page cache that could
 go at once.
 LOG IN is what has been captured, HELD what is in the buffer, MOST its high-water mark, LOST what gave way; FULL says
-how often and how long the buffer was full.
+how often and how long the buffer was full. On a terminal the table is drawn anew in its place; what is not written to a
+terminal gets one header, and a line a container each second.
 """
 
 _HEADER = ["NAME", "CPU", "MEMORY / LIMIT", "PIDS", "LOG IN", "HELD", "MOST", "LOST", "FULL"]
-_CLEAR = "\033[H\033[J"
 _INTERVAL_SECONDS = 1.0
 
 
@@ -41,16 +42,24 @@ def add_stats(parser: Parser) -> None:
 
 
 def show(args: Namespace) -> int:
-    clears = terminal.columns() is not None and not args.no_stream and args.format == "table"
-    with Client(args.socket) as client:
+    with Client(args.socket) as client, contextlib.ExitStack() as undo:
+        draw = _draw_lines
         before = _sample(client, args.names)
+        if args.format == "table" and not args.no_stream and screen.available():
+            draw = undo.enter_context(screen.Screen()).draw
+        is_first = True
         while True:
             time.sleep(_INTERVAL_SECONDS)
             now = _sample(client, args.names)
-            print((_CLEAR if clears else "") + _rendered(args.format, before, now), end="", flush=True)
+            has_header = is_first or draw is not _draw_lines  # a pipe gets one, then lines
+            draw(_rendered(args.format, before, now, has_header))
             if args.no_stream:
                 return 0
-            before = now
+            before, is_first = now, False
+
+
+def _draw_lines(text: str) -> None:
+    print(text, end="", flush=True)
 
 
 def _sample(client: Client, names: list[str]) -> Sample:
@@ -58,11 +67,12 @@ def _sample(client: Client, names: list[str]) -> Sample:
     return dict(zip(names or [each["name"].lstrip("/") for each in found], found, strict=True))
 
 
-def _rendered(form: str, before: Sample, now: Sample) -> str:
+def _rendered(form: str, before: Sample, now: Sample, has_header: bool) -> str:
     if form == "json":
         return "".join(template.safe_json(each) + "\n" for each in now.values())
     rows = [_row(name, before.get(name, each), each) for name, each in now.items()]
-    return terminal.table([_HEADER, *rows])
+    lines = terminal.table([_HEADER, *rows])
+    return lines if has_header else lines.partition("\n")[2]
 
 
 def _row(name: str, before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -15,13 +15,18 @@ def add_supervisor(parser: Parser) -> None:
     parser.description = (
         "Run the supervisor in the foreground. It serves the API on its socket, starts, tracks and stops containers,\n"
         "and logs to stderr. SIGINT or SIGTERM stops all containers and ends it with 0. When it dies otherwise, the\n"
-        "containers go on, and the next supervisor on the same state directory takes them over."
+        "containers go on, and the next supervisor on the same state directory takes them over.\n\n"
+        "SIGHUP reloads: after an upgrade, the new program takes the place of this process and all containers run\n"
+        "on; clients that connect meanwhile wait, those that follow a log or wait for an end have to ask again. A\n"
+        "program that cannot be loaded is not tried: the log says why. SIGUSR1 writes to the log what the supervisor\n"
+        "is doing. SIGQUIT ends it at once, and containers go on. Other signals are logged and ignored."
     )
     parser.positional("rootfs", metavar="ROOTFS", count="?", help="directory or tar archive to prepare containers on")
     parser.option(
         "--state-dir", metavar="D", default=defaults.STATE_DIR, help=f"records and logs (default: {defaults.STATE_DIR})"
     )
     parser.flag("--debug", help="log every step")
+    parser.flag("--check", help="only see whether it could run with these options, and print its versions")
     parser.option(
         "--prepared", metavar="N", type=values.count, default=2, help="containers prepared ahead (default: 2)"
     )
@@ -35,10 +40,12 @@ def add_supervisor(parser: Parser) -> None:
 
 
 def supervise(args: Namespace) -> int:
-    from wherry.supervisor.main import run_supervisor  # noqa: PLC0415
+    from wherry.supervisor.main import check, run_supervisor  # noqa: PLC0415
 
     rootfs = None if args.rootfs is None else absolute(args.rootfs, "ROOTFS")
     socket = absolute(socket_path(args.socket), "--socket")
+    if args.check:
+        return check(rootfs)
     return run_supervisor(
         rootfs,
         socket,

@@ -22,26 +22,51 @@ def escaped(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
-def cut(text: str, width: int) -> str:
-    """At most ``width`` characters, the last one an ellipsis when something is missing."""
-    return text if len(text) <= width else text[: max(width - 1, 0)] + "…"
+def width(text: str) -> int:
+    """How many columns ``text`` takes: CJK characters two, combining ones none."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width  # noqa: PLC0415
+
+    return sum(0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1 for char in text)
+
+
+def cut(text: str, most: int) -> str:
+    """At most ``most`` columns of it, the last one an ellipsis when something is missing."""
+    if width(text) <= most:
+        return text
+    if text.isascii():
+        return text[: max(most - 1, 0)] + "…"
+    kept = text[:most]
+    while kept and width(kept) > most - 1:
+        kept = kept[:-1]
+    return kept + "…"
 
 
 def columns(fd: int = 1) -> int | None:
     """The terminal's width, or COLUMNS; None when ``fd`` is no terminal."""
+    size = window(fd)
     given = os.environ.get("COLUMNS", "")
-    if given.isascii() and given.isdigit() and int(given):
+    if size and given.isascii() and given.isdigit() and int(given):
         return int(given)
+    return size[0] if size else None
+
+
+def window(fd: int = 1) -> tuple[int, int] | None:
+    """Columns and lines of the terminal; None when ``fd`` is none, or one that does not say."""
     try:
-        return os.get_terminal_size(fd).columns or None
+        size = os.get_terminal_size(fd)
     except OSError:
         return None
+    return (size.columns, size.lines) if size.columns else None
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Rows of equally many cells as lines, columns padded to their widest cell; the last column is not padded."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["   ".join(map(str.ljust, row[:-1], widths)) + "   " + row[-1] for row in rows]
+    widths = [max(map(width, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        "   ".join(cell + " " * (most - width(cell)) for cell, most in zip(row, widths, strict=True)) for row in rows
+    )
     return "".join(line.rstrip() + "\n" for line in lines)
 
 

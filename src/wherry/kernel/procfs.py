@@ -6,9 +6,9 @@ import itertools
 import os
 import signal
 
-# rt_sigtimedwait: 137 in asm-generic/unistd.h
 MOST_THREADS = 512
 """How many threads of a process are looked at. Reading all of 12,000 takes a second and more."""
+# rt_sigtimedwait: 137 in asm-generic/unistd.h
 _SIGTIMEDWAIT = {"x86_64": b"128"}.get(os.uname().machine, b"137")
 
 

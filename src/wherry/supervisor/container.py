@@ -8,11 +8,12 @@ import signal
 import time
 from collections.abc import Callable
 
+from wherry.errors import WherryError
 from wherry.logs import Log
 from wherry.supervisor import killing
 from wherry.supervisor.cause import MemoryEvidence, decide
 from wherry.supervisor.children import Child
-from wherry.supervisor.model import Reason, Record, State
+from wherry.supervisor.model import End, Reason, Record, State
 from wherry.supervisor.shimlink import ExitStatus
 
 _NOTHING_SEEN = MemoryEvidence()
@@ -33,7 +34,7 @@ class Container:
         self.held = False
         """A client of ``run`` still needs its record and its log: automatic removal waits for ``released``."""
         self.released = asyncio.Event()
-        self._exit_waiters: list[asyncio.Future[None]] = []
+        self._exit_waiters: set[asyncio.Future[End]] = set()
         self.removed = asyncio.Event()
 
     def log_ended_in_thread(self) -> Callable[[], None]:
@@ -97,6 +98,14 @@ class Container:
         else:
             record.error = record.error or "its parent, the shim, died; the exit status is not known"
 
+    def start_failed(self, error: WherryError) -> Record:
+        """Book a start that left nothing but the record."""
+        record = self.record
+        record.state, record.reason = State.EXITED, Reason.START_FAILED
+        record.error, record.exit_code = str(error), error.exit_code
+        record.finished_ns = time.time_ns()
+        return record
+
     def send_signal(self, number: int) -> None:
         """To the first process; no error when it has just ended."""
         if self.child is not None and self.child.pidfd >= 0:
@@ -111,17 +120,18 @@ class Container:
             self.record.killed_ns = self.record.killed_ns or time.time_ns()
             killing.kill(self.child)
 
-    def exit_waiter(self) -> asyncio.Future[None]:
-        """Completes when the next end has been booked."""
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._exit_waiters.append(waiter)
+    def exit_waiter(self) -> asyncio.Future[End]:
+        """Completes when the next end has been booked, or the container is removed."""
+        waiter: asyncio.Future[End] = asyncio.get_running_loop().create_future()
+        self._exit_waiters.add(waiter)
+        waiter.add_done_callback(self._exit_waiters.discard)  # also when who waits has gone away
         return waiter
 
     def wake_exit_waiters(self) -> None:
-        waiters, self._exit_waiters = self._exit_waiters, []
-        for waiter in waiters:
+        end = End.of(self.record)  # now: who waits may come to its turn after the next start
+        for waiter in tuple(self._exit_waiters):
             if not waiter.done():
-                waiter.set_result(None)
+                waiter.set_result(end)
 
     async def wait_until_released(self) -> None:
         """Returns at once when nobody holds it."""

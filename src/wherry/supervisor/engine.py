@@ -21,15 +21,16 @@ from wherry.kernel.libc import describe
 from wherry.logs import Log, Pipeline
 from wherry.memory import Host
 from wherry.rootfs import RootfsStore
-from wherry.supervisor import ending, killing, recovery, room, stopping, turns, updating, usage
+from wherry.supervisor import ending, killing, recovery, replacing, room, stopping, turns, updating, usage
 from wherry.supervisor.children import Child, Children
 from wherry.supervisor.container import Container
+from wherry.supervisor.event_log import EventLog
 from wherry.supervisor.events import Action, Events
 from wherry.supervisor.layers import Layers
 from wherry.supervisor.log_reports import LogReports
 from wherry.supervisor.memory import Memory
-from wherry.supervisor.model import EngineInfo, Reason, Record, State
-from wherry.supervisor.names import generate_name
+from wherry.supervisor.model import End, EngineInfo, Record, State
+from wherry.supervisor.names import find, generate_name
 from wherry.supervisor.records import Records
 from wherry.supervisor.request import CreateRequest
 from wherry.supervisor.shimlink import ExitStatus, HeldSlot, ShimLink
@@ -39,6 +40,8 @@ from wherry.supervisor.takeover import Takeover
 from wherry.supervisor.usage import Resident
 
 _log = logging.getLogger(__name__)
+_ENDS_SECONDS = 3
+"""How long ends under way may take when the supervisor gives up; a log on a full disk is completed by the next one."""
 _REMOVALS = 2
 """Layers that are deleted at once: more threads of that kind keep the event loop from the interpreter."""
 
@@ -81,6 +84,8 @@ class Engine:
             process.become_subreaper()
             self._records = Records(self._state.records)
             undo.callback(self._records.close)
+            self._event_log = EventLog.of(self._events, self._state.events)
+            undo.callback(self._event_log.close)
             reports = LogReports(self._events, self._record_of)
             self._pipeline = Pipeline(reports.on_gap, reports.on_trouble)
             self._pipeline.start()
@@ -195,12 +200,12 @@ class Engine:
         self._containers[container_id] = self._names[name] = container
         return container
 
-    async def start(self, ref: str) -> bool:
-        """False when it runs already."""
+    async def start(self, ref: str) -> Record | None:
+        """A copy of the record as it was when the command had been executed; None when it runs already."""
         container = self._find(ref)
         async with container.lock:
             if container.running:
-                return False
+                return None
             self._check_present(container)
             if container.record.request.auto_remove and container.record.finished_ns:
                 raise Conflict(f"container {container.record.name} has ended and is being removed")
@@ -212,16 +217,25 @@ class Engine:
             except WherryError as error:
                 self._book_failed_start(container, error)
                 raise
-        return True
+            return copy.copy(container.record)
 
-    async def run(self, name: str | None, request: CreateRequest, *, hold: bool = False) -> Record:
+    async def run(
+        self, name: str | None, request: CreateRequest, *, hold: bool = False, replace: bool = False
+    ) -> Record:
         """Create and start as one: when it fails, nothing is left, not even a record.
 
         Returns a copy of the record as it was when the command had been executed. With ``hold`` automatic removal
         waits until ``release``, so that a caller can read the output of a container that ends at once, and its log
-        keeps all of it for the first who asks (``Log.watch``).
+        keeps all of it for the first who asks (``Log.watch``). With ``replace`` a container that has the name is
+        stopped and removed before.
         """
-        container = self._create(name, request)
+        replaced = replace and await replacing.make_way(
+            name, request, self._names, self._store, self.stop, self._discard
+        )
+        with replacing.told(replaced):
+            return await self._run(self._create(name, request), hold)
+
+    async def _run(self, container: Container, hold: bool) -> Record:
         if hold:
             container.held = True
             container.log.keep()
@@ -269,12 +283,11 @@ class Engine:
         self._background(self._watch(container, child))
 
     def _book_failed_start(self, container: Container, error: WherryError) -> None:
-        record = container.record
-        record.state, record.reason = State.EXITED, Reason.START_FAILED
-        record.error, record.exit_code = str(error), error.exit_code
-        record.finished_ns = time.time_ns()
+        record = container.start_failed(error)
         self._records.keep(record)
         self._events.emit(Action.DIE, record, {"exitCode": str(record.exit_code), "reason": record.reason})
+        if record.request.auto_remove:  # as docker does: nobody would remove it later
+            self._discard(container)
 
     async def stop(self, ref: str, seconds: float | None = None) -> bool:
         """False when it does not run; else returns after the end has been booked. Waits for a start under way.
@@ -312,14 +325,19 @@ class Engine:
             {name: "unlimited" if value is None else str(value) for name, value in changes.items()},
         )
 
-    async def wait(self, ref: str, condition: str) -> Record:
-        """``not-running``, ``next-exit`` or ``removed``."""
-        container = self._find(ref)
+    async def wait(self, ref: str, condition: str) -> End:
+        """``not-running``, ``next-exit`` or ``removed``; the first and the last also of what has been removed."""
+        try:
+            container = self._find(ref)
+        except NotFound:
+            if condition == "next-exit":
+                raise  # there will be none
+            return self._records.ends.find(ref)
         if condition == "removed":
             await container.removed.wait()
         elif condition == "next-exit" or container.running:
-            await container.exit_waiter()
-        return container.record
+            return await container.exit_waiter()
+        return End.of(container.record)
 
     async def remove(self, ref: str, force: bool) -> None:
         """With ``force`` a running container is killed first. Raises NotKilled."""
@@ -357,10 +375,6 @@ class Engine:
         groups = {ref: child.group for ref, child in children.items() if child is not None}
         return await asyncio.to_thread(usage.measure_all, groups)
 
-    def usage(self, ref: str) -> usage.Usage | None:
-        child = self._find(ref).child
-        return None if child is None else usage.measure(child.group)
-
     def resident(self, ref: str) -> Resident | None:
         return self._memory.usage(self._find(ref))
 
@@ -396,15 +410,7 @@ class Engine:
         return None if container is None else container.record
 
     def _find(self, ref: str) -> Container:
-        container = self._names.get(ref) or self._containers.get(ref)
-        if container is not None:
-            return container
-        matches = [found for key, found in self._containers.items() if ref and key.startswith(ref)]
-        if len(matches) > 1:
-            raise Conflict(f"the id {ref} is ambiguous: {len(matches)} containers begin with it")
-        if not matches:
-            raise NotFound(f"no such container: {ref}")
-        return matches[0]
+        return find(ref, self._names, self._containers)
 
     # What happens by itself.
 
@@ -447,11 +453,16 @@ class Engine:
     def _forget(self, container: Container) -> None:
         """Take a container that does not run out of the books, with its log. Raises InternalError when that fails."""
         if container.record.id in self._containers:
-            self._records.delete(container.record)
+            self._records.retire(container.record)
             self._take_out(container)
             container.removed.set()
             container.released.set()  # release() would not find it any more
+            container.wake_exit_waiters()
             self._events.emit(Action.DESTROY, container.record)
+
+    def _discard(self, container: Container) -> None:
+        self._forget(container)
+        self._background(self._remove_layer(container))
 
     def _take_out(self, container: Container) -> None:
         record = container.record
@@ -524,10 +535,13 @@ class Engine:
                 adopting.append(self._adopt(container, slot))
             elif container.running or (record.slot and record.state is not State.EXITED):
                 self._takeover.book_lost(container)
+                self._events.emit(Action.DIE, record, {"exitCode": "", "reason": record.reason})
             else:
                 container.log.set_stats(record.log_stats)
                 container.log.finish()
                 container.log_ended.set()
+            if not container.running and slot is None and record.finished_ns and record.request.auto_remove:
+                self._background(self.remove(record.id, force=False))  # nobody was there to do it when it ended
         await asyncio.gather(*adopting)
         self._memory.taken_over()
         await asyncio.to_thread(recovery.prune_logs, self._state.logs, records)
@@ -571,20 +585,40 @@ class Engine:
 
     async def detach(self) -> None:
         """Give up without touching what runs: it stays with the shim, for the next supervisor. Else as ``close``."""
+        self._closing = True
         if not self._busy() and not self._has_unwritten_logs():
             await self.close()
-        else:
-            await self._detach()
+            return
+        await self._detach()
 
     async def _detach(self) -> None:
         self._closing = True
         self._keeper.cancel()
+        await self._leave_ends()
         await self._starter.close()
         await self._children.close()
+        self._shim.close()
         self._memory.close()
         await asyncio.to_thread(self._pipeline.close)
+        self._event_log.close()
         self._records.close()
         self._state.unlock()
+
+    async def _leave_ends(self) -> None:
+        """Book the ends that are known, and leave those to come to the next supervisor. A task that was half-way
+        through would go on without records, and let the shim forget what nobody has booked.
+        """
+        children = [found.child for found in self._containers.values()]
+        known = [child for child in children if child is not None and child.exited.done()]
+        deadline = asyncio.get_running_loop().time() + _ENDS_SECONDS
+        while any(child.slot in self._children.by_slot for child in known):
+            if asyncio.get_running_loop().time() > deadline:
+                break
+            await asyncio.sleep(0.01)
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_ENDS_SECONDS)
 
     async def close(self) -> Sequence[str]:
         """Stop every container and leave no process, mount or control group of ours.
@@ -616,6 +650,7 @@ class Engine:
         if not left:
             await killing.remove_group(cgroups.Group(self._layout, self._parent))
         self._remove_parent_group()
+        self._event_log.close()
         self._records.retry()
         self._records.close()
         self._state.unlock()

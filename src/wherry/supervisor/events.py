@@ -4,14 +4,14 @@ The history is one, shared by all (``history``), and a container has a share of 
 events. What a container can provoke at will is told ``BURST`` times at once and then once a second: the latest, with
 the number of those before it that were not told in its attribute ``suppressed``. A subscriber is a position in the
 history, so a slow one holds nobody up and costs nothing: it is told how many events it missed (``Missed``). All of it
-belongs to the loop; the history goes with the supervisor.
+belongs to the loop; ``event_log`` keeps the history for the next supervisor.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
@@ -111,6 +111,13 @@ class Events:
         self._quota = quota or Quota(BURST, 1)
         self._held_back: dict[str, dict[str, _HeldBack]] = {}
         """By container, and by kind."""
+        self.keep: Callable[[Event], None] | None = None
+        """Called with each event, to have it outlive the supervisor."""
+
+    def restore(self, history: Iterable[Event]) -> None:
+        """Begin with what earlier supervisors have told, oldest first."""
+        for event in history:
+            self._history.add(event.name, event)
 
     def emit(
         self,
@@ -166,6 +173,8 @@ class Events:
     def _add(self, event: Event) -> None:
         # By name: one that is run again and again under one name is one that storms.
         self._history.add(event.name, event)
+        if self.keep is not None:
+            self.keep(event)
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 

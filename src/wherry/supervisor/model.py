@@ -98,6 +98,23 @@ class Record(msgspec.Struct, kw_only=True):
         return self.state is State.RUNNING and self.killed_ns != 0
 
 
+class End(msgspec.Struct, frozen=True, kw_only=True):
+    """How a run of a container ended, as in ``Record``: what ``wait`` tells, and what is remembered of removed ones."""
+
+    id: str
+    name: str
+    reason: Reason
+    exit_code: int | None
+    signal: int | None
+    error: str
+    started_ns: int
+    finished_ns: int
+
+    @classmethod
+    def of(cls, record: Record) -> End:
+        return cls(**{name: getattr(record, name) for name in cls.__struct_fields__})
+
+
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What ``engine info`` shows of a running supervisor; sizes in bytes.
 

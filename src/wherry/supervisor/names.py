@@ -1,14 +1,16 @@
-"""Names of containers: which are allowed, and one for a container created without."""
+"""Names of containers: which are allowed, whose they are, and one for a container created without."""
 
 from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import TypeVar
 
-from wherry.errors import InvalidRequest
+from wherry.errors import Conflict, InvalidRequest, NotFound
 from wherry.supervisor.request import quoted
 
+T = TypeVar("T")
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 _NAME_MAX = 128
 
@@ -26,6 +28,18 @@ def check_name(name: str) -> str:
             f"invalid container name ({quoted(name)}), {len(name)} characters are more than {_NAME_MAX}"
         )
     return name
+
+
+def find(ref: str, by_name: Mapping[str, T], by_id: Mapping[str, T]) -> T:
+    """By name, id, or unique beginning of an id. Raises NotFound, Conflict."""
+    if (found := by_name.get(ref) or by_id.get(ref)) is not None:
+        return found
+    matches = [found for key, found in by_id.items() if ref and key.startswith(ref)]
+    if len(matches) > 1:
+        raise Conflict(f"the id {ref} is ambiguous: {len(matches)} containers begin with it")
+    if not matches:
+        raise NotFound(f"no such container: {ref}")
+    return matches[0]
 
 
 def generate_name(taken: Collection[str]) -> str:

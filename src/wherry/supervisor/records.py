@@ -17,10 +17,11 @@ import msgspec
 
 from wherry.errors import InternalError, InvalidRequest, NameInUse
 from wherry.kernel import trust
-from wherry.supervisor.model import Record
+from wherry.supervisor.ends import Ends
+from wherry.supervisor.model import End, Record
 
 _log = logging.getLogger(__name__)
-_SCHEMA_VERSION = 1
+SCHEMA_VERSION = 1
 _PAGE_SIZE = 4096
 _CHECKPOINT_BYTES = 8 << 20
 _SCHEMA = """
@@ -58,6 +59,7 @@ class Records:
         self._written = 0
         try:
             self._prepare()
+            self.ends = Ends(self._database)
         except BaseException:
             self._database.close()
             raise
@@ -69,9 +71,9 @@ class Records:
         self._database.execute("PRAGMA wal_autocheckpoint=0")
         (version,) = self._database.execute("PRAGMA user_version").fetchone()
         if version == 0:
-            self._database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={_SCHEMA_VERSION}; COMMIT;")
-        elif version != _SCHEMA_VERSION:
-            text = f"records of schema version {version}, this supervisor knows version {_SCHEMA_VERSION}"
+            self._database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+        elif version != SCHEMA_VERSION:
+            text = f"records of schema version {version}, this supervisor knows version {SCHEMA_VERSION}"
             raise sqlite3.DatabaseError(text)
 
     def load(self) -> list[Record]:
@@ -143,6 +145,27 @@ class Records:
         self._unsaved.pop(record.id, None)
         try:
             self._execute("DELETE FROM container WHERE id = ?", (record.id,))
+        except sqlite3.Error as error:
+            raise InternalError(f"cannot delete the record of {record.name}: {error}") from error
+
+    def retire(self, record: Record) -> None:
+        """Delete a record, and remember how its container ended if it ever ran: both or nothing.
+
+        Raises InternalError when that cannot be written.
+        """
+        if not record.finished_ns:
+            self.delete(record)
+            return
+        self._written += 3 * _PAGE_SIZE  # a row in a table and two indices
+        try:
+            self._execute("BEGIN", ())
+            try:
+                self.delete(record)
+                self.ends.add(End.of(record))
+                self._execute("COMMIT", ())
+            except BaseException:
+                self._database.rollback()
+                raise
         except sqlite3.Error as error:
             raise InternalError(f"cannot delete the record of {record.name}: {error}") from error
 

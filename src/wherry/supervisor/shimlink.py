@@ -278,6 +278,11 @@ class ShimLink:
         if self._connection is not None:
             self._send({"type": "release", "slot": slot})
 
+    def close(self) -> None:
+        """Leave the shim, and all it has, to another supervisor."""
+        if self._connection is not None:
+            self._disconnect()
+
     async def shutdown(self) -> None:
         """End the shim and all it has; returns when its end of the connection has closed, or does not within
         ``_CONNECT_SECONDS``.
@@ -294,6 +299,7 @@ class ShimLink:
         self._connection = None
         connection.close()
         self._socket_path.unlink(missing_ok=True)
+        await asyncio.to_thread(_reap, self.pid)  # we may live on: see reload
 
 
 def _reap(pid: int) -> None:

@@ -78,6 +78,10 @@ class StateDirectory:
     def records(self) -> Path:
         return self.path / "records.sqlite"
 
+    @property
+    def events(self) -> Path:
+        return self.path / "events"
+
     def identity(self) -> str:
         """Differs between a state directory and a copy of it."""
         status = self.path.stat()
@@ -88,6 +92,8 @@ class StateDirectory:
 
     def lock(self) -> None:
         """Become the directory's only supervisor until the process ends. Raises Conflict when there is one."""
+        if self._lock >= 0:
+            return
         with self._explained():
             descriptor = trust.open_file(str(self.path / "lock"), os.O_RDWR | os.O_CREAT)
         try:
@@ -100,6 +106,15 @@ class StateDirectory:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         self._lock = descriptor
+
+    def take_lock(self, descriptor: int) -> None:
+        """Have the lock by this descriptor of it, from ``give_lock``."""
+        self._lock = descriptor
+
+    def give_lock(self) -> int:
+        """The lock's descriptor, for whoever takes our place: ``unlock`` then does nothing."""
+        descriptor, self._lock = self._lock, -1
+        return descriptor
 
     def unlock(self) -> None:
         if self._lock >= 0:

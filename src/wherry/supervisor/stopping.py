@@ -11,6 +11,7 @@ from wherry.kernel import procfs
 from wherry.supervisor import killing
 from wherry.supervisor.container import Container
 from wherry.supervisor.events import Action, Events
+from wherry.supervisor.model import End
 from wherry.supervisor.records import Records
 from wherry.supervisor.request import CreateRequest, signal_number
 
@@ -52,7 +53,7 @@ def kill(container: Container, records: Records, events: Events) -> None:
     events.emit(Action.KILL, container.record, {"signal": str(int(signal.SIGKILL))})
 
 
-async def _wait_for_end(container: Container, ended: asyncio.Future[None]) -> None:
+async def _wait_for_end(container: Container, ended: asyncio.Future[End]) -> None:
     child = container.child
     if child is not None and not await killing.has_ended(child, killing.KILL_SECONDS):
         raise await killing.not_killed(container.record.name, child)

@@ -244,6 +244,7 @@ CHECKS: dict[str, Check] = {
     "rw_rootfs": flag,
     "init": flag,
     "volumes": words,
+    "security_opt": words,
     "tmpfs": texts,
     "network": text,
     "pids_limit": whole,

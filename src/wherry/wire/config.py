@@ -71,9 +71,7 @@ if TYPE_CHECKING:
 __all__ = ["MAX_MIB", "absolute", "container_config", "update_config"]
 
 
-def config_of(
-    function: str, rootfs: StrPath, command: Sequence[StrPath], options: Mapping[str, Any]
-) -> dict[str, object]:
+def config_of(function: str, rootfs: Any, command: Any, options: Mapping[str, Any]) -> dict[str, object]:
     """``container_config`` of the keyword ``options`` that ``function`` was called with, checked."""
     known: Iterable[str] = container_config.__kwdefaults__ or ()
     return container_config(rootfs, command, **arguments.checked(function, options, known))

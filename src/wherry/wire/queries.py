@@ -15,6 +15,27 @@ _CONDITIONS = ("not-running", "next-exit", "removed")
 _A_TIME = "a whole number of nanoseconds since the epoch, as time.time_ns() gives"
 
 
+def run(given: str | None, *, stream: bool, replace: bool) -> Query:
+    """Of ``Client.run``, and of ``Client.start`` for a new container."""
+    query: Query = {"name": name(given), "stream": "1" if stream else "0"}
+    if arguments.flag("replace", replace):
+        if given is None:
+            arguments.refuse("name", None, "the name of the container to replace")
+        query["replace"] = "1"
+    return query
+
+
+def start(given: str | None, replace: bool, options: Mapping[str, object]) -> Query:
+    """Of ``Client.start`` for a container that exists, which takes no options."""
+    found = name(given)
+    if found is None:
+        arguments.refuse("name", None, "the name or id of a container, as there is no rootfs")
+    for option in ["replace"] if arguments.flag("replace", replace) else options:
+        text = f"{option} needs rootfs and command: a name alone starts a container as it was made"
+        raise errors.InvalidRequest(text, option, options.get(option, replace))
+    return {"name": found}
+
+
 def logs(
     follow: bool,
     tail: int | None,

@@ -28,15 +28,23 @@ class Value:
     __hash__ = None  # type: ignore[assignment]
 
 
-class StartedContainer(Value):
-    """A container whose command has been executed; ``pid`` is the host's."""
+class _Started(Value):
+    __slots__ = ("was_running",)
+
+
+class StartedContainer(_Started):
+    """A container whose command has been executed; ``pid`` is the host's.
+
+    ``was_running``, which is no part of the value, is True when it did not have to be started.
+    """
 
     __slots__ = ("name", "id", "pid")  # noqa: RUF023 (the order a reader expects)
 
-    def __init__(self, name: str, id: str, pid: int) -> None:  # noqa: A002
+    def __init__(self, name: str, id: str, pid: int, was_running: bool = False) -> None:  # noqa: A002
         self.name = name
         self.id = id
         self.pid = pid
+        self.was_running = was_running
 
 
 class RunResult(Value):
@@ -143,8 +151,8 @@ MAKES_SENSE = _MakesSense()
 
 
 def started_container(fields: Mapping[str, Any]) -> StartedContainer:
-    """From the reply of ``run?stream=0`` or a "started" status frame."""
-    return StartedContainer(fields["Name"], fields["Id"], fields["Pid"])
+    """From the reply of ``run?stream=0`` or ``start``, or a "started" status frame."""
+    return StartedContainer(fields["Name"], fields["Id"], fields["Pid"], bool(fields.get("WasRunning")))
 
 
 def status_from(fields: Any) -> StartedContainer | RunResult | None:

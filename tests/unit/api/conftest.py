@@ -32,7 +32,7 @@ from wherry.api import ports, streams
 from wherry.api.server import Server, serve
 from wherry.logs import BufferStats, Chunk, Extent, Hold, Log, LogOptions, Stamper
 from wherry.supervisor.events import Events
-from wherry.supervisor.model import EngineInfo, Reason, Record, State
+from wherry.supervisor.model import End, EngineInfo, Reason, Record, State
 from wherry.supervisor.names import generate_name
 from wherry.supervisor.request import CreateRequest
 from wherry.supervisor.updating import changed
@@ -141,7 +141,7 @@ class Entry:
         self.record = record
         self.log = FakeLog()
         self.held = False
-        self.waiters: dict[str, builtins.list[asyncio.Future[Record]]] = {"next-exit": [], "removed": []}
+        self.waiters: dict[str, builtins.list[asyncio.Future[End]]] = {"next-exit": [], "removed": []}
 
 
 class FakeEngine:
@@ -166,12 +166,11 @@ class FakeEngine:
         await asyncio.sleep(self.slow)
         return entry.record
 
-    async def start(self, ref: str) -> bool:
+    async def start(self, ref: str) -> Record | None:
         entry = self._entry(ref)
         if entry.record.state is State.RUNNING:
-            return False
-        await self._launch(entry)
-        return True
+            return None
+        return await self._launch(entry)
 
     async def _launch(self, entry: Entry) -> Record:
         record = entry.record
@@ -196,7 +195,11 @@ class FakeEngine:
             code = {"false": 1, "mixed": 3}.get(command, 0)
             self.end(entry, Reason.EXITED, code, None)
 
-    async def run(self, name: str | None, request: CreateRequest, *, hold: bool = False) -> Record:
+    async def run(
+        self, name: str | None, request: CreateRequest, *, hold: bool = False, replace: bool = False
+    ) -> Record:
+        if replace and name in self.entries:
+            await self.remove(name, force=True)
         record = await self.create(name, request)
         entry = self.entries[record.name]
         entry.held = hold
@@ -232,7 +235,7 @@ class FakeEngine:
     def _tell(self, entry: Entry, condition: str) -> None:
         for waiter in entry.waiters[condition]:
             if not waiter.done():
-                waiter.set_result(entry.record)
+                waiter.set_result(End.of(entry.record))
         entry.waiters[condition].clear()
 
     async def stop(self, ref: str, seconds: float | None = None) -> bool:
@@ -257,11 +260,11 @@ class FakeEngine:
         entry.record.request = changed(entry.record.request, changes)
         self.update_calls.append(dict(changes))
 
-    async def wait(self, ref: str, condition: str) -> Record:
+    async def wait(self, ref: str, condition: str) -> End:
         entry = self._entry(ref)
         if condition == "not-running" and entry.record.state is not State.RUNNING:
-            return entry.record
-        waiter: asyncio.Future[Record] = asyncio.get_running_loop().create_future()
+            return End.of(entry.record)
+        waiter: asyncio.Future[End] = asyncio.get_running_loop().create_future()
         entry.waiters["removed" if condition == "removed" else "next-exit"].append(waiter)
         return await waiter
 
@@ -288,10 +291,6 @@ class FakeEngine:
 
     def list(self) -> builtins.list[Record]:
         return sorted((entry.record for entry in self.entries.values()), key=lambda record: -record.created_ns)
-
-    def usage(self, ref: str) -> Usage | None:
-        self.get(ref)
-        return None
 
     async def usages(self, refs: Sequence[str]) -> dict[str, Usage]:
         for ref in refs:

@@ -9,6 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.unit.api.conftest import config
 
 from wherry import errors
 
@@ -301,3 +302,37 @@ def test_inspect_gives_back_what_was_asked_for(api: Api) -> None:
     assert {key: shown["Config"][key] for key in fields} == fields
     assert (shown["Path"], shown["Args"], shown["Name"]) == ("sh", ["-c", "x"], "/alpha")
     assert [(mount["Source"], mount["RW"]) for mount in shown["Mounts"]] == [("/a", False), ("/c", True)]
+
+
+def test_start_by_our_own_path_says_what_runs(api: Api) -> None:
+    """Case 31: POST /wherry/start answers as POST /wherry/run does."""
+    container_id = api.create("alpha", "sleep")
+    first = api.request("POST", "/wherry/start?name=alpha")
+    again = api.request("POST", f"/wherry/start?name={container_id[:12]}")
+    assert [reply.status for reply in (first, again)] == [201, 201]
+    pid = api.engine.entries["alpha"].record.pid
+    fields = {"Id": container_id, "Name": "alpha", "Pid": pid}
+    assert [reply.json() for reply in (first, again)] == [fields | {"WasRunning": False}, fields | {"WasRunning": True}]
+    for path, status in (("/wherry/start", 400), ("/wherry/start?name=nobody", 404), ("/wherry/start?nome=alpha", 400)):
+        assert api.request("POST", path).status == status
+
+
+def test_run_replaces_when_it_is_asked_to(api: Api) -> None:
+    """Case 31."""
+    old = api.start("alpha", "sleep")
+    assert api.request("POST", "/wherry/run?name=alpha&stream=0", config("sleep")).status == 409
+    assert api.request("POST", "/wherry/run?name=alpha&stream=0&replace=0", config("sleep")).status == 409
+    assert api.request("POST", "/wherry/run?name=alpha&stream=0&replace=1", config("sleep")).status == 201
+    assert api.engine.entries["alpha"].record.id != old
+
+
+def test_wait_tells_the_reason_to_who_asks(api: Api) -> None:
+    """Case 6: docker's two fields, and ours by a parameter of our own."""
+    container_id = api.start("alpha", "mixed")
+    plain = api.request("POST", "/containers/alpha/wait").json()
+    full = api.request("POST", "/containers/alpha/wait?wherry=1").json()
+    assert plain == {"StatusCode": 3, "Error": None}
+    ours = full.pop("Wherry")
+    assert full == plain
+    assert (ours["Id"], ours["Name"], ours["Reason"], ours["ExitCode"]) == (container_id, "alpha", "exited", 3)
+    assert ours["Started"] <= ours["Finished"]
