@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from harness import Supervisor, Traces, Word, end_group, wait_until
@@ -26,7 +27,11 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 ENFORCERS = os.environ.get("WHERRY_ENFORCERS", "bpf cgroup").split()
 VERSION = cgroups.detect().version
 LAST_CPU = (os.cpu_count() or 1) - 1
-only_version1 = pytest.mark.skipif(VERSION == 2, reason="version 2 kills what is frozen")
+Test = TypeVar("Test", bound=Callable[..., None])
+
+
+def only_version1(test: Test) -> Test:
+    return pytest.mark.host_variant(pytest.mark.skipif(VERSION == 2, reason="version 2 kills what is frozen")(test))
 
 
 class Weakened(Supervisor):
