@@ -164,11 +164,18 @@ def test_start_attached_shows_all_of_the_run_and_only_that(supervisor: Superviso
 
 
 def test_docker_py_attaches_with_the_past(supervisor: Supervisor, rootfs: Path) -> None:
+    """Again where need be: docker-py loses what it has read along with the head of the answer, as it does when it is
+    slower than the server (``_get_raw_response_socket`` leaves out the buffer of the reader that it takes apart).
+    """
     supervisor.client.run("job", str(rootfs), ["/bin/sh", "-c", "echo out; echo err >&2"])
     api = docker_py(supervisor)
-    assert api.attach("job", stdout=True, stderr=False, stream=False, logs=True) == b"out\n"
-    both = api.attach("job", stdout=True, stderr=True, stream=False, logs=True)
-    assert sorted(both.splitlines()) == [b"err", b"out"]
+
+    def attached(*, stderr: bool) -> list[bytes]:
+        lines: list[bytes] = api.attach("job", stdout=True, stderr=stderr, stream=False, logs=True).splitlines()
+        return sorted(lines)
+
+    wait_until(lambda: attached(stderr=False) == [b"out"])
+    wait_until(lambda: attached(stderr=True) == [b"err", b"out"])
     api.close()
 
 
