@@ -240,9 +240,9 @@ class Client(DiskCalls):
 
     def stats_of(self, names: Sequence[str] = ()) -> list[dict[str, Any]]:
         """As ``stats``, of many containers by one request: all that run, or ``names``. Raises NotFound."""
-        found = []
-        for begin in range(0, max(len(names), 1), _NAMES_AT_ONCE):
-            some = ",".join(_quoted_name(name) for name in names[begin : begin + _NAMES_AT_ONCE])
+        found, asked = [], arguments.words("names", names)
+        for begin in range(0, max(len(asked), 1), _NAMES_AT_ONCE):
+            some = ",".join(_quoted_name(name) for name in asked[begin : begin + _NAMES_AT_ONCE])
             reply = self._fetch("GET", "/wherry/stats", {"names": some or None})
             with MAKES_SENSE:
                 found += [_object(entry) for entry in reply]
