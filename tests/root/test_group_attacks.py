@@ -31,7 +31,9 @@ Test = TypeVar("Test", bound=Callable[..., None])
 
 
 def only_version1(test: Test) -> Test:
-    return pytest.mark.host_variant(pytest.mark.skipif(VERSION == 2, reason="version 2 kills what is frozen")(test))
+    skipping = pytest.mark.skipif(VERSION == 2, reason="version 2 kills what is frozen")
+    marked: Test = pytest.mark.host_variant(skipping(test))
+    return marked
 
 
 class Weakened(Supervisor):
