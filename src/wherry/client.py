@@ -22,6 +22,7 @@ import time
 from wherry import defaults, errors, http1
 from wherry.wire import arguments, jsontext, queries
 from wherry.wire.config import MAX_MIB, absolute, changes_of, config_of
+from wherry.wire.disk import DiskCalls
 from wherry.wire.replies import MAKES_SENSE, Container, RunResult, StartedContainer, started_container, status_from
 from wherry.wire.stream import STATUS, STDERR, STDOUT, LogStream, frames
 
@@ -79,7 +80,7 @@ def socket_path(path: StrPath | None = None) -> str:
     return path
 
 
-class Client:
+class Client(DiskCalls):
     """The supervisor at ``socket`` (default: ENGINE_SOCKET, then /run/wherry/engine.sock).
 
     ``timeout`` is how many seconds the supervisor may take to answer; calls that wait for a container or may unpack an
@@ -244,9 +245,9 @@ class Client:
 
     def stats_of(self, names: Sequence[str] = ()) -> list[dict[str, Any]]:
         """As ``stats``, of many containers by one request: all that run, or ``names``. Raises NotFound."""
-        found = []
-        for begin in range(0, max(len(names), 1), _NAMES_AT_ONCE):
-            some = ",".join(_quoted_name(name) for name in names[begin : begin + _NAMES_AT_ONCE])
+        found, asked = [], arguments.words("names", names)
+        for begin in range(0, max(len(asked), 1), _NAMES_AT_ONCE):
+            some = ",".join(_quoted_name(name) for name in asked[begin : begin + _NAMES_AT_ONCE])
             reply = self._fetch("GET", "/wherry/stats", {"names": some or None})
             with MAKES_SENSE:
                 found += [_object(entry) for entry in reply]

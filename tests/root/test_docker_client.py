@@ -211,3 +211,25 @@ def descriptors(supervisor: Supervisor) -> int:
     folder = Path(f"/proc/{supervisor.process.pid}/fd")
     links = [os.readlink(folder / name) for name in os.listdir(folder) if (folder / name).is_symlink()]
     return sum(link.startswith("socket:") or "eventpoll" in link for link in links)
+
+
+def test_prune_and_df(supervisor: Supervisor, rootfs: Path, tmp_path: Path) -> None:
+    """Case 26."""
+    subprocess.run(["tar", "-C", rootfs, "-cf", tmp_path / "image.tar", "."], check=True)
+    supervisor.client.run("one", str(rootfs), ["/bin/true"], labels={"a": "1"})
+    supervisor.client.run("two", str(tmp_path / "image.tar"), ["/bin/true"])
+    supervisor.client.start("runs", str(rootfs), ["/bin/sleep", "1000"])
+    lines = [line.split() for line in docker(supervisor, "system", "df").stdout.splitlines()]
+    assert [(line[0], *line[1:3]) for line in lines[1:3]] == [("Images", "1", "1"), ("Containers", "3", "1")]
+    assert "two" in docker(supervisor, "system", "df", "-v").stdout
+    out = docker(supervisor, "container", "prune", "-f", "--filter", "label=a=1", "--filter", "until=0s").stdout
+    assert "Deleted Containers:" in out
+    assert docker(supervisor, "ps", "-a", "--format", "{{.Names}}").stdout.split() == ["runs", "two"]
+    assert docker(supervisor, "image", "prune", "-f").stdout == "Total reclaimed space: 0B\n"
+    out = docker(supervisor, "system", "prune", "-f", "-a").stdout
+    assert "Deleted Containers:" in out
+    assert "deleted: sha256:" in out
+    assert os.listdir(supervisor.state_dir / "rootfs") == []
+    assert docker(supervisor, "ps", "-a", "--format", "{{.Names}}").stdout == "runs\n"
+    failed = docker(supervisor, "container", "prune", "-f", "--filter", "name=x", check=False)
+    assert "invalid filter" in failed.stderr

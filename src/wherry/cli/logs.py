@@ -28,15 +28,16 @@ def add_logs(parser: Parser) -> None:
     parser.flag("-f", "--follow", help="wait for more until the container has ended")
     parser.option("-n", "--tail", metavar="N", type=values.tail, help="only the last N lines (default: all)")
     parser.flag("-t", "--timestamps", help="put the time (UTC) before each line")
-    parser.option("--since", metavar="TIME", type=_time, help="only what was written from TIME on")
-    parser.option("--until", metavar="TIME", type=_time, help="only what was written before TIME")
+    parser.option("--since", metavar="TIME", type=moment, help="only what was written from TIME on")
+    parser.option("--until", metavar="TIME", type=moment, help="only what was written before TIME")
     about_cursor = "begin behind what FILE says, if it is there, and note in it in the end how far this came"
     parser.option("--cursor-file", metavar="FILE", help=about_cursor)
     parser.option("--stream", metavar="out|err", choices=["out", "err"], help="only one of the streams")
     parser.run = show
 
 
-def _time(text: str) -> int:
+def moment(text: str) -> int:
+    """Nanoseconds since the epoch."""
     try:
         return times.parse(text, time.time_ns())
     except (ValueError, OverflowError):

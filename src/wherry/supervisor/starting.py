@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import stat
+from pathlib import Path
 
 from wherry.errors import InvalidRequest, RootfsInUse, StartFailed, WherryError
 from wherry.kernel.libc import describe_errno
@@ -155,11 +156,20 @@ class Starter:
             raise InvalidRequest(
                 f"rootfs {path!r} is an archive: its unpacked files are shared and cannot be written to"
             )
-        async with self._unpacking:
-            directory = await asyncio.to_thread(self._store.resolve, path)
-        descriptor = layers.open_rootfs(str(directory))
+        descriptor = layers.open_rootfs(str(await self._unpacked(container.record)))
         used.callback(os.close, descriptor)
         return descriptor
+
+    async def _unpacked(self, record: Record) -> Path:
+        """The directory of its archive, which it holds until it is removed: its layer fits over no other one."""
+        directory = self._store.find(record.unpacked)
+        if directory is None:
+            async with self._unpacking:
+                digest = await asyncio.to_thread(self._store.take, record.request.rootfs)
+            self._store.drop(record.unpacked)
+            record.unpacked = digest
+            directory = self._store.directory_of(digest)
+        return directory
 
     def _reserve(self, container: Container, rootfs: int) -> None:
         """Note who runs on which directory, and refuse what would change a directory under another container."""

@@ -70,6 +70,15 @@ def events(since_ns: int | None, until_ns: int | None, filters: Mapping[str, str
     }
 
 
+def prune(until_ns: int | None, labels: str | Sequence[str]) -> Query:
+    """Of ``Client.prune``."""
+    filters = {"label": labels} if labels else {}
+    until = unix_time("until_ns", until_ns)
+    if until is not None:
+        filters["until"] = until
+    return {"filters": jsontext.encode(_filters(filters)) if filters else None}
+
+
 def _filters(filters: Mapping[str, str | Sequence[str]]) -> dict[str, list[str]]:
     if not hasattr(filters, "items"):
         arguments.refuse("filters", filters, "a mapping such as {'container': 'web', 'event': ['die', 'oom']}")

@@ -31,6 +31,8 @@ from wherry import errors
 from wherry.api import ports, streams
 from wherry.api.server import Server, serve
 from wherry.logs import BufferStats, Chunk, Extent, Hold, Log, LogOptions, Stamper
+from wherry.rootfs import Space, Unpacked, trees
+from wherry.supervisor.disk import ContainerUsage, Disk, DiskUsage, Pruned
 from wherry.supervisor.events import Events
 from wherry.supervisor.model import End, EngineInfo, Reason, Record, State
 from wherry.supervisor.names import generate_name
@@ -142,6 +144,35 @@ class Entry:
         self.log = FakeLog()
         self.held = False
         self.waiters: dict[str, builtins.list[asyncio.Future[End]]] = {"next-exit": [], "removed": []}
+
+
+class FakeDisk:
+    """See ``supervisor.disk.Disk``: two archives, one of them in use; each container has 100 bytes of layer and 10 of
+    log.
+    """
+
+    cache_limit = 1000
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self._engine = engine
+        self.found = [Unpacked("a" * 64, "/a.tar", trees.Usage(5000, 7), 10**9, 2 * 10**9, 1), Unpacked("b" * 64)]
+
+    def space(self) -> Space:
+        return Space(1 << 30, 1 << 20, 1000, 10)
+
+    def archives(self) -> builtins.list[Unpacked]:
+        return self.found
+
+    async def usage(self) -> DiskUsage:
+        containers = [ContainerUsage(entry.record, 100, 10) for entry in self._engine.entries.values()]
+        return DiskUsage(self.found, containers, self.space())
+
+    async def prune_containers(self, wanted: Callable[[Record], bool]) -> Pruned:
+        gone = [entry.record for entry in self._engine.entries.values() if wanted(entry.record)]
+        return Pruned([record.id for record in gone if record.state is not State.RUNNING], 110 * len(gone))
+
+    async def prune_archives(self, before_ns: int | None) -> builtins.list[Unpacked]:
+        return [each for each in self.found if not each.users and (before_ns is None or each.used_ns < before_ns)]
 
 
 class FakeEngine:
@@ -306,6 +337,9 @@ class FakeEngine:
 
     def events(self) -> Events:
         return self.told
+
+    def disk(self) -> Disk:
+        return cast(Disk, FakeDisk(self))
 
     def info(self) -> EngineInfo:
         states = [entry.record.state for entry in self.entries.values()]
