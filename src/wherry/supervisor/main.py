@@ -8,6 +8,7 @@ import gc
 import json
 import logging
 import os
+import signal
 import socket
 import sqlite3
 import sys
@@ -59,6 +60,9 @@ def run_supervisor(
     ``enforcer`` is who holds memory limits, "auto" for the best that works; ``allow_containers`` lets processes of
     containers connect; ``pids_limit`` is of containers that are created without one, None for no limit.
     """
+    # Ignored, as whoever started us may have left it, the kernel would reap our children, and the shim's with the exit
+    # codes of containers: waitpid(2).
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _configure_logging(debug)
     faulthandler.enable()  # what ends the interpreter itself is told on stderr too
     try:
