@@ -22,6 +22,7 @@ import time
 from wherry import defaults, errors, http1
 from wherry.wire import arguments, jsontext, queries
 from wherry.wire.config import MAX_MIB, absolute, changes_of, config_of
+from wherry.wire.disk import DiskCalls
 from wherry.wire.replies import MAKES_SENSE, Container, RunResult, StartedContainer, started_container, status_from
 from wherry.wire.stream import STATUS, STDERR, STDOUT, LogStream, frames
 
@@ -79,7 +80,7 @@ def socket_path(path: StrPath | None = None) -> str:
     return path
 
 
-class Client:
+class Client(DiskCalls):
     """The supervisor at ``socket`` (default: ENGINE_SOCKET, then /run/wherry/engine.sock).
 
     ``timeout`` is how many seconds the supervisor may take to answer; calls that wait for a container or may unpack an
@@ -159,11 +160,13 @@ class Client:
     ) -> RunResult:
         """Start a container, wait until it has ended, and return how it ended with all that it wrote.
 
-        With ``on_output(stream, data)`` output is handed over as it comes (1 stdout, 2 stderr) and not collected;
-        ``on_start`` is called once the command has been executed. ``on_soft_limit(event)`` is called when memory
-        crosses the soft limit, from a thread of its own, and for the last time before ``run`` returns. An exception
-        from the first two ends the call, not the container. ``replace`` is as in ``start``. Raises what ``start``
-        raises, and Unavailable when the supervisor goes away meanwhile.
+        Every byte comes here: when the caller is slower than the container, and the log's files hold no more, the
+        container waits. With ``log_mode`` "non-blocking" it never does, and ``lost_bytes`` of the result says how much
+        gave way. With ``on_output(stream, data)`` output is handed over as it comes (1 stdout, 2 stderr) and not
+        collected; ``on_start`` is called once the command has been executed. ``on_soft_limit(event)`` is called when
+        memory crosses the soft limit, from a thread of its own, and for the last time before ``run`` returns. An
+        exception from the first two ends the call, not the container. ``replace`` is as in ``start``. Raises what
+        ``start`` raises, and Unavailable when the supervisor goes away meanwhile.
         """
         config = config_of("run", rootfs, command, options)
         for argument, call in (("on_output", on_output), ("on_start", on_start), ("on_soft_limit", on_soft_limit)):
@@ -208,7 +211,7 @@ class Client:
         """Everything known of one container, as Docker's inspect with our ``Wherry`` object."""
         return _object(self._fetch("GET", _of(name, "json")))
 
-    def logs(
+    def logs(  # noqa: PLR0913 (docker's has as many)
         self,
         name: str,
         *,
@@ -219,16 +222,19 @@ class Client:
         timestamps: bool = False,
         stdout: bool = True,
         stderr: bool = True,
+        after: str | None = None,
     ) -> LogStream:
         """What the container wrote, as (stream, data) in the order it was captured.
 
         ``follow`` waits for more until the container has ended. ``tail`` counts lines over the chosen streams (None:
         all), ``since_ns`` and ``until_ns`` are wall clock nanoseconds since the epoch, ``timestamps`` puts the time
-        before each line. The call raises NotFound; iterating may raise Unavailable.
+        before each line. ``after`` is the ``cursor`` of an earlier stream: this one goes on behind it. It never makes
+        the container wait; what was rotated away before it was read counts in ``lost_bytes`` of the stream.
+        The call raises NotFound, and InvalidRequest for another container's cursor; iterating may raise Unavailable.
         """
-        query = queries.logs(follow, tail, since_ns, until_ns, timestamps, stdout, stderr)
+        query = queries.logs(follow, tail, since_ns, until_ns, timestamps, stdout, stderr, after)
         response = self._send("GET", _of(name, "logs"), query, patient=follow)
-        return LogStream(self._frames(response), response.close)
+        return LogStream(self._frames(response), response.close, counts=not timestamps, after=after or "")
 
     def stats(self, name: str) -> dict[str, Any]:
         """What the container uses at this moment, as one object of Docker's stats, with our ``Wherry`` object.
@@ -239,9 +245,9 @@ class Client:
 
     def stats_of(self, names: Sequence[str] = ()) -> list[dict[str, Any]]:
         """As ``stats``, of many containers by one request: all that run, or ``names``. Raises NotFound."""
-        found = []
-        for begin in range(0, max(len(names), 1), _NAMES_AT_ONCE):
-            some = ",".join(_quoted_name(name) for name in names[begin : begin + _NAMES_AT_ONCE])
+        found, asked = [], arguments.words("names", names)
+        for begin in range(0, max(len(asked), 1), _NAMES_AT_ONCE):
+            some = ",".join(_quoted_name(name) for name in asked[begin : begin + _NAMES_AT_ONCE])
             reply = self._fetch("GET", "/wherry/stats", {"names": some or None})
             with MAKES_SENSE:
                 found += [_object(entry) for entry in reply]

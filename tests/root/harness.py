@@ -214,8 +214,9 @@ class Supervisor:
         return cgroups.Group(cgroups.detect(), f"{parent.lstrip('/')}/{found[1]}")
 
     def connections(self) -> int:
-        """Sockets that the supervisor holds: its clients, and a few of its own."""
+        """Sockets that the supervisor holds: its clients, and a few of its own, when all is prepared that will be."""
         assert self.process is not None
+        wait_until(lambda: self.info()["spares"] == 2)  # each has a socket, and they come in the background
         count = 0
         for link in Path(f"/proc/{self.process.pid}/fd").iterdir():
             with contextlib.suppress(FileNotFoundError):

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from harness import Supervisor, Traces, Word, end_group, wait_until
@@ -26,7 +27,13 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 ENFORCERS = os.environ.get("WHERRY_ENFORCERS", "bpf cgroup").split()
 VERSION = cgroups.detect().version
 LAST_CPU = (os.cpu_count() or 1) - 1
-only_version1 = pytest.mark.skipif(VERSION == 2, reason="version 2 kills what is frozen")
+Test = TypeVar("Test", bound=Callable[..., None])
+
+
+def only_version1(test: Test) -> Test:
+    skipping = pytest.mark.skipif(VERSION == 2, reason="version 2 kills what is frozen")
+    marked: Test = pytest.mark.host_variant(skipping(test))
+    return marked
 
 
 class Weakened(Supervisor):
@@ -203,7 +210,19 @@ def test_the_next_supervisor_sweeps_nested_groups(supervisor: Supervisor) -> Non
 
 
 @only_version1
-def test_the_shim_thaws_what_it_lets_go(supervisor: Supervisor) -> None:
+def test_a_container_goes_on_that_was_frozen_for_a_change_of_its_limits(supervisor: Supervisor, rootfs: Path) -> None:
+    """Case 19: the supervisor was killed in the middle of that."""
+    supervisor.client.start("c", str(rootfs), ["/bin/sh", "-c", "while :; do echo x; sleep 0.1; done"])
+    group = supervisor.group("c")
+    group.write("freezer", "freezer.state", "FROZEN")
+    wait_until(lambda: group.read("freezer", "freezer.state") == "FROZEN")
+    supervisor.kill()
+    supervisor.restart()
+    assert group.read("freezer", "freezer.state") == "THAWED"
+
+
+@only_version1
+def test_the_next_supervisor_goes_on_killing(supervisor: Supervisor) -> None:
     """Case 20: a supervisor that is killed in the middle of ending a frozen container."""
     group = frozen(supervisor, "2")
     supervisor.engine("kill", "freeze")

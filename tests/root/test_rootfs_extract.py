@@ -50,7 +50,9 @@ def describe(path: Path) -> tuple[Any, ...]:
     elif path.is_file():
         content = path.read_bytes()
     attributes = {
-        name: os.getxattr(path, name, follow_symlinks=False) for name in os.listxattr(path, follow_symlinks=False)
+        name: os.getxattr(path, name, follow_symlinks=False)
+        for name in os.listxattr(path, follow_symlinks=False)
+        if name != "trusted.wherry.archive"  # the store's own, of the root
     }
     return (status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns, status.st_rdev, content, attributes)
 

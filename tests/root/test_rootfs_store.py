@@ -23,6 +23,7 @@ from tests.tarballs import COMPRESS, END, directory, file, symlink
 import wherry
 from wherry.errors import Conflict, InvalidRequest, StartFailed
 from wherry.rootfs import RootfsStore, archive, store
+from wherry.rootfs.budget import Budget
 from wherry.rootfs.extract import unpack
 from wherry.rootfs.members import Archive
 
@@ -201,10 +202,10 @@ def test_concurrent_starts_of_one_archive_unpack_it_once(
     calls: list[int] = []
     all_there = threading.Barrier(8)
 
-    def counted(source: Archive, root: int) -> None:
+    def counted(source: Archive, root: int, budget: Budget) -> None:
         calls.append(root)
         time.sleep(0.05)  # let the others come to the lock
-        unpack(source, root)
+        unpack(source, root, budget)
 
     monkeypatch.setattr(store, "unpack", counted)
 
@@ -225,9 +226,9 @@ def test_different_archives_are_unpacked_at_the_same_time(
 ) -> None:
     both = threading.Barrier(2)
 
-    def meet(source: Archive, root: int) -> None:
+    def meet(source: Archive, root: int, budget: Budget) -> None:
         both.wait(PATIENCE)
-        unpack(source, root)
+        unpack(source, root, budget)
 
     monkeypatch.setattr(store, "unpack", meet)
     paths = [write(file("f", content) + END, content.decode()) for content in (b"one", b"two")]
@@ -246,7 +247,7 @@ def test_a_failed_start_does_not_spoil_the_next(
     assert (rootfs_store.resolve(path) / "etc/hostname").exists()
 
 
-def _fail(_source: Archive, _root: int) -> None:
+def _fail(_source: Archive, _root: int, _budget: Budget) -> None:
     raise OSError(5, "Input/output error", "'etc/hostname'")
 
 
@@ -268,11 +269,11 @@ def test_an_archive_that_changes_while_it_is_unpacked_is_refused(
 ) -> None:
     path = write(file("large", bytes(1 << 20)) + SMALL)
 
-    def change(source: Archive, root: int) -> None:
+    def change(source: Archive, root: int, budget: Budget) -> None:
         with open(path, "r+b") as archive_file:
             archive_file.seek(1 << 20)  # far beyond what has been read ahead
             archive_file.write(b"changed")
-        unpack(source, root)
+        unpack(source, root, budget)
 
     monkeypatch.setattr(store, "unpack", change)
     with pytest.raises(InvalidRequest, match="it changed while it was read"):
@@ -316,7 +317,7 @@ def test_an_unpacking_that_was_killed_is_never_taken_for_whole(tmp_path: Path, w
         wait_until(lambda files=files: _killed_in_the_middle(tmp_path / "store", path, files))  # type: ignore[misc]
     assert len(os.listdir(tmp_path / "store")) == 3
     rootfs_store = RootfsStore(tmp_path / "store")
-    rootfs_store.prune()
+    rootfs_store.remove_leftovers()
     assert os.listdir(tmp_path / "store") == []
     found = rootfs_store.resolve(path)
     assert sum(len(names) for _, _, names in os.walk(found)) == count
@@ -354,23 +355,21 @@ def _wait_for_files(directory_: Path, wanted: int) -> None:
     raise AssertionError(f"no {wanted} files")
 
 
-def test_prune_removes_leftovers_only(rootfs_store: RootfsStore, write: Callable[..., str], tmp_path: Path) -> None:
+def test_only_leftovers_are_removed(rootfs_store: RootfsStore, write: Callable[..., str], tmp_path: Path) -> None:
     found = rootfs_store.resolve(write(SMALL))
     (tmp_path / "store/.unpack-left/sub").mkdir(parents=True)
     (tmp_path / "store/.unpack-left/link").symlink_to(found)
     (tmp_path / "store/other").mkdir()
-    rootfs_store.prune()
+    RootfsStore(tmp_path / "store").remove_leftovers()
     assert sorted(os.listdir(tmp_path / "store")) == sorted([found.name, "other"])
     assert (found / "etc/hostname").exists()
 
 
-def test_prune_says_what_it_could_not_remove(
-    rootfs_store: RootfsStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "store/.unpack-busy").mkdir()
+def test_leftovers_that_cannot_be_removed_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "store/.unpack-busy").mkdir(parents=True)
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", tmp_path / "store/.unpack-busy"], check=True)
     try:
-        rootfs_store.prune()
+        RootfsStore(tmp_path / "store").remove_leftovers()
     finally:
         subprocess.run(["umount", tmp_path / "store/.unpack-busy"], check=True)
     assert "cannot remove" in caplog.text
@@ -381,9 +380,9 @@ def test_prune_says_what_it_could_not_remove(
 def test_closing_stops_an_unpacking_and_leaves_nothing(
     rootfs_store: RootfsStore, write: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def close_first(source: Archive, root: int) -> None:
+    def close_first(source: Archive, root: int, budget: Budget) -> None:
         rootfs_store.close()
-        unpack(source, root)
+        unpack(source, root, budget)
 
     monkeypatch.setattr(store, "unpack", close_first)
     with pytest.raises(Conflict, match="the supervisor is shutting down"):

@@ -323,6 +323,7 @@ INFO = {
         "ContainersCreated": 2,
         "ContainersExited": 3,
         "Spares": 2,
+        "Disk": {"FreeBytes": 5 << 30, "Archives": 2, "ArchiveBytes": 3 << 20, "UnusedArchiveBytes": 1 << 20},
     },
 }
 
@@ -335,6 +336,7 @@ Containers:       1 running, 2 created, 3 exited
 Prepared ahead:   2
 Memory limits by: cgroup
 Cgroups:          v2, below /wherry
+Disk:             5 GiB free; 3 MiB in 2 unpacked archives, 1 MiB of it used by no container
 Kernel:           6.1
 System:           Debian
 Host:             host\\x1b
@@ -418,27 +420,18 @@ def test_supervisor_hands_its_options_over(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert engine("supervisor") == (3, "", "")
-    words = (
-        "--debug",
-        "--prepared",
-        "0",
-        "--state-dir",
-        "d",
-        "--socket",
-        "s",
-        "--memory-enforcer",
-        "bpf",
-        "--default-pids-limit",
-        "-1",
-    )
-    assert engine("supervisor", "rootfs", *words)[0] == 3
+    words = ("--debug", "--prepared", "0", "--state-dir", "d", "--socket", "s", "--memory-enforcer", "bpf")
+    more = ("--default-pids-limit", "-1", "--rootfs-limit", "0", "--rootfs-cache", "2g", "--disk-reserve", "100m")
+    assert engine("supervisor", "rootfs", *words, *more)[0] == 3
     assert engine("--socket", "unix:///s", "supervisor", "/r")[0] == 3
-    default = {"debug": False, "prepared": 2, "enforcer": "auto", "allow_containers": False, "pids_limit": 2048}
-    chosen = default | {"debug": True, "prepared": 0, "enforcer": "bpf", "pids_limit": None}
+    usual = {"debug": False, "prepared": 2, "enforcer": "auto", "allow_containers": False, "pids_limit": 2048}
+    usual |= {"disk": {}}
+    limits = {"unpacked": 0, "entries": 0, "cache": 2 << 30, "reserve": 100 << 20}
+    given = usual | {"debug": True, "prepared": 0, "enforcer": "bpf", "pids_limit": None, "disk": limits}
     assert stub.calls == [
-        (None, "/run/wherry/engine.sock", "/var/lib/wherry", default),
-        (f"{tmp_path}/rootfs", f"{tmp_path}/s", f"{tmp_path}/d", chosen),
-        ("/r", "/s", "/var/lib/wherry", default),
+        (None, "/run/wherry/engine.sock", "/var/lib/wherry", usual),
+        (f"{tmp_path}/rootfs", f"{tmp_path}/s", f"{tmp_path}/d", given),
+        ("/r", "/s", "/var/lib/wherry", usual),
     ]
 
 

@@ -30,6 +30,7 @@ OURS = {
     "wherry.wire",
     "wherry.wire.arguments",
     "wherry.wire.config",
+    "wherry.wire.disk",
     "wherry.wire.jsontext",
     "wherry.wire.queries",
     "wherry.wire.replies",

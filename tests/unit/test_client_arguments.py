@@ -169,6 +169,9 @@ WRONG_CALLS: dict[str, tuple[Callable[[Client], object], str]] = {
     "rm": (lambda c: c.rm("a", "yes"), "force: expected True or False, not 'yes'"),  # type: ignore[arg-type]
     "wait": (lambda c: c.wait("a", "stopped"), "condition: expected one of 'not-running', 'next-exit', 'removed', not"),  # type: ignore[arg-type]
     "wait list": (lambda c: c.wait("a", []), "condition: expected one of 'not-running'"),  # type: ignore[arg-type]
+    "stats": (lambda c: c.stats_of("web"), "names is one string; a list of strings is expected"),
+    "stats of": (lambda c: c.stats_of(["a", 5]), "names[1]: expected a string"),  # type: ignore[list-item]
+    "stats of nothing": (lambda c: c.stats(None), "name: expected a container's name or id, not None"),  # type: ignore[arg-type]
     "ps": (lambda c: c.ps("yes"), "running: expected True or False, not 'yes'"),  # type: ignore[arg-type]
     "timeout": (lambda _: Client(timeout="5"), "timeout: expected a number of seconds above 0, or None, not '5'"),  # type: ignore[arg-type]
     "socket": (lambda _: Client(5), "socket: expected a path as string or os.PathLike, not 5"),  # type: ignore[arg-type]

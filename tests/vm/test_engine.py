@@ -35,7 +35,11 @@ JOBS = {
     "ends-bpf": Job("amd64", "enforcers", MATRIX, "bpf"),
     "ends-bpf-rt": Job("rt-amd64", "module", HUGE_READ, "bpf"),
     "ends-bpf-6.12": Job("6.12-amd64", "module", MATRIX, "bpf"),
-    "attacks": Job("amd64", "attacks", f"{ATTACKS} tests/root/test_stop_times.py"),
+    "attacks-limits": Job("amd64", "attacks", f"-m 'not host_variant' -k 'limit or escapes' {ATTACKS}", "bpf cgroup"),
+    "attacks-ends": Job(
+        "amd64", "attacks", f"-m 'not host_variant' -k 'not limit and not escapes' {ATTACKS}", "cgroup"
+    ),
+    "stops": Job("amd64", "attacks", "-m 'not host_variant and not docker' tests/root/test_stop_times.py", "cgroup"),
     "control-groups": Job("amd64", "enforcers", " ".join(CONTROL_GROUPS)),
 }
 

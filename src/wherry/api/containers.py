@@ -12,6 +12,7 @@ from wherry.api.bodies import read_body, read_json
 from wherry.api.delivery import send_list, send_whole
 from wherry.api.docker_models import create_request
 from wherry.api.filters import Filters
+from wherry.api.pace import Slices
 from wherry.api.replies import encode
 from wherry.api.router import Call
 from wherry.errors import InvalidRequest, NotFound
@@ -126,9 +127,9 @@ async def list_all(call: Call) -> web.StreamResponse:
 
 async def _summaries(call: Call, filters: Filters, everything: bool, limit: int) -> AsyncIterator[bytes]:
     """Each as it is when its turn comes: of a thousand, the last are told later than the first."""
-    await call.pace.turn()
+    slices = Slices(call.pace)
     for record in call.engine.list():
-        await call.pace.turn()
+        await slices.pause()
         if not (everything or record.state is State.RUNNING) or not filters.match(record):
             continue
         try:

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 
 from aiohttp import web
 
-from wherry.api.pace import Pace
+from wherry.api.pace import Pace, Slices
 from wherry.api.replies import Replies, TooManyRepliesError
 
 SMALL = 64 * 1024
@@ -128,9 +128,9 @@ async def write_lines(
     request: web.BaseRequest, response: web.StreamResponse, pace: Pace, lines: Iterable[bytes]
 ) -> None:
     """Many short pieces of a response that has been prepared."""
-    held = bytearray()
+    held, slices = bytearray(), Slices(pace)
     for line in lines:
-        await pace.turn()
+        await slices.pause()
         held += line
         if len(held) > SMALL:
             await _write(request, response, bytes(held))

@@ -122,6 +122,11 @@ def _by_exited(values: list[str], _find: Callable[[str], Record]) -> Match:
 
 
 def _by_label(values: list[str], _find: Callable[[str], Record]) -> Match:
+    return label_test(values)
+
+
+def label_test(values: list[str]) -> Match:
+    """Whether a record has all these labels, each "KEY" or "KEY=VALUE"."""
     wanted = [value.partition("=") for value in values]
 
     def match(record: Record) -> bool:

@@ -12,6 +12,8 @@ from collections import deque
 
 TURN_SECONDS = 0.005
 """How long a turn of the event loop may be before work that asks ``Pace`` goes on in the next one."""
+SLICE_SECONDS = 0.0005
+"""How long one request works before it lets others go on, and so how little it must have to do to wait for nobody."""
 _AT_ONCE = 16
 """How many of those that wait go on in one turn."""
 
@@ -51,3 +53,17 @@ class Pace:
                 future.set_result(None)
         if self._waiting:
             self._turn_soon()
+
+
+class Slices:
+    """The work of one request, cut into slices: ``pause`` between its steps."""
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+        self._began = time.perf_counter()
+
+    async def pause(self) -> None:
+        """Returns at once while the slice lasts, else when it is this request's turn again."""
+        if time.perf_counter() - self._began > SLICE_SECONDS:
+            await self._pace.turn()
+            self._began = time.perf_counter()

@@ -12,6 +12,7 @@ from wherry.supervisor.usage import Resident, Usage
 
 if TYPE_CHECKING:
     from wherry.logs import Log
+    from wherry.supervisor.disk import Disk
     from wherry.supervisor.events import Events
 
 
@@ -78,3 +79,5 @@ class Engine(Protocol):
     def info(self) -> EngineInfo: ...
 
     def events(self) -> Events: ...
+
+    def disk(self) -> Disk: ...

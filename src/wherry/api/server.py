@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from wherry.api import attach, containers, events, images, stats, streams, system, unix_socket, updates
+from wherry.api import attach, containers, disk, events, images, stats, streams, system, unix_socket, updates
 from wherry.api.connection import HttpServer
 from wherry.api.lifetime import Lifetime
 from wherry.api.peers import Peers
@@ -17,6 +17,7 @@ ROUTES: Routes = {
     ("version",): {"GET": system.version},
     ("info",): {"GET": system.info},
     ("events",): {"GET": events.stream},
+    ("system", "df"): {"GET": disk.usage},
     ("wherry", "run"): {"POST": streams.run},
     ("wherry", "start"): {"POST": containers.start_again},
     ("images", "json"): {"GET": images.list_all},
@@ -24,6 +25,11 @@ ROUTES: Routes = {
     ("wherry", "stats"): {"GET": stats.of_many},
     ("containers", "json"): {"GET": containers.list_all},
     ("containers", "create"): {"POST": containers.create},
+    ("containers", "prune"): {"POST": disk.prune_containers},
+    ("images", "prune"): {"POST": disk.prune_archives},
+    ("networks", "prune"): {"POST": disk.prune_networks},
+    ("volumes", "prune"): {"POST": disk.prune_volumes},
+    ("build", "prune"): {"POST": disk.prune_builds},
     ("containers", "*"): {"DELETE": containers.remove},
     ("containers", "*", "json"): {"GET": containers.inspect},
     ("containers", "*", "logs"): {"GET": streams.read_logs},

@@ -10,6 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
+from wherry.api import disk
 from wherry.api.images import known
 from wherry.api.replies import API_VERSION, MIN_API_VERSION
 from wherry.api.router import Call
@@ -53,9 +54,8 @@ async def version(call: Call) -> web.StreamResponse:
 async def info(call: Call) -> web.StreamResponse:
     about = call.engine.info()
     images = len(known(call.engine))
-    return call.replies.json(
-        {**_counts(about), "Images": images, **_host(about), **_abilities(about), "Wherry": _wherry(about)}
-    )
+    ours = {**_wherry(about), "Disk": disk.brief(call.engine.disk())}
+    return call.replies.json({**_counts(about), "Images": images, **_host(about), **_abilities(about), "Wherry": ours})
 
 
 def _counts(about: EngineInfo) -> dict[str, Any]:

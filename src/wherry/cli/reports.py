@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import wherry
 from wherry import errors
-from wherry.cli import template, terminal
+from wherry.cli import sizes, template, terminal
 from wherry.cli.names import add_names
 from wherry.client import Client
 
@@ -81,6 +81,7 @@ def info(args: Namespace) -> int:
         "Prepared ahead": ours.get("Spares"),
         "Memory limits by": _enforcer(ours),
         "Cgroups": f"v{ours.get('CgroupVersion', '?')}, below {ours.get('CgroupParent', '?')}",
+        "Disk": _disk(ours.get("Disk") or {}),
         "Kernel": about.get("KernelVersion"),
         "System": about.get("OperatingSystem"),
         "Host": about.get("Name"),
@@ -89,6 +90,15 @@ def info(args: Namespace) -> int:
     }
     print(_lines(rows), end="")
     return 0
+
+
+def _disk(found: Mapping[str, Any]) -> str | None:
+    """Free space, and what unpacked archives take of the rest."""
+    if not found:
+        return None
+    taken = f"{sizes.shown(found['ArchiveBytes'])} in {found['Archives']} unpacked archives"
+    unused = f"{sizes.shown(found['UnusedArchiveBytes'])} of it used by no container"
+    return f"{sizes.shown(found['FreeBytes'])} free; {taken}, {unused}"
 
 
 def _enforcer(ours: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 
-from wherry.cli import screen, template, terminal
+from wherry.cli import screen, sizes, template, terminal
 from wherry.cli.names import complete_running
 from wherry.client import Client
 
@@ -81,12 +81,12 @@ def _row(name: str, before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return [
         terminal.escaped(name),
         f"{_cpu_share(before, now):.1%}",
-        f"{_size(used)} / {_size(memory['limit'])}" if memory else "-",
+        f"{sizes.shown(used)} / {sizes.shown(memory['limit'])}" if memory else "-",
         str(now["pids_stats"].get("current", "-")),
-        _size(log["BytesIn"]),
-        _size(log["BytesHeld"]),
-        _size(log["HighWater"]),
-        _size(log["BytesLost"]),
+        sizes.shown(log["BytesIn"]),
+        sizes.shown(log["BytesHeld"]),
+        sizes.shown(log["HighWater"]),
+        sizes.shown(log["BytesLost"]),
         f"{log['TimesFull']}, {log['FullSeconds']:.1f} s",
     ]
 
@@ -97,11 +97,3 @@ def _cpu_share(before: dict[str, Any], now: dict[str, Any]) -> float:
     whole = second["system_cpu_usage"] - first["system_cpu_usage"]
     own: int = second["cpu_usage"]["total_usage"] - first["cpu_usage"]["total_usage"]
     return max(0.0, own / whole * second["online_cpus"]) if whole > 0 else 0.0
-
-
-def _size(size: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.4g} {unit}"
-        size /= 1024
-    return f"{size:.4g} TiB"

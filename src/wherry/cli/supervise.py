@@ -36,6 +36,13 @@ def add_supervisor(parser: Parser) -> None:
     parser.option("--memory-enforcer", metavar="|".join(choices), choices=choices, default="auto", help=about)
     about_pids = f"processes of a container that is started without --pids-limit (default: {defaults.PIDS_LIMIT})"
     parser.option("--default-pids-limit", metavar="N", type=values.pids, default=defaults.PIDS_LIMIT, help=about_pids)
+    parser.group("disk (sizes such as 500m or 20g; 0 is no limit)")
+    about = "most that one archive may take when it is unpacked (default: 32g)"
+    parser.option("--rootfs-limit", metavar="SIZE", type=values.size_or_zero, help=about)
+    about = "most that unpacked archives which no container uses may take together (default: 8g; 0 keeps none)"
+    parser.option("--rootfs-cache", metavar="SIZE", type=values.size_or_zero, help=about)
+    about = "free space below which nothing is unpacked (default: 5 % of the file system, at most 1g)"
+    parser.option("--disk-reserve", metavar="SIZE", type=values.size_or_zero, help=about)
     parser.run = supervise
 
 
@@ -46,6 +53,10 @@ def supervise(args: Namespace) -> int:
     socket = absolute(socket_path(args.socket), "--socket")
     if args.check:
         return check(rootfs)
+    given = {"unpacked": args.rootfs_limit, "cache": args.rootfs_cache, "reserve": args.disk_reserve}
+    disk = {name: size for name, size in given.items() if size is not None}
+    if args.rootfs_limit == 0:
+        disk["entries"] = 0
     return run_supervisor(
         rootfs,
         socket,
@@ -55,4 +66,5 @@ def supervise(args: Namespace) -> int:
         enforcer=args.memory_enforcer,
         allow_containers=args.allow_containers,
         pids_limit=args.default_pids_limit if args.default_pids_limit > 0 else None,
+        disk=disk,
     )

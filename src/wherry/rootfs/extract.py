@@ -15,25 +15,28 @@ from collections.abc import Iterable, Iterator
 
 from wherry.kernel import paths
 from wherry.rootfs.archive import ArchiveError
+from wherry.rootfs.budget import Budget
 from wherry.rootfs.members import Archive, Kind, Member
 
 _CONFINED = paths.RESOLVE_IN_ROOT | paths.RESOLVE_NO_MAGICLINKS | paths.RESOLVE_NO_XDEV
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_MOST_PATHS = 64 << 20
+_PATH_OVERHEAD = 200
 _DEVICE = {Kind.CHARACTER: stat.S_IFCHR, Kind.BLOCK: stat.S_IFBLK}
 
 Data = Iterable[tuple[int, memoryview]]
 
 
-def unpack(archive: Archive, root: int) -> None:
-    """Make the members of ``archive`` below the empty directory that ``root`` is open on.
+def unpack(archive: Archive, root: int, budget: Budget) -> None:
+    """Make the members of ``archive`` below the empty directory that ``root`` is open on, as far as ``budget`` allows.
 
     Owners (by number), modes, times, devices, ``user.*`` attributes and file capabilities are kept. Other extended
     attributes are left out: they are labels of the machine that made the archive, or orders to overlayfs
     (``trusted.overlay.*``). Raises ArchiveError, and OSError with the member's name as its ``filename``.
     """
     os.fchmod(root, 0o755)  # for an archive that does not mention its root
-    tree = _Tree(root)
+    tree = _Tree(root, budget)
     count = 0
     for member in archive:
         count += 1
@@ -53,15 +56,18 @@ def quoted(name: bytes) -> str:
 
 
 class _Tree:
-    def __init__(self, root: int) -> None:
+    def __init__(self, root: int, budget: Budget) -> None:
         self._root = root
+        self._budget = budget
         self._directory_times: dict[int, tuple[bytes, int]] = {}  # by inode number: path and time
+        self._paths = 0  # bytes of memory that takes, about
 
     def put(self, member: Member, data: Data) -> None:
         names = _components(member.name)
         if not names:
             self._put_root(member)
             return
+        self._pay(len(names[-1]) + sum(map(len, member.xattrs.values())) + len(member.link), member.kind)
         parent = self._open_parent(names)
         try:
             self._put_in(parent, names, member, data)
@@ -93,12 +99,22 @@ class _Tree:
                 self._put_directory(parent, names, member)
             case Kind.FILE:
                 _make_room(parent, name, member)
-                _put_file(parent, name, member, data)
+                _put_file(parent, name, member, self._paid(data))
             case Kind.HARD_LINK:
                 self._put_hard_link(parent, name, member)
             case _:
                 _make_room(parent, name, member)
                 _put_node(parent, name, member)
+
+    def _pay(self, size: int, kind: Kind) -> None:
+        self._budget.entry(size)
+        if kind is Kind.DIRECTORY:
+            self._budget.data(0, 1)
+
+    def _paid(self, data: Data) -> Data:
+        for offset, piece in data:
+            self._budget.data(offset, len(piece))
+            yield offset, piece
 
     def _put_directory(self, parent: int, names: list[bytes], member: Member) -> None:
         try:
@@ -116,7 +132,12 @@ class _Tree:
 
     def _set_up_directory(self, directory: int, path: bytes, member: Member) -> None:
         _set_attributes(directory, member)
-        self._directory_times[os.fstat(directory).st_ino] = (path, member.mtime)
+        inode = os.fstat(directory).st_ino
+        if inode not in self._directory_times:
+            self._paths += len(path) + _PATH_OVERHEAD
+            if self._paths > _MOST_PATHS:
+                raise ArchiveError("the names of its directories take too much memory")
+        self._directory_times[inode] = (path, member.mtime)
 
     def _put_hard_link(self, parent: int, name: bytes, member: Member) -> None:
         target = _components(member.link)
@@ -161,6 +182,7 @@ class _Tree:
         try:
             return os.open(names[-1], _DIRECTORY, dir_fd=parent)
         except FileNotFoundError:
+            self._pay(len(names[-1]), Kind.DIRECTORY)
             return _make_directory(parent, names[-1])
         except NotADirectoryError:  # a link: only from the root does it lead to the right place
             pass

@@ -1,31 +1,38 @@
 """ROOTFS arguments to directories; archives are unpacked once and kept by their content.
 
 ``<state>/rootfs/SHA256`` is a whole unpacked archive, because a directory gets such a name only by rename(2) when all
-is in it; ``<state>/rootfs/.unpack-*`` is one being unpacked, or the leftover of a killed supervisor.
+is in it, and loses it by rename(2) before anything is removed from it; ``.unpack-*`` is one being unpacked,
+``.remove-*`` one being removed, or the leftover of a killed supervisor.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
+import secrets
 import stat
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from wherry.errors import InvalidRequest, StartFailed
+from wherry.errors import Conflict, InvalidRequest, StartFailed
 from wherry.kernel import libc
 from wherry.kernel.libc import describe, describe_errno
 from wherry.rootfs import trees
 from wherry.rootfs.archive import ArchiveError, ArchiveFile, open_archive
+from wherry.rootfs.budget import Budget, Limits, NoSpaceError, Space, space
+from wherry.rootfs.catalogue import Catalogue, Unpacked
 from wherry.rootfs.extract import unpack
 from wherry.rootfs.members import Archive
 
 _log = logging.getLogger(__name__)
 
 _UNFINISHED = ".unpack-"
+_REMOVED = ".remove-"
 _MOST_DIGESTS = 256
 _SETTLED = 2 * 10**9  # nanoseconds; file systems stamp times in steps of up to two seconds
 _READ_SIZE = 1 << 20
@@ -54,51 +61,125 @@ _Identity = tuple[int, int, int, int, int]
 
 
 class RootfsStore:
-    """All methods may be called in several threads at once, and block."""
+    """All methods may be called in several threads at once, and block.
 
-    def __init__(self, directory: Path) -> None:
+    Who uses an unpacked archive holds it, by ``take`` or ``hold``, and lets go of it by ``drop``; what nobody holds may
+    be removed at any time.
+    """
+
+    def __init__(self, directory: Path, limits: Limits | None = None) -> None:
         """``directory`` is made when missing, mode 0700: set-user-ID programs and devices go there. Raises OSError."""
         directory.mkdir(0o700, parents=True, exist_ok=True)
         directory.chmod(0o700)
         self._directory = directory
+        self.limits = limits or Limits()
+        self.keeps_all = False
+        """Whether somebody may use an archive without holding it, so that none is removed."""
         self._stop = threading.Event()
         self._guard = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}  # by digest, held while unpacking
         self._digests: dict[_Identity, str] = {}  # of archive files seen, oldest first
+        self._leftovers = [name for name in os.listdir(directory) if name.startswith((_UNFINISHED, _REMOVED))]
+        self._catalogue = Catalogue(directory)
 
     def resolve(self, rootfs: str) -> Path:
-        """The directory for ``rootfs``: its real path if it is one, else that of the unpacked archive.
+        """The directory for ``rootfs``: its real path if it is one, else that of the unpacked archive, as ``take``
+        gives it, but not held.
+        """
+        if os.path.isdir(rootfs):
+            return Path(os.path.realpath(rootfs))
+        digest = self.take(rootfs)
+        self.drop(digest)
+        return self.directory_of(digest)
+
+    def directory_of(self, digest: str) -> Path:
+        return self._directory / digest
+
+    def find(self, digest: str) -> Path | None:
+        """The directory of an archive, if it is there."""
+        directory = self.directory_of(digest)
+        return directory if digest and directory.is_dir() else None
+
+    def take(self, rootfs: str) -> str:
+        """The digest of an archive that is unpacked then, and held.
 
         The archive is a tar, plain or compressed by gzip, bzip2, xz or zstd. Raises InvalidRequest naming the path and
-        what is wrong with it, StartFailed when unpacking failed for another reason (disk full), Conflict after
-        ``close``; nothing is left then.
+        what is wrong with it, or which limit it exceeds; StartFailed when unpacking failed for another reason (disk
+        full), Conflict after ``close``; nothing is left then.
         """
         descriptor = _open(rootfs)
         try:
             if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-                return Path(os.path.realpath(rootfs))
+                raise InvalidRequest(f"rootfs {rootfs!r} is a directory, not an archive")
             digest = self._digest(descriptor)
             with self._lock_of(digest):
-                directory = self._directory / digest
-                if not directory.is_dir():
-                    self._unpack(descriptor, digest, directory)
-            return directory
+                if not self._catalogue.hold(digest):
+                    self._unpack(descriptor, digest, rootfs)
+            return digest
         except ArchiveError as error:
             raise InvalidRequest(f"rootfs {rootfs!r}: {error}") from error
+        except NoSpaceError as error:
+            raise StartFailed(f"unpack rootfs {rootfs!r}: {error}") from error
         except OSError as error:
             kind = StartFailed if error.errno in _OUR_FAULT else InvalidRequest
             raise kind(f"unpack rootfs {rootfs!r}: {describe(error)}") from error
         finally:
             os.close(descriptor)
 
-    def prune(self) -> None:
-        """Remove what killed supervisors left half unpacked, before any ``resolve``. Failures are only logged."""
-        for entry in os.listdir(self._directory):
-            if entry.startswith(_UNFINISHED):
-                self._remove(entry)
+    def hold(self, digest: str) -> bool:
+        """One more uses an archive; False when it is not there."""
+        return self._catalogue.hold(digest)
+
+    def drop(self, digest: str) -> None:
+        """One less uses it."""
+        self._catalogue.drop(digest)
+
+    def archives(self) -> list[Unpacked]:
+        """What is unpacked, the least recently used first; without measuring what has not been measured yet."""
+        return self._catalogue.all()
+
+    def measure(self) -> None:
+        """Measure what earlier versions unpacked, who noted no sizes. Raises Conflict after ``close``."""
+        for entry in self._catalogue.all():
+            if entry.usage is None:
+                with contextlib.suppress(OSError), self._opened() as parent:
+                    self._catalogue.measured(entry.digest, trees.usage(parent, entry.digest, self._stop))
+
+    def prune(self, before_ns: int | None = None) -> list[Unpacked]:
+        """Remove the archives that nobody holds, with ``before_ns`` those that were used last before it.
+
+        Returns those that are gone. A failure is logged. Raises Conflict after ``close``; the rest of a tree is removed
+        by the next store then, as after a kill.
+        """
+        self.measure()
+        idle = [entry for entry in self._catalogue.all() if before_ns is None or entry.used_ns < before_ns]
+        return [removed for entry in idle if (removed := self._remove_archive(entry.digest)) is not None]
+
+    def trim(self) -> None:
+        """Remove what nobody holds, the least recently used first, until the rest is within the cache's limit.
+
+        Raises Conflict after ``close``.
+        """
+        self.measure()
+        idle = [entry for entry in self._catalogue.all() if not entry.users]
+        excess = sum(entry.usage.bytes for entry in idle if entry.usage) - self.limits.cache
+        for entry in idle:
+            if excess <= 0:
+                return
+            if self._remove_archive(entry.digest) is not None:
+                excess -= entry.usage.bytes if entry.usage else 0
+
+    def space(self) -> Space:
+        """Of the file system that the store is on."""
+        return space(os.statvfs(self._directory), self.limits)
+
+    def remove_leftovers(self) -> None:
+        """Remove what killed supervisors left half unpacked or half removed. Failures are only logged."""
+        for name in self._leftovers:
+            self._remove(name)
 
     def close(self) -> None:
-        """Unpacking stops soon and leaves nothing; its callers get a Conflict."""
+        """Unpacking and removing stop soon; their callers get a Conflict. What is half done never has a name."""
         self._stop.set()
 
     def _lock_of(self, digest: str) -> threading.Lock:
@@ -127,33 +208,68 @@ class RootfsStore:
             if len(self._digests) > _MOST_DIGESTS:
                 del self._digests[next(iter(self._digests))]
 
-    def _unpack(self, descriptor: int, digest: str, directory: Path) -> None:
+    def _unpack(self, descriptor: int, digest: str, source: str) -> None:
         unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=self._directory))
         try:
-            root = os.open(unfinished, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
+            with _opened(unfinished) as root:
                 file = ArchiveFile(descriptor, self._stop)
-                unpack(Archive(open_archive(file)), root)
+                budget = Budget(root, self.limits, self._make_room)
+                budget.check_space()
+                unpack(Archive(budget.metered(open_archive(file))), root, budget)
+                budget.check_space()
                 if file.digest() != digest:
                     raise ArchiveError("it changed while it was read")
                 # Else, after a power failure, the name could be on the disk and the files' content not.
                 libc.syncfs(root)
-            finally:
-                os.close(root)
-            unfinished.rename(directory)
+            with self._opened() as parent:
+                usage = trees.usage(parent, unfinished.name, self._stop)
+            directory = self.directory_of(digest)
+            self._catalogue.add(digest, source, usage, lambda: os.rename(unfinished, directory))
         except BaseException:
             self._remove(unfinished.name)
             raise
 
-    def _remove(self, name: str) -> None:
+    def _make_room(self) -> bool:
+        """Remove the least recently used archive that nobody holds; False when there is none."""
+        return any(self._remove_archive(entry.digest) is not None for entry in self._catalogue.all())
+
+    def _remove_archive(self, digest: str) -> Unpacked | None:
+        """None when it is in use, or stays for another reason, which is logged then."""
+        if self._stop.is_set():
+            raise Conflict("the supervisor is shutting down")
+        if self.keeps_all:
+            return None
+        name = f"{_REMOVED}{secrets.token_hex(8)}"
         try:
-            parent = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                trees.remove(parent, name)
-            finally:
-                os.close(parent)
+            # From here on it is no archive for anybody, whatever becomes of its removal.
+            removed = self._catalogue.take_out(
+                digest, lambda: os.rename(self.directory_of(digest), self._directory / name)
+            )
+        except OSError as error:
+            _log.warning("cannot remove %s: %s", self.directory_of(digest), describe(error))
+            return None
+        return removed if removed is not None and self._remove(name, self._stop) else None
+
+    def _remove(self, name: str, stop: threading.Event | None = None) -> bool:
+        try:
+            with self._opened() as parent:
+                trees.remove(parent, name, stop)
         except OSError as error:
             _log.warning("cannot remove %s: %s", self._directory / name, describe(error))
+            return False
+        return True
+
+    def _opened(self) -> contextlib.AbstractContextManager[int]:
+        return _opened(self._directory)
+
+
+@contextlib.contextmanager
+def _opened(directory: Path) -> Iterator[int]:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _identity(status: os.stat_result) -> _Identity:

@@ -20,10 +20,11 @@ from wherry.kernel import cgroups, process
 from wherry.kernel.libc import describe
 from wherry.logs import Log, Pipeline
 from wherry.memory import Host
-from wherry.rootfs import RootfsStore
+from wherry.rootfs import Limits, RootfsStore
 from wherry.supervisor import ending, killing, recovery, replacing, room, stopping, turns, updating, usage
 from wherry.supervisor.children import Child, Children
 from wherry.supervisor.container import Container
+from wherry.supervisor.disk import Disk
 from wherry.supervisor.event_log import EventLog
 from wherry.supervisor.events import Action, Events
 from wherry.supervisor.layers import Layers
@@ -56,6 +57,7 @@ class Engine:
         spares: int,
         enforcer: str = "auto",
         pids_limit: int | None = PIDS_LIMIT,
+        limits: Limits | None = None,
     ) -> None:
         self.pids_limit = pids_limit
         """Of containers that are created without one."""
@@ -63,6 +65,7 @@ class Engine:
         self._socket = socket
         self._spare_count = spares
         self._enforcer = enforcer
+        self._limits = limits
         self._containers: dict[str, Container] = {}
         self._names: dict[str, Container] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -98,9 +101,9 @@ class Engine:
         # By the directory as well: a copy of it must not sweep the control groups of the original's containers.
         self._instance = self._records.setting(f"instance {self._state.identity()}", secrets.token_hex(4))
         self._parent = f"wherry/{self._instance}"
-        self._store = RootfsStore(self._state.rootfs)
+        self._store = RootfsStore(self._state.rootfs, self._limits)
         self._layers = Layers(self._state.layers, self._spare_count)
-        await asyncio.to_thread(self._store.prune)
+        self._disk = Disk(self._state, self._store, self._containers, lambda ref: self.remove(ref, False))
         self._make_parent_group()
         self._shim = ShimLink(self._state.run, self._on_exit, self._on_shim_lost)
         self._children = Children(self._shim, self._layout, self._parent, self._spare_count)
@@ -156,7 +159,7 @@ class Engine:
         Raises InvalidRequest when it cannot be used.
         """
         if rootfs is not None:
-            await asyncio.to_thread(self._store.resolve, rootfs)
+            await self._disk.keep_ready(rootfs)
             self._rootfs = rootfs
         self._starter.prepare_ahead()
 
@@ -225,8 +228,9 @@ class Engine:
         """Create and start as one: when it fails, nothing is left, not even a record.
 
         Returns a copy of the record as it was when the command had been executed. With ``hold`` automatic removal
-        waits until ``release``, so that a caller can read the output of a container that ends at once. With
-        ``replace`` a container that has the name is stopped and removed before.
+        waits until ``release``, so that a caller can read the output of a container that ends at once, and its log
+        keeps all of it for the first who asks (``Log.watch``). With ``replace`` a container that has the name is
+        stopped and removed before.
         """
         replaced = replace and await replacing.make_way(
             name, request, self._names, self._store, self.stop, self._discard
@@ -235,7 +239,9 @@ class Engine:
             return await self._run(self._create(name, request), hold)
 
     async def _run(self, container: Container, hold: bool) -> Record:
-        container.held = hold
+        if hold:
+            container.held = True
+            container.log.keep()
         self._events.emit(Action.CREATE, container.record)
         async with container.lock:
             try:
@@ -256,6 +262,7 @@ class Engine:
             return
         container.held = False
         container.released.set()
+        container.log.stop_keeping()
         if container.record.request.auto_remove and not container.running:
             self._forget(container)
 
@@ -366,6 +373,9 @@ class Engine:
     def events(self) -> Events:
         return self._events
 
+    def disk(self) -> Disk:
+        return self._disk
+
     async def usages(self, refs: Sequence[str]) -> dict[str, usage.Usage]:
         children = {ref: self._find(ref).child for ref in refs}
         groups = {ref: child.group for ref, child in children.items() if child is not None}
@@ -452,6 +462,7 @@ class Engine:
             self._records.retire(container.record)
             self._take_out(container)
             container.removed.set()
+            container.released.set()  # release() would not find it any more
             container.wake_exit_waiters()
             self._events.emit(Action.DESTROY, container.record)
 
@@ -474,6 +485,8 @@ class Engine:
 
     async def _remove_layer(self, container: Container) -> None:
         await container.settled.wait()
+        if self._disk.released(container.record):
+            self._background(self._disk.trim())
         async with self._removing:
             await asyncio.to_thread(self._layers.remove, container.record.layer)
 
@@ -539,15 +552,16 @@ class Engine:
                 self._background(self.remove(record.id, force=False))  # nobody was there to do it when it ended
         await asyncio.gather(*adopting)
         self._memory.taken_over()
+        await asyncio.to_thread(recovery.prune_logs, self._state.logs, records)
         for slot in by_name.values():  # prepared, or of a container whose record is gone
             self._discard_unknown(slot)
         known = {container.record.slot for container in self._containers.values()} | set(by_name)
         await recovery.sweep(self._layout, self._parent, known)
-        if self._records.has_unreadable:
-            return  # whose layers would look like nobody's
+        self._disk.hold_all()
+        is_complete = not self._records.has_unreadable  # else the layers and logs of some would look like nobody's
         layers = {container.record.layer for container in self._containers.values()}
-        for orphan in self._layers.known() - layers:
-            await asyncio.to_thread(self._layers.remove, orphan)
+        orphans = sorted(self._layers.known() - layers) if is_complete else []
+        self._background(self._disk.clear_up(orphans, self._layers.remove, logs=is_complete))
 
     async def _adopt(self, container: Container, held: HeldSlot) -> None:
         child = await self._takeover.adopt(container, held)

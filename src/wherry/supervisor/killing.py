@@ -27,7 +27,8 @@ _log = logging.getLogger(__name__)
 KILL_SECONDS = 10.0
 """How long anybody waits for an end after SIGKILL (as dockerd does)."""
 _FIRST_LOOK_SECONDS = 0.02
-_LONGEST_SECONDS = 0.5
+_THOROUGH_SECONDS = 0.5
+_LONGEST_SECONDS = 2.0
 _SHOWN = 5
 
 
@@ -46,7 +47,7 @@ async def _until_it_ends(child: Child) -> None:
     delay = _FIRST_LOOK_SECONDS
     while not await has_ended(child, delay):
         # First of all the ordinary case: nobody else is there, and it only has to be thawed.
-        work = trees.thaw if delay < _LONGEST_SECONDS else trees.kill
+        work = trees.thaw if delay < _THOROUGH_SECONDS else trees.kill
         await asyncio.to_thread(work, child.group.places)
         delay = min(1.5 * delay, _LONGEST_SECONDS)
 

@@ -20,6 +20,7 @@ from typing import NamedTuple
 from wherry.api.server import Server, serve
 from wherry.errors import InvalidRequest, WherryError
 from wherry.kernel import descriptors
+from wherry.rootfs import Limits
 from wherry.supervisor import reload, turns
 from wherry.supervisor.engine import Engine
 from wherry.supervisor.quiet_log import RateLimit
@@ -41,9 +42,10 @@ class Settings(NamedTuple):
     enforcer: str
     allow_containers: bool
     pids_limit: int | None
+    limits: Limits
 
 
-def run_supervisor(
+def run_supervisor(  # noqa: PLR0913 (what the command line says, by name)
     rootfs: str | None,
     socket_path: str,
     state_dir: str,
@@ -53,12 +55,14 @@ def run_supervisor(
     enforcer: str,
     allow_containers: bool,
     pids_limit: int | None,
+    disk: dict[str, int],
 ) -> int:
     """Run in the foreground until SIGINT or SIGTERM; returns the exit code, 1 when something of ours lives on.
 
     ``rootfs`` is checked at once and containers are prepared ahead for it; ``prepared`` is how many.
     ``enforcer`` is who holds memory limits, "auto" for the best that works; ``allow_containers`` lets processes of
-    containers connect; ``pids_limit`` is of containers that are created without one, None for no limit.
+    containers connect; ``pids_limit`` is of containers that are created without one, None for no limit; ``disk`` has
+    fields of ``rootfs.Limits``.
     """
     # Ignored, as whoever started us may have left it, the kernel would reap our children, and the shim's with the exit
     # codes of containers: waitpid(2).
@@ -69,7 +73,8 @@ def run_supervisor(
         if os.geteuid() != 0:
             raise InvalidRequest("the supervisor needs root: namespaces, mounts and control groups are made by it")
         state = StateDirectory(state_dir)
-        settings = Settings(rootfs, socket_path, prepared, enforcer, allow_containers, pids_limit)
+        limits = Limits(**disk)
+        settings = Settings(rootfs, socket_path, prepared, enforcer, allow_containers, pids_limit, limits)
         handover = reload.taken()
         while True:
             with asyncio.Runner(loop_factory=_make_loop) as runner:
@@ -125,7 +130,8 @@ async def _serve(settings: Settings, state: StateDirectory, handover: Handover |
     descriptors.raise_own_limit()
     # The loop, the log pipeline and the threads that clean up take turns of 5 ms by default: longer than a start.
     sys.setswitchinterval(0.0005)
-    engine = Engine(state, settings.socket_path, settings.prepared, settings.enforcer, settings.pids_limit)
+    names = (settings.socket_path, settings.prepared, settings.enforcer, settings.pids_limit, settings.limits)
+    engine = Engine(state, *names)
     signals = Signals(lambda: _described(engine))
     if handover is not None:
         state.take_lock(handover.lock)

@@ -20,7 +20,7 @@ from wherry.supervisor.children import Child
 from wherry.supervisor.container import Container
 from wherry.supervisor.events import Action, Events, Instant
 from wherry.supervisor.kernel_log import KernelLog
-from wherry.supervisor.model import Record
+from wherry.supervisor.model import Record, State
 from wherry.supervisor.records import Records
 
 _log = logging.getLogger(__name__)
@@ -294,9 +294,7 @@ class Memory:
         for event in events:  # first of all, whatever else there is to say
             watched = self._watched.get(event.container_id)
             if watched is not None and event.kind is Kind.HARD:
-                killing.kill(watched.child)
-                record = watched.container.record
-                record.killed_ns = record.killed_ns or time.time_ns()
+                self._kill(watched)
         for event in events:
             watched = self._watched.get(event.container_id)
             if watched is None:
@@ -305,6 +303,13 @@ class Memory:
                 self._oom_kill(watched, event)
             else:
                 self._tell(watched, limiter.name, event)
+
+    def _kill(self, watched: _Watched) -> None:
+        killing.kill(watched.child)
+        record = watched.container.record
+        record.killed_ns = record.killed_ns or time.time_ns()
+        if record.state is State.RUNNING:  # else the start saves it: here it would say that there is none
+            self._records.keep(record)
 
     def _tell(self, watched: _Watched, enforcer: str, event: Event) -> None:
         record = watched.container.record

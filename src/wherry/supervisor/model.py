@@ -59,6 +59,7 @@ class Record(msgspec.Struct, kw_only=True):
     ``id`` is 64 hex digits; ``pid`` is the host's pid, 0 when not running; times are wall clock nanoseconds since the
     epoch, 0 for "never"; ``cgroup`` is relative to the hierarchies' mount points; ``slot`` is the shim's name for the
     process of the current start, "" while there is none; ``layer`` names the writable layer, "" before the first start;
+    ``unpacked`` is the digest of the archive under it, "" for a directory;
     ``peak_*`` are high-water marks, None when nobody measured them (``peak_memory_bytes`` is what was charged to the
     group, ``peak_rss_bytes`` what the enforcer counted); ``enforcer`` watches the memory of the current or last run,
     "" for nobody; ``oom_children`` counts the OOM killer's victims that were not the first process; ``log_stats`` is of
@@ -84,6 +85,7 @@ class Record(msgspec.Struct, kw_only=True):
     cgroup: str = ""
     slot: str = ""
     layer: str = ""
+    unpacked: str = ""
     peak_memory_bytes: int | None = None
     peak_pids: int | None = None
     peak_rss_bytes: int | None = None

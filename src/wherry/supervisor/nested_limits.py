@@ -105,5 +105,11 @@ def _frozen(group: Group) -> Iterator[None]:
                 time.sleep(0.001)
         yield
     finally:
+        release(group)
+
+
+def release(group: Group) -> None:
+    """Let a container go on that a supervisor has frozen for this, and was then killed."""
+    if "freezer" in group.directories:
         with contextlib.suppress(OSError):
             group.write("freezer", "freezer.state", "THAWED")

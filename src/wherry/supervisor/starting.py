@@ -7,10 +7,11 @@ import contextlib
 import logging
 import os
 import stat
+from pathlib import Path
 
 from wherry.errors import InvalidRequest, RootfsInUse, StartFailed, WherryError
 from wherry.kernel.libc import describe_errno
-from wherry.logs import Pipeline, make_buffer, make_pipe
+from wherry.logs import Pipeline, duplicate_pipe, make_buffer, make_pipe
 from wherry.rootfs import RootfsStore
 from wherry.runtime import binds, launch
 from wherry.runtime.plan import Plan, make_plan, wants_init
@@ -155,11 +156,20 @@ class Starter:
             raise InvalidRequest(
                 f"rootfs {path!r} is an archive: its unpacked files are shared and cannot be written to"
             )
-        async with self._unpacking:
-            directory = await asyncio.to_thread(self._store.resolve, path)
-        descriptor = layers.open_rootfs(str(directory))
+        descriptor = layers.open_rootfs(str(await self._unpacked(container.record)))
         used.callback(os.close, descriptor)
         return descriptor
+
+    async def _unpacked(self, record: Record) -> Path:
+        """The directory of its archive, which it holds until it is removed: its layer fits over no other one."""
+        directory = self._store.find(record.unpacked)
+        if directory is None:
+            async with self._unpacking:
+                digest = await asyncio.to_thread(self._store.take, record.request.rootfs)
+            self._store.drop(record.unpacked)
+            record.unpacked = digest
+            directory = self._store.directory_of(digest)
+        return directory
 
     def _reserve(self, container: Container, rootfs: int) -> None:
         """Note who runs on which directory, and refuse what would change a directory under another container."""
@@ -243,7 +253,7 @@ class Starter:
         self, container: Container, used: contextlib.ExitStack, unread: contextlib.ExitStack
     ) -> dict[str, int]:
         """The two pipes and the log's ``buffer``: that and the read ends ``read1`` and ``read2`` close with ``unread``,
-        write ends with ``used``.
+        write ends with ``used``. Merged streams have two descriptors of one pipe, which the log takes for stdout.
         """
         outputs: dict[str, int] = {}
         try:
@@ -254,7 +264,9 @@ class Starter:
         outputs["buffer"] = make_buffer(container.log)
         unread.callback(os.close, outputs["buffer"])
         for stream in (1, 2):
-            outputs[f"read{stream}"], outputs[f"write{stream}"] = make_pipe()
+            is_merged = stream == 2 and container.record.request.merge_streams
+            ends = duplicate_pipe(outputs["read1"], outputs["write1"]) if is_merged else make_pipe()
+            outputs[f"read{stream}"], outputs[f"write{stream}"] = ends
             unread.callback(os.close, outputs[f"read{stream}"])
             used.callback(os.close, outputs[f"write{stream}"])
         return outputs

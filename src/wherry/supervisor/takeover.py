@@ -8,7 +8,7 @@ import os
 from wherry.errors import WherryError
 from wherry.kernel import cgroups
 from wherry.logs import Pipeline
-from wherry.supervisor import recovery
+from wherry.supervisor import nested_limits, recovery
 from wherry.supervisor.children import Child, Children
 from wherry.supervisor.container import Container
 from wherry.supervisor.memory import Memory
@@ -50,6 +50,7 @@ class Takeover:
     async def adopt(self, container: Container, held: HeldSlot) -> Child:
         """One that runs, or whose end nobody has booked yet."""
         child = self._child(held, container.record.cgroup)
+        nested_limits.release(child.group)
         self._adopt_memory(container, child, held)
         self._capture_again(container, held)
         await recovery.finish_start(container, child)
@@ -66,6 +67,7 @@ class Takeover:
                 os.close(descriptor)
         container.settled.clear()
         self._capture_again(container, held)
+        container.log.expect_end()
         return child
 
     def book_lost(self, container: Container) -> None:

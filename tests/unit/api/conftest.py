@@ -30,7 +30,9 @@ from tests.patience import PATIENCE
 from wherry import errors
 from wherry.api import ports, streams
 from wherry.api.server import Server, serve
-from wherry.logs import BufferStats, Chunk, Extent, Log, LogOptions, Stamper
+from wherry.logs import BufferStats, Chunk, Extent, Hold, Log, LogOptions, Stamper
+from wherry.rootfs import Space, Unpacked, trees
+from wherry.supervisor.disk import ContainerUsage, Disk, DiskUsage, Pruned
 from wherry.supervisor.events import Events
 from wherry.supervisor.model import End, EngineInfo, Reason, Record, State
 from wherry.supervisor.names import generate_name
@@ -52,6 +54,7 @@ class FakeLog:
         self.options = LogOptions()
         self.measure = BufferStats
         self.followers = 0
+        self.holds = 0
         self.endless = b""  # what a reader gets again and again, as fast as it can take it
         self._changed = asyncio.Event()
 
@@ -68,8 +71,16 @@ class FakeLog:
         self._changed = asyncio.Event()
 
     def read(
-        self, *, streams: frozenset[int], tail: int | None, since_ns: int | None, until_ns: int | None
+        self,
+        *,
+        streams: frozenset[int],
+        tail: int | None = None,
+        since_ns: int | None = None,
+        until_ns: int | None = None,
+        after: int | None = None,
+        with_end: bool = False,
     ) -> Iterator[Chunk]:
+        assert (after, with_end) == (None, False), "cursors need a log in earnest"
         chosen = [
             chunk
             for chunk in self.chunks
@@ -77,8 +88,23 @@ class FakeLog:
         ]
         yield from chosen if tail is None else chosen[len(chosen) - min(tail, len(chosen)) :]
 
-    async def follow(self, position: int | None = None, **selection: Any) -> AsyncIterator[Chunk]:
-        assert position is None, "only attach asks for it, and that needs a log in earnest"
+    def watch(self, position: int) -> Hold:
+        assert position == 0, "only attach asks for another one, and that needs a log in earnest"
+        self.holds += 1
+
+        def change(_: Hold, to: int | None) -> None:
+            if to is None:
+                self.holds -= 1
+
+        return Hold(position, change)
+
+    def prune(self) -> None:
+        pass
+
+    async def follow(
+        self, hold: Hold | None = None, shows_times: bool = False, **selection: Any
+    ) -> AsyncIterator[Chunk]:
+        assert hold is None or not shows_times
         self.followers += 1
         try:
             seen = len(self.chunks)
@@ -104,6 +130,7 @@ FAKE_LOGS = SimpleNamespace(
     read=lambda log, **selection: log.read(**selection),
     read_pieces=lambda log, **selection: log.read(**selection),
     Extent=Extent,
+    Hold=Hold,
     follow=lambda log, **selection: log.follow(**selection),
     Stamper=Stamper,
 )
@@ -117,6 +144,35 @@ class Entry:
         self.log = FakeLog()
         self.held = False
         self.waiters: dict[str, builtins.list[asyncio.Future[End]]] = {"next-exit": [], "removed": []}
+
+
+class FakeDisk:
+    """See ``supervisor.disk.Disk``: two archives, one of them in use; each container has 100 bytes of layer and 10 of
+    log.
+    """
+
+    cache_limit = 1000
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self._engine = engine
+        self.found = [Unpacked("a" * 64, "/a.tar", trees.Usage(5000, 7), 10**9, 2 * 10**9, 1), Unpacked("b" * 64)]
+
+    def space(self) -> Space:
+        return Space(1 << 30, 1 << 20, 1000, 10)
+
+    def archives(self) -> builtins.list[Unpacked]:
+        return self.found
+
+    async def usage(self) -> DiskUsage:
+        containers = [ContainerUsage(entry.record, 100, 10) for entry in self._engine.entries.values()]
+        return DiskUsage(self.found, containers, self.space())
+
+    async def prune_containers(self, wanted: Callable[[Record], bool]) -> Pruned:
+        gone = [entry.record for entry in self._engine.entries.values() if wanted(entry.record)]
+        return Pruned([record.id for record in gone if record.state is not State.RUNNING], 110 * len(gone))
+
+    async def prune_archives(self, before_ns: int | None) -> builtins.list[Unpacked]:
+        return [each for each in self.found if not each.users and (before_ns is None or each.used_ns < before_ns)]
 
 
 class FakeEngine:
@@ -281,6 +337,9 @@ class FakeEngine:
 
     def events(self) -> Events:
         return self.told
+
+    def disk(self) -> Disk:
+        return cast(Disk, FakeDisk(self))
 
     def info(self) -> EngineInfo:
         states = [entry.record.state for entry in self.entries.values()]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from wherry.api import bodies, delivery
+from wherry.api import bodies, delivery, pace
 from wherry.api.delivery import Budget
 from wherry.api.pace import TURN_SECONDS, Pace
 from wherry.api.replies import TooManyRepliesError
@@ -147,7 +147,7 @@ def test_a_turn_of_the_loop_is_not_longer_for_many_that_work_in_it() -> None:
     """However many are woken in one turn, those that come too late in it go on in later ones, each in its order."""
 
     async def work() -> None:
-        pace, turns, loop = Pace(), list[tuple[int, int]](), asyncio.get_running_loop()
+        shared, turns, loop = Pace(), list[tuple[int, int]](), asyncio.get_running_loop()
         turn = 0
 
         def count() -> None:
@@ -158,7 +158,7 @@ def test_a_turn_of_the_loop_is_not_longer_for_many_that_work_in_it() -> None:
 
         async def one(number: int) -> None:
             for _ in range(2):
-                await pace.turn()
+                await shared.turn()
                 begin = time.perf_counter()
                 while time.perf_counter() - begin < TURN_SECONDS / 20:
                     pass
@@ -172,6 +172,18 @@ def test_a_turn_of_the_loop_is_not_longer_for_many_that_work_in_it() -> None:
         assert list(dict.fromkeys(number for _, number in turns)) == list(range(100))
 
     asyncio.run(work())
+
+
+def test_who_asks_for_little_waits_for_nobody(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list of one container came after a turn of each of a hundred followers."""
+
+    async def never(_: Pace) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    fill(api, 3)
+    monkeypatch.setattr(Pace, "turn", never)
+    monkeypatch.setattr(pace, "SLICE_SECONDS", 60)
+    assert len(api.request("GET", "/containers/json?limit=1").json()) == 1
 
 
 @pytest.mark.parametrize("piece", [b"{}", b"[]", b'""'])
