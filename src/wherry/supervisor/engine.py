@@ -9,172 +9,29 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from signal import SIGKILL
 from typing import Any
 
 import wherry
-from wherry.defaults import PIDS_LIMIT
-from wherry.errors import Conflict, InternalError, InvalidRequest, NameInUse, NotFound, StartFailed, WherryError
-from wherry.kernel import cgroups, process
+from wherry.errors import Conflict, InternalError, NameInUse, NotFound, StartFailed, WherryError
 from wherry.kernel.libc import describe
-from wherry.logs import Log, Pipeline
-from wherry.memory import Host
-from wherry.rootfs import Limits, RootfsStore
-from wherry.supervisor import ending, killing, recovery, replacing, room, stopping, turns, updating, usage
-from wherry.supervisor.children import Child, Children
+from wherry.logs import Log
+from wherry.supervisor import replacing, stopping, turns, updating, usage
 from wherry.supervisor.container import Container
 from wherry.supervisor.disk import Disk
-from wherry.supervisor.event_log import EventLog
 from wherry.supervisor.events import Action, Events
-from wherry.supervisor.layers import Layers
-from wherry.supervisor.log_reports import LogReports
-from wherry.supervisor.memory import Memory
+from wherry.supervisor.lifespan import Lifespan
 from wherry.supervisor.model import End, EngineInfo, Record, State
 from wherry.supervisor.names import find, generate_name
-from wherry.supervisor.records import Records
 from wherry.supervisor.request import CreateRequest
-from wherry.supervisor.shimlink import ExitStatus, HeldSlot, ShimLink
-from wherry.supervisor.starting import Starter
-from wherry.supervisor.state_directory import StateDirectory
-from wherry.supervisor.takeover import Takeover
 from wherry.supervisor.usage import Resident
 
 _log = logging.getLogger(__name__)
-_ENDS_SECONDS = 3
-"""How long ends under way may take when the supervisor gives up; a log on a full disk is completed by the next one."""
-_REMOVALS = 2
-"""Layers that are deleted at once: more threads of that kind keep the event loop from the interpreter."""
 
 
-class Engine:
+class Engine(Lifespan):
     """Open it inside a running loop; all methods belong to that loop. Every method raises ``wherry.errors`` only."""
-
-    def __init__(
-        self,
-        state: StateDirectory,
-        socket: str,
-        spares: int,
-        enforcer: str = "auto",
-        pids_limit: int | None = PIDS_LIMIT,
-        limits: Limits | None = None,
-    ) -> None:
-        self.pids_limit = pids_limit
-        """Of containers that are created without one."""
-        self._state = state
-        self._socket = socket
-        self._spare_count = spares
-        self._enforcer = enforcer
-        self._limits = limits
-        self._containers: dict[str, Container] = {}
-        self._names: dict[str, Container] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._events = Events()
-        self._closing = False
-        self._remaining: dict[str, str] = {}
-        """Container id -> why it could not be stopped in the end."""
-        self._room = room.Room()
-        self._rootfs = ""
-        self._removing = asyncio.Semaphore(_REMOVALS)
-
-    async def open(self) -> None:
-        """Lock the state directory, find or start the shim, take over what runs. When that fails, containers stay as
-        they are.
-        """
-        self._state.lock()
-        with contextlib.ExitStack() as undo:
-            undo.callback(self._state.unlock)
-            process.become_subreaper()
-            self._records = Records(self._state.records)
-            undo.callback(self._records.close)
-            self._event_log = EventLog.of(self._events, self._state.events)
-            undo.callback(self._event_log.close)
-            reports = LogReports(self._events, self._record_of)
-            self._pipeline = Pipeline(reports.on_gap, reports.on_trouble)
-            self._pipeline.start()
-            undo.callback(self._pipeline.close)
-            await self._open()
-            undo.pop_all()
-
-    async def _open(self) -> None:
-        self._layout = cgroups.detect()
-        # By the directory as well: a copy of it must not sweep the control groups of the original's containers.
-        self._instance = self._records.setting(f"instance {self._state.identity()}", secrets.token_hex(4))
-        self._parent = f"wherry/{self._instance}"
-        self._store = RootfsStore(self._state.rootfs, self._limits)
-        self._layers = Layers(self._state.layers, self._spare_count)
-        self._disk = Disk(self._state, self._store, self._containers, lambda ref: self.remove(ref, False))
-        self._make_parent_group()
-        self._shim = ShimLink(self._state.run, self._on_exit, self._on_shim_lost)
-        self._children = Children(self._shim, self._layout, self._parent, self._spare_count)
-        self._memory = Memory(Host(self._layout, self._parent), self._events, self._records)
-        self._starter = Starter(
-            shim=self._shim,
-            children=self._children,
-            records=self._records,
-            pipeline=self._pipeline,
-            store=self._store,
-            layer_store=self._layers,
-            memory=self._memory,
-            stage=str(self._state.stage),
-        )
-        self._ender = ending.Ender(
-            self._children, self._records, self._pipeline, self._starter, self._events, self._memory
-        )
-        self._takeover = Takeover(
-            children=self._children,
-            records=self._records,
-            pipeline=self._pipeline,
-            memory=self._memory,
-            starter=self._starter,
-            layout=self._layout,
-        )
-        try:
-            held = await self._shim.connect()
-            room.check_takeover(self._shim.pid, len(held))
-        except BaseException:
-            self._remove_parent_group()
-            raise
-        records = self._records.load()
-        await self._open_memory({record.enforcer for record in records if record.slot and record.enforcer})
-        self._keeper = asyncio.get_running_loop().create_task(self._keep_records())
-        await self._recover(held, records)
-
-    async def _open_memory(self, in_use: set[str]) -> None:
-        """Raises InvalidRequest: what runs stays with the shim then."""
-        kept, self._shim.kept = self._shim.kept, {}
-        try:
-            await self._memory.open(self._enforcer, kept, in_use)
-        except InvalidRequest:
-            self._remove_parent_group()
-            raise
-        finally:
-            for descriptor in kept.values():
-                os.close(descriptor)
-        self._shim.keep(self._memory.descriptors())
-
-    async def prepare(self, rootfs: str | None) -> None:
-        """Prepare containers ahead, for the default kind; ``rootfs``, if given, is checked and unpacked now.
-
-        Raises InvalidRequest when it cannot be used.
-        """
-        if rootfs is not None:
-            await self._disk.keep_ready(rootfs)
-            self._rootfs = rootfs
-        self._starter.prepare_ahead()
-
-    def _make_parent_group(self) -> None:
-        group = cgroups.Group(self._layout, self._parent)
-        group.create()
-        if not any(cgroups.children(self._layout, self._parent)):
-            cgroups.restrict_devices(group)
-
-    def _remove_parent_group(self) -> None:
-        """Unless a group of a container, or of another supervisor, is in it."""
-        for path in (self._parent, "wherry"):
-            cgroups.Group(self._layout, path).remove()
-
-    # What a client can ask for.
 
     async def create(self, name: str | None, request: CreateRequest) -> Record:
         container = self._create(name, request)
@@ -411,269 +268,14 @@ class Engine:
             slow_turns=turns.OF_SUPERVISOR.slow,
         )
 
-    def _record_of(self, container_id: str) -> Record | None:
-        container = self._containers.get(container_id)
-        return None if container is None else container.record
-
     def _find(self, ref: str) -> Container:
         return find(ref, self._names, self._containers)
-
-    # What happens by itself.
-
-    async def _keep_records(self) -> None:
-        while True:
-            await asyncio.sleep(1)
-            self._memory.tick()
-            if self._records.has_unsaved:
-                self._records.retry()
-            if self._records.needs_checkpoint:
-                await asyncio.to_thread(self._records.checkpoint)
-
-    def _check_present(self, container: Container) -> None:
-        if container.record.id not in self._containers:
-            raise NotFound(f"no such container: {container.record.name}")
-
-    async def _watch(self, container: Container, child: Child) -> None:
-        await self._ender.book(container, child)
-        if container.record.request.auto_remove and not container.held:
-            self._forget(container)
-        await self._clean_up(container, child)
-
-    async def _clean_up(self, container: Container, child: Child) -> None:
-        await self._ender.clean_up(container, child)
-        if container.record.request.auto_remove:
-            await container.wait_until_released()
-            self._forget(container)
-            await self._remove_layer(container)
-
-    def _background(self, work: Coroutine[object, object, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._background_done)
-
-    def _background_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("internal error", exc_info=error)
-
-    def _forget(self, container: Container) -> None:
-        """Take a container that does not run out of the books, with its log. Raises InternalError when that fails."""
-        if container.record.id in self._containers:
-            self._records.retire(container.record)
-            self._take_out(container)
-            container.removed.set()
-            container.released.set()  # release() would not find it any more
-            container.wake_exit_waiters()
-            self._events.emit(Action.DESTROY, container.record)
-
-    def _discard(self, container: Container) -> None:
-        self._forget(container)
-        self._background(self._remove_layer(container))
-
-    def _take_out(self, container: Container) -> None:
-        record = container.record
-        self._containers.pop(record.id, None)
-        if self._names.get(record.name) is container:
-            del self._names[record.name]
-        if not container.log_ended.is_set():
-            self._pipeline.abandon(container.log)
-        # Its blocks are given back with the last descriptor, which takes long for gigabytes.
-        held = container.log.hold()
-        container.log.remove()
-        if held:
-            self._background(asyncio.to_thread(_close_all, held))
-
-    async def _remove_layer(self, container: Container) -> None:
-        await container.settled.wait()
-        if self._disk.released(container.record):
-            self._background(self._disk.trim())
-        async with self._removing:
-            await asyncio.to_thread(self._layers.remove, container.record.layer)
-
-    def _on_exit(self, slot: str, status: ExitStatus) -> None:
-        self._children.exited(slot, status)
-
-    def _on_shim_lost(self) -> None:
-        if not self._closing:
-            _log.error("the connection to the shim is lost")
-            self._background(self._reconnect())
-
-    async def _reconnect(self) -> None:
-        """To the shim if it lives; else its containers go on, watched by ourselves, and a new shim takes new ones."""
-        delay = 0.05
-        while not self._closing:
-            try:
-                held = await self._shim.connect()
-                break
-            except (WherryError, OSError) as error:
-                _log.error("cannot reach or start a shim: %s; trying again", error)
-                await asyncio.sleep(delay)
-                delay = min(2 * delay, 5)
-        else:
-            return
-        if self._shim.is_new:
-            self._children.shim_lost()
-        self._shim.keep(self._memory.descriptors())
-        for slot in held:
-            self._reconcile(slot)
-
-    def _reconcile(self, slot: HeldSlot) -> None:
-        if slot.name not in self._children.by_slot:
-            self._discard_unknown(slot)
-            return
-        for descriptor in slot.descriptors.values():
-            os.close(descriptor)
-        if slot.exit is not None:
-            self._children.exited(slot.name, slot.exit)
-
-    def _discard_unknown(self, slot: HeldSlot) -> None:
-        child = self._takeover.unknown(slot, f"{self._parent}/{slot.name}")
-        self._background(self._children.discard(child))
-
-    async def _recover(self, held: Sequence[HeldSlot], records: Sequence[Record]) -> None:
-        by_name = {slot.name: slot for slot in held}
-        adopting = []
-        for record in records:
-            container = Container(record, Log(self._state.log_of(record.name), record.id, record.request.log))
-            self._containers[record.id] = self._names[record.name] = container
-            slot = by_name.pop(record.slot, None) if record.slot else None
-            if slot is not None and record.state is State.EXITED:
-                self._background(self._clean_up(container, self._takeover.finish_log(container, slot)))
-            elif slot is not None:
-                adopting.append(self._adopt(container, slot))
-            elif container.running or (record.slot and record.state is not State.EXITED):
-                self._takeover.book_lost(container)
-                self._events.emit(Action.DIE, record, {"exitCode": "", "reason": record.reason})
-            else:
-                container.log.set_stats(record.log_stats)
-                container.log.finish()
-                container.log_ended.set()
-            if not container.running and slot is None and record.finished_ns and record.request.auto_remove:
-                self._background(self.remove(record.id, force=False))  # nobody was there to do it when it ended
-        await asyncio.gather(*adopting)
-        self._memory.taken_over()
-        await asyncio.to_thread(recovery.prune_logs, self._state.logs, records)
-        for slot in by_name.values():  # prepared, or of a container whose record is gone
-            self._discard_unknown(slot)
-        known = {container.record.slot for container in self._containers.values()} | set(by_name)
-        await recovery.sweep(self._layout, self._parent, known)
-        self._disk.hold_all()
-        is_complete = not self._records.has_unreadable  # else the layers and logs of some would look like nobody's
-        layers = {container.record.layer for container in self._containers.values()}
-        orphans = sorted(self._layers.known() - layers) if is_complete else []
-        self._background(self._disk.clear_up(orphans, self._layers.remove, logs=is_complete))
-
-    async def _adopt(self, container: Container, held: HeldSlot) -> None:
-        child = await self._takeover.adopt(container, held)
-        if container.record.being_killed:
-            container.kill()
-        self._background(self._watch(container, child))
-
-    async def stop_all(self) -> None:
-        """Let nothing be started any more and stop what runs; returns when the ends have been booked, or when what
-        remains does not end: ``close`` says what that is.
-        """
-        self._closing = True
-        self._store.close()
-        busy = self._busy()
-        _log.info("stopping %d containers", len(busy))
-        while busy:
-            times = (stopping.time_at_shutdown(container.record.request) for container in busy)
-            stops = (self.stop(each.record.id, seconds) for each, seconds in zip(busy, times, strict=True))
-            for container, outcome in zip(busy, await asyncio.gather(*stops, return_exceptions=True), strict=True):
-                if isinstance(outcome, BaseException):
-                    self._remaining[container.record.id] = str(outcome) or repr(outcome)
-            busy = [each for each in self._busy() if each.record.id not in self._remaining]
-
-    def _has_unwritten_logs(self) -> bool:
-        return any(found.record.slot and not found.log_ended.is_set() for found in self._containers.values())
-
-    def _busy(self) -> Sequence[Container]:
-        return [found for found in self._containers.values() if found.running or found.lock.locked()]
-
-    async def detach(self) -> None:
-        """Give up without touching what runs: it stays with the shim, for the next supervisor. Else as ``close``."""
-        self._closing = True
-        if not self._busy() and not self._has_unwritten_logs():
-            await self.close()
-            return
-        await self._detach()
-
-    async def _detach(self) -> None:
-        self._closing = True
-        self._keeper.cancel()
-        await self._leave_ends()
-        await self._starter.close()
-        await self._children.close()
-        self._shim.close()
-        self._memory.close()
-        await asyncio.to_thread(self._pipeline.close)
-        self._event_log.close()
-        self._records.close()
-        self._state.unlock()
-
-    async def _leave_ends(self) -> None:
-        """Book the ends that are known, and leave those to come to the next supervisor. A task that was half-way
-        through would go on without records, and let the shim forget what nobody has booked.
-        """
-        children = [found.child for found in self._containers.values()]
-        known = [child for child in children if child is not None and child.exited.done()]
-        deadline = asyncio.get_running_loop().time() + _ENDS_SECONDS
-        while any(child.slot in self._children.by_slot for child in known):
-            if asyncio.get_running_loop().time() > deadline:
-                break
-            await asyncio.sleep(0.01)
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=_ENDS_SECONDS)
-
-    async def close(self) -> Sequence[str]:
-        """Stop every container and leave no process, mount or control group of ours.
-
-        Returns what could not be ended, a line each; that stays with the shim for the next supervisor, as all does
-        after ``detach``.
-        """
-        await self.stop_all()
-        await self._children.close()
-        left = [self._remaining[each.record.id] for each in self._busy()]
-        left += [await asyncio.to_thread(killing.remains, child.group, child.pid) for child in self._children.lingering]
-        if left:
-            self._ender.close()
-            others = [each for each in self._containers.values() if each not in self._busy()]
-            with contextlib.suppress(TimeoutError):
-                settling = asyncio.gather(*(each.settled.wait() for each in others))
-                await asyncio.wait_for(settling, killing.KILL_SECONDS)
-            await self._detach()
-            return left
-        self._keeper.cancel()
-        self._ender.close()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=30)
-        await self._starter.close()
-        self._memory.close()
-        await self._shim.shutdown()
-        await asyncio.to_thread(self._pipeline.close)
-        left = await recovery.sweep(self._layout, self._parent, set())
-        if not left:
-            await killing.remove_group(cgroups.Group(self._layout, self._parent))
-        self._remove_parent_group()
-        self._event_log.close()
-        self._records.retry()
-        self._records.close()
-        self._state.unlock()
-        return left
 
 
 def _named(error: StartFailed, name: str) -> StartFailed:
     """Every failed start says whose: steps before the clone do not know the name."""
     prefix = f"cannot start {name}: "
     return error if str(error).startswith(prefix) else type(error)(prefix + str(error))
-
-
-def _close_all(descriptors: list[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
 
 
 def _described(error: OSError) -> str:
