@@ -401,6 +401,7 @@ class Pool:
         self._path = path
         self._idle: list[Connection] = []
         self._busy: set[Connection] = set()
+        self._closings = 0
 
     def request(self, method: str, target: str, body: bytes | None = None, *, timeout: float | None = None) -> Response:
         """Send a request; ``timeout`` in seconds holds for each wait for the peer, not for the whole exchange.
@@ -409,16 +410,18 @@ class Pool:
         peer may have acted on it. Raises OSError when the socket cannot be reached and ProtocolError (NoReplyError)
         for bad replies.
         """
-        request = _serialised(method, target, body)
+        request, closings = _serialised(method, target, body), self._closings
         if connection := self._kept():
             try:
-                return self._exchange(connection, method, request, timeout)
+                return self._exchange(connection, method, request, timeout, closings)
             except NoReplyError as failure:
                 if not failure.unread and method not in _IDEMPOTENT:
                     raise
-        return self._exchange(Connection(self._path, timeout), method, request, timeout)
+        return self._exchange(Connection(self._path, timeout), method, request, timeout, closings)
 
-    def _exchange(self, connection: Connection, method: str, request: bytes, timeout: float | None) -> Response:
+    def _exchange(
+        self, connection: Connection, method: str, request: bytes, timeout: float | None, closings: int
+    ) -> Response:
         def done(reusable: bool) -> None:
             self._busy.discard(connection)
             if reusable and len(self._idle) < MAX_IDLE:
@@ -428,6 +431,8 @@ class Pool:
 
         self._busy.add(connection)
         try:
+            if self._closings != closings:  # by a close() that came too early to see this connection
+                raise ClosedError
             return connection.exchange(method, request, timeout, done)
         except BaseException:
             self._busy.discard(connection)
@@ -446,6 +451,7 @@ class Pool:
 
     def close(self) -> None:
         """Close all connections: exchanges under way end with a ClosedError. The pool can be used again."""
+        self._closings += 1
         for connection in list(self._busy):
             connection.close()
         self._close_idle()

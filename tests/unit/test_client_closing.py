@@ -13,7 +13,7 @@ import pytest
 from tests.patience import PATIENCE
 from tests.unit.fake_supervisor import FakeSupervisor, Request, frame, started, streaming
 
-from wherry import Client, errors
+from wherry import Client, errors, http1
 from wherry.client import LogStream
 
 
@@ -167,6 +167,21 @@ def test_a_subscription_ends_when_its_client_is_closed(quiet: Quiet, client: Cli
     assert quiet.waiting.wait(PATIENCE)
     client.close()
     assert subscription.wait(PATIENCE)
+
+
+def test_a_call_that_has_just_connected_ends_too(quiet: Quiet, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Case 5: close() between the connection and the request must not leave a call that waits for ever."""
+    plain = http1.Connection
+
+    def connect(path: str, timeout: float | None) -> http1.Connection:
+        connection = plain(path, timeout)
+        client.close()
+        return connection
+
+    monkeypatch.setattr(http1, "Connection", connect)
+    with pytest.raises(errors.Unavailable, match="the client was closed"):
+        client.wait("a")
+    assert quiet.requests == []
 
 
 def test_a_closed_client_can_be_used_again(client: Client) -> None:
