@@ -90,7 +90,7 @@ def _groups(client: Client) -> list[cgroups.Group]:
     found = []
     for container in client.ps(running=True):
         line = Path(f"/proc/{container.pid}/cgroup").read_text().splitlines()[0]
-        found.append(cgroups.Group(layout, line.split(":", 2)[2].lstrip("/")))
+        found.append(cgroups.Group(layout, line.split(":", 2)[2].lstrip("/").removesuffix("/c")))
     return found
 
 

@@ -204,7 +204,7 @@ class Container:
         """Each byte of the log is the right one of the right stream; returns what log and markers account for."""
         view = Log(self.path, ID, self.options).view()
         try:
-            position, size = 0, view.size()
+            position, size = view.start, view.size()  # no markers before that: only logs without are pruned
             runs = Runs(view, 0)
             while (run := runs.take(size)) is not None:
                 pieces = range(run.start, run.end, BLOCK)

@@ -160,11 +160,13 @@ class Client(DiskCalls):
     ) -> RunResult:
         """Start a container, wait until it has ended, and return how it ended with all that it wrote.
 
-        With ``on_output(stream, data)`` output is handed over as it comes (1 stdout, 2 stderr) and not collected;
-        ``on_start`` is called once the command has been executed. ``on_soft_limit(event)`` is called when memory
-        crosses the soft limit, from a thread of its own, and for the last time before ``run`` returns. An exception
-        from the first two ends the call, not the container. ``replace`` is as in ``start``. Raises what ``start``
-        raises, and Unavailable when the supervisor goes away meanwhile.
+        Every byte comes here: when the caller is slower than the container, and the log's files hold no more, the
+        container waits. With ``log_mode`` "non-blocking" it never does, and ``lost_bytes`` of the result says how much
+        gave way. With ``on_output(stream, data)`` output is handed over as it comes (1 stdout, 2 stderr) and not
+        collected; ``on_start`` is called once the command has been executed. ``on_soft_limit(event)`` is called when
+        memory crosses the soft limit, from a thread of its own, and for the last time before ``run`` returns. An
+        exception from the first two ends the call, not the container. ``replace`` is as in ``start``. Raises what
+        ``start`` raises, and Unavailable when the supervisor goes away meanwhile.
         """
         config = config_of("run", rootfs, command, options)
         for argument, call in (("on_output", on_output), ("on_start", on_start), ("on_soft_limit", on_soft_limit)):
@@ -209,7 +211,7 @@ class Client(DiskCalls):
         """Everything known of one container, as Docker's inspect with our ``Wherry`` object."""
         return _object(self._fetch("GET", _of(name, "json")))
 
-    def logs(
+    def logs(  # noqa: PLR0913 (docker's has as many)
         self,
         name: str,
         *,
@@ -220,16 +222,19 @@ class Client(DiskCalls):
         timestamps: bool = False,
         stdout: bool = True,
         stderr: bool = True,
+        after: str | None = None,
     ) -> LogStream:
         """What the container wrote, as (stream, data) in the order it was captured.
 
         ``follow`` waits for more until the container has ended. ``tail`` counts lines over the chosen streams (None:
         all), ``since_ns`` and ``until_ns`` are wall clock nanoseconds since the epoch, ``timestamps`` puts the time
-        before each line. The call raises NotFound; iterating may raise Unavailable.
+        before each line. ``after`` is the ``cursor`` of an earlier stream: this one goes on behind it. It never makes
+        the container wait; what was rotated away before it was read counts in ``lost_bytes`` of the stream.
+        The call raises NotFound, and InvalidRequest for another container's cursor; iterating may raise Unavailable.
         """
-        query = queries.logs(follow, tail, since_ns, until_ns, timestamps, stdout, stderr)
+        query = queries.logs(follow, tail, since_ns, until_ns, timestamps, stdout, stderr, after)
         response = self._send("GET", _of(name, "logs"), query, patient=follow)
-        return LogStream(self._frames(response), response.close)
+        return LogStream(self._frames(response), response.close, counts=not timestamps, after=after or "")
 
     def stats(self, name: str) -> dict[str, Any]:
         """What the container uses at this moment, as one object of Docker's stats, with our ``Wherry`` object.

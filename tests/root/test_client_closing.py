@@ -29,6 +29,7 @@ def test_the_supervisor_lets_go_of_what_was_closed(
     """Case 5: on both sides, and the container does not notice."""
     supervisor.client.start("web", str(rootfs), ["/bin/sleep", "1000"])
     errs: list[BaseException] = []
+    wait_until(lambda: supervisor.info()["spares"] == 2)  # they come in the background, with sockets of their own
     before = supervisor.connections()
     for _ in range(3):
         client = Client(str(supervisor.socket))
@@ -42,6 +43,7 @@ def test_the_supervisor_lets_go_of_what_was_closed(
         thread = threading.Thread(target=work)
         thread.start()
         wait_until(lambda: supervisor.connections() > before)
+        wait_until(lambda: any(each._in_call for each in list(client._pool._busy)))  # noqa: B023
         client.close()
         thread.join(PATIENCE)
         assert not thread.is_alive()

@@ -16,6 +16,7 @@ from wherry.supervisor import nested_limits
 LAYOUT = cgroups.detect()
 pytestmark = [
     pytest.mark.root,
+    pytest.mark.host_variant,
     pytest.mark.skipif("cpuset" not in LAYOUT.mounts, reason="version 2 takes any value at any time"),
     pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two CPUs"),
 ]

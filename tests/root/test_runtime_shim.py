@@ -246,6 +246,7 @@ def test_a_live_slot_that_is_released_is_killed(shim: ShimProcess) -> None:
         assert list(connection.slots) == ["other"]
 
 
+@pytest.mark.host_variant
 @pytest.mark.skipif("freezer" not in LAYOUT.mounts, reason="version 2 kills what is frozen")
 @pytest.mark.parametrize("way", ["release", "shutdown"])
 def test_one_that_has_frozen_itself_is_thawed_until_it_is_dead(shim: ShimProcess, way: str) -> None:

@@ -18,6 +18,7 @@ from wherry.errors import NotKilled, WherryError
 
 pytestmark = [
     pytest.mark.root,
+    pytest.mark.host_variant,
     pytest.mark.timeout(180),
     pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="this kernel has no FUSE"),
 ]

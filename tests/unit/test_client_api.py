@@ -249,6 +249,7 @@ def test_logs_are_pairs_of_stream_and_bytes(fake: FakeSupervisor, client: Client
         "tail": "5",
         "since": "1700000000.000000001",
         "until": "0.000000005",
+        "status": "1",
     }
 
 

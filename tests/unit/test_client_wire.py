@@ -59,6 +59,7 @@ def test_every_option_has_its_place() -> None:
         log_buffer_bytes=1 << 20,
         log_max_bytes=0,
         log_max_files=2,
+        merge_streams=True,
     )
     assert config == {
         "Cmd": ["/bin/sh", "-c", "exit"],
@@ -94,6 +95,7 @@ def test_every_option_has_its_place() -> None:
             "HardLimit": 6 << 20,
             "Nice": -5,
             "SchedPolicy": "batch",
+            "MergeStreams": True,
         },
     }
 

@@ -168,8 +168,8 @@ def test_finish_takes_what_is_there_though_a_writer_remains(
     kept = os.dup(reader)  # as the shim has it
     real = Writer.append
 
-    def append(into: Writer, buffer: Buffer, piece: Piece, limit: int) -> int:
-        moved = real(into, buffer, piece, limit)
+    def append(into: Writer, buffer: Buffer, piece: Piece, limit: int, **how: bool) -> int:
+        moved = real(into, buffer, piece, limit, **how)
         os.write(writer, b"x" * moved)
         return moved
 

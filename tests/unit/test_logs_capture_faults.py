@@ -62,11 +62,11 @@ class Failing:
         self.attempts = 0
         real = Writer.append
 
-        def append(writer: Writer, buffer: Buffer, piece: Piece, limit: int) -> int:
+        def append(writer: Writer, buffer: Buffer, piece: Piece, limit: int, **how: bool) -> int:
             if self.is_failing and name in str(writer._path):
                 self.attempts += 1
                 raise error
-            return real(writer, buffer, piece, limit)
+            return real(writer, buffer, piece, limit, **how)
 
         monkeypatch.setattr(Writer, "append", append)
 

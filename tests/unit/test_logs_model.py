@@ -8,11 +8,14 @@ keeps and the files. logsteps.Container keeps account of what was taken out of t
 
 Always true: each byte in the log, and each byte that a marker counts, is the next one that was taken out of a pipe, of
 the right stream; none twice, none missing; no marker in blocking mode. The buffer's counters add up, within its budget.
-When both threads would sleep and the disk works: pipes and buffer are empty (no lost wake-up). In the end, after an
-exit or finish(), the log is complete and done() has been called exactly once by the supervisor that saw it.
+When both threads would sleep and the disk works: pipes and buffer are empty (no lost wake-up), or a reader that is owed
+every byte holds the log back. No byte is deleted that such a reader has not come to, and no more files are kept for it
+than are allowed. In the end, after an exit or finish(), the log is complete and done() has been called exactly once by
+the supervisor that saw it, whether or not the reader has read.
 
 Not covered: what two threads do inside of a step, which the mutex forbids (test_logs_capture.py runs the threads);
-kills in the middle of a step (test_logs_kill_points.py); more than one container; readers; pruning of old files.
+kills in the middle of a step (test_logs_kill_points.py); more than one container; what
+readers see (test_logs_follow.py, test_logs_holds.py).
 
 WHERRY_CHAOS=1 explores far more.
 """
@@ -33,10 +36,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from tests.logsteps import BUDGET, STREAMS, Container, Supervisor
 
-from wherry.logs import LogOptions
+from wherry.logs import Hold, LogOptions
 from wherry.logs.options import MODES, Mode
 
 IS_CHAOS = os.environ.get("WHERRY_CHAOS", "") not in {"", "0"}
+HELD_FILES = 2
 SIZES = st.sampled_from([1, 3, 100, 1000, 4096, 5000, 16384])
 
 
@@ -46,6 +50,7 @@ class LogPipeline(RuleBasedStateMachine):
         logging.disable(logging.CRITICAL)
         self.folder = Path(tempfile.mkdtemp(prefix="wherry-model-"))
         self.is_over = self.is_abandoned = False
+        self.hold: Hold | None = None
 
     @initialize(
         mode=st.sampled_from(MODES),
@@ -53,18 +58,21 @@ class LogPipeline(RuleBasedStateMachine):
         interval=st.sampled_from([0, 10**18]),
         runs=st.sampled_from([1, 3, 100]),
         idle=st.sampled_from([0.0, 1e9]),
+        max_files=st.sampled_from([1, 3]),
     )
-    def start(self, mode: Mode, max_bytes: int, interval: int, runs: int, idle: float) -> None:
+    def start(self, mode: Mode, max_bytes: int, interval: int, runs: int, idle: float, max_files: int) -> None:
         self.is_blocking = mode == "blocking"
+        self.max_files = max_files if self.is_blocking else 10**6
         self.patches: list[Any] = [
             mock.patch("wherry.logs.drain.FIRST_RETRY_SECONDS", 0.0),
             mock.patch("wherry.logs.drain.LAST_RETRY_SECONDS", 0.0),
             mock.patch("wherry.logs.drain.IDLE_SECONDS", idle),
             mock.patch("wherry.logs.buffer.MANY_BYTES", 1),
+            mock.patch("wherry.logs.holds.HELD_FILES", HELD_FILES),
             mock.patch("wherry.logs.buffer.RUN_INTERVAL_NS", interval),
             mock.patch("wherry.logs.buffer.RUNS_PER_BLOCK", runs),
         ]
-        self.container = Container(self.folder, LogOptions(mode=mode, max_bytes=max_bytes, max_files=10**6))
+        self.container = Container(self.folder, LogOptions(mode=mode, max_bytes=max_bytes, max_files=self.max_files))
         for patch in self.patches:
             patch.start()
         self.disk = self.container.disk.mounted()
@@ -150,12 +158,65 @@ class LogPipeline(RuleBasedStateMachine):
         for _ in range(turns):
             self.one.consume()
 
+    # A reader that is owed every byte.
+
+    @precondition(lambda self: self.hold is None)
+    @rule()
+    def attach(self) -> None:
+        self.hold = self.one.log.watch()
+
+    @precondition(lambda self: not self.container.has_exited)
+    @rule(stream=st.sampled_from(STREAMS), then=st.sampled_from(["stalls", "reads", "leaves"]))
+    def overtake_reader(self, stream: int, then: str) -> None:
+        """More than the reader's files take."""
+        if self.hold is None:
+            self.attach()
+        for _ in range(6):
+            self.container.write(stream, 4096)
+            self.one.run_dry()
+        if then == "reads":
+            self.read(10**9)
+        elif then == "leaves":
+            self.leave()
+        self.run_dry()
+
+    @precondition(lambda self: self.hold is not None)
+    @rule(size=SIZES)
+    def read(self, size: int) -> None:
+        assert self.hold is not None
+        self.hold.move_to(min(self.hold.position + size, self.one.log.size))
+
+    @precondition(lambda self: self.hold is not None)
+    @rule()
+    def leave(self) -> None:
+        assert self.hold is not None
+        self.hold.release()
+        self.hold = None
+
+    @invariant()
+    def nothing_that_is_held_goes(self) -> None:
+        if not hasattr(self, "one") or not self.one.log.is_open:
+            return
+        older, writer = self.one.log._older, self.one.log._writer
+        assert len(older) < self.max_files + HELD_FILES
+        assert all(file.path.exists() for file in older)
+        if self.hold is not None and writer is not None:
+            assert (older[0].start if older else writer.header.start) <= self.hold.position
+
     # The supervisor.
+
+    @precondition(lambda self: self.container.has_exited)
+    @rule()
+    def expect_end(self) -> None:
+        self.one.log.expect_end()
 
     @rule()
     def run_dry(self) -> None:
         self.one.run_dry()
-        if self.container.disk.room is None and not self.is_over:
+        if self.one.log._is_held_back and self.container.disk.room is None:
+            assert self.hold is not None
+            assert self.hold.position < self.one.log.size
+        elif self.container.disk.room is None and not self.is_over:
             self._check_nothing_is_left()
 
     @rule()
@@ -185,6 +246,7 @@ class LogPipeline(RuleBasedStateMachine):
 
     def _renew(self) -> None:
         self.is_over = self.is_abandoned = False
+        self.hold = None  # its connection is cut
         self._take_over()
 
     def _check_nothing_is_left(self) -> None:
@@ -221,6 +283,7 @@ class LogPipeline(RuleBasedStateMachine):
     def _end(self) -> None:
         self.container.disk.room = None
         self.container.exit()
+        self.one.log.expect_end()
         self.one.run_dry()
         assert self.one.done == 1
         assert not self.one.exchange.jobs

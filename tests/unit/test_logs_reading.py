@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wherry import errors
-from wherry.logs import STDERR, STDOUT, Log, read
+from wherry.logs import STDERR, STDOUT, Chunk, Log, read
 from wherry.logs import index as ix
 from wherry.logs.reader import Cursor
 from wherry.logs.segments import index_path
@@ -76,8 +76,8 @@ def model(
     return [byte for byte, line in line_of if line in kept]
 
 
-def shown(chunks: Iterator[tuple[int, int, bytes]]) -> list[Byte]:
-    return [Byte(stream, wall_ns, value) for stream, wall_ns, data in chunks for value in data]
+def shown(chunks: Iterator[Chunk]) -> list[Byte]:
+    return [Byte(chunk.stream, chunk.wall_ns, value) for chunk in chunks for value in chunk.data]
 
 
 @contextmanager
@@ -212,10 +212,10 @@ def test_a_record_without_bytes_is_not_believed(tmp_path: Path, *, is_torn: bool
     index.write_bytes(settled + (provisional[:20] + bytes(12) if is_torn else provisional))
     view = log.view()
     cursor = Cursor(view, make_query({STDOUT, STDERR}, None, None, None), {STDOUT: 0, STDERR: 0})
-    assert list(cursor.chunks(4)) == [(STDOUT, 1, b"one ")]
+    assert list(cursor.chunks(4)) == [Chunk(STDOUT, 1, b"one ", 4)]
     index.write_bytes(settled + ix.pack_record(ix.Record(4, STDERR if is_torn else STDOUT, 3, 0, True)))
     log.path.write_bytes(b"one two")
-    assert list(cursor.chunks(7)) == [(STDERR if is_torn else STDOUT, 3, b"two")]
+    assert list(cursor.chunks(7)) == [Chunk(STDERR if is_torn else STDOUT, 3, b"two", 7)]
     view.close()
 
 
@@ -234,7 +234,7 @@ def test_a_torn_record_that_is_mended_is_believed(tmp_path: Path) -> None:
 def test_a_bare_file_is_stdout_of_unknown_time(tmp_path: Path) -> None:
     (tmp_path / "bare").write_bytes(b"one\ntwo\n")
     log = Log(tmp_path / "bare", "")
-    assert list(read(log)) == [(STDOUT, 0, b"one\ntwo\n")]
+    assert list(read(log)) == [Chunk(STDOUT, 0, b"one\ntwo\n", 8)]
     assert text(log, tail=1) == b"two\n"
     assert text(log, streams={STDERR}) == b""
 

@@ -100,7 +100,7 @@ def test_the_prepare_steps_of_a_default_container() -> None:
         steps.MountStaged("/dev/shm", "tmpfs", "shm", SAFE, "mode=1777,size=65536k"),
         steps.MountStaged("/dev/mqueue", "mqueue", "mqueue", SAFE, ""),
         steps.MountStaged("/sys", "sysfs", "sysfs", SAFE, ""),
-        namefiles.StageNameFiles(["/etc/hostname", "/etc/hosts", "/etc/resolv.conf"]),
+        namefiles.StageNameFiles(["/etc/hostname", "/etc/hosts"]),
         *(steps.MaskStaged(path) for path in defaults.MASKED_PATHS),
         *(steps.ProtectStaged(path) for path in defaults.READONLY_PATHS),
         steps.ReadOnlyStaged("/sys", SAFE),
@@ -111,18 +111,15 @@ def test_the_prepare_steps_of_a_default_container() -> None:
 
 def test_the_finish_steps_of_a_default_container() -> None:
     assert finish(spec()) == sent(
-        steps.AttachRoot("root", mounts.MOUNT_ATTR_NOSUID),
+        steps.AttachRoot("root"),
         steps.MoveStaged("/proc"),
         steps.MoveStaged("/dev"),
         steps.MoveStaged("/sys"),
-        MakeWorkingDirectory("/"),
         steps.EnterRoot(),
         steps.SetHostname("alpha", ""),
         steps.SetNice(0),
         steps.SetStdio("stdout", "stderr", 0, 0),
-        EnterDirectory("/"),
         steps.DropPrivileges(0, 0, [], 0o022, DEFAULT_MASK, DEFAULT_MASK, 0, 0, True),
-        ChangeDirectory("/"),
     )
 
 
@@ -178,8 +175,9 @@ def test_name_files_come_before_the_first_volume() -> None:
 
 
 def test_a_name_file_that_is_not_prepared_is_refused() -> None:
-    with pytest.raises(NotSupported, match="name file '/etc/passwd'"):
-        plan.make_plan(spec(annotations={"io.wherry.name-file./etc/passwd": "root"}), STAGE)
+    for path in ("/etc/passwd", "/etc/resolv.conf"):
+        with pytest.raises(NotSupported, match=f"name file '{path}'"):
+            plan.make_plan(spec(annotations={f"io.wherry.name-file.{path}": "root"}), STAGE)
 
 
 def test_binds_are_opened_by_the_launcher() -> None:
@@ -203,6 +201,7 @@ def test_the_network_of_the_host() -> None:
     assert ["Unshare", ["mount", "uts", "ipc", "cgroup"]] in made
     assert ["LoopbackUp"] not in made
     assert ["AllowPing"] not in made  # the host's setting
+    assert ["StageNameFiles", ["/etc/hostname", "/etc/hosts", "/etc/resolv.conf"]] in made
 
 
 def test_no_name_no_step() -> None:

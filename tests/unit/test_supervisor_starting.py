@@ -14,6 +14,7 @@ import pytest
 from wherry.logs import Log, make_pipe
 from wherry.supervisor import starting
 from wherry.supervisor.container import Container
+from wherry.supervisor.request import CreateRequest
 
 
 @pytest.mark.parametrize("failing", [1, 2])
@@ -29,7 +30,8 @@ def test_a_pipe_that_cannot_be_made_leaves_no_descriptor(
         return make_pipe()
 
     monkeypatch.setattr(starting, "make_pipe", make)
-    container = cast(Container, SimpleNamespace(log=Log(tmp_path / "alpha.log", "ab" * 32)))
+    record = SimpleNamespace(request=CreateRequest(rootfs="/", command=("true",)))
+    container = cast(Container, SimpleNamespace(log=Log(tmp_path / "alpha.log", "ab" * 32), record=record))
     before = os.listdir("/proc/self/fd")
     with pytest.raises(OSError, match="Too many open files"), ExitStack() as used, ExitStack() as unread:
         starting.Starter._connect_output(cast(Any, None), container, used, unread)

@@ -1,7 +1,8 @@
 """POST /containers/X/attach: a container's output as it comes, from now on or from its beginning.
 
-A container that does not run is waited for: ``docker start -a`` attaches first and starts then. Nothing of the client's
-input reaches the container, which has no standard input; docker says nothing about that either.
+A container that does not run is waited for: ``docker start -a`` attaches first and starts then. Who attaches gets every
+byte from that moment on, as from a pipe. Nothing of the client's input reaches the container, which has no standard
+input; docker says nothing about that either.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from wherry import logs
 from wherry.api.connection import Connection
 from wherry.api.replies import FrameResponse
 from wherry.api.router import Call
-from wherry.api.streams import LogQuery, Sender, dump, forward
+from wherry.api.streams import Framer, LogQuery, Sender, complaint, dump, forward, let_go
 from wherry.errors import InvalidRequest
 from wherry.supervisor.model import State
 
@@ -32,17 +33,29 @@ async def attach(call: Call) -> web.StreamResponse:
         raise InvalidRequest("nothing to attach to: choose stdout or stderr, and logs or stream")
     record, log = call.engine.get(call.ref), call.engine.log(call.ref)
     # Before the first await: a start that the client asks for when it has our answer comes after this.
-    runs, seen, end = record.state is State.RUNNING, log.state(), log.end()
-    _log.debug("%s: attach", record.name)
-    response = _response(call)
-    chosen = LogQuery(streams=streams, tail=None, since_ns=None, until_ns=None, follow=True, timestamps=False)
-    await response.flush(call.request)
-    with call.lifetime.watching(ends_cleanly=True):
-        if wants_logs and end and not (runs and wants_stream):
-            await dump(call, log, chosen, response)
-        if wants_stream and (runs or await _started(call, record.id, log, seen)):
-            await forward(log, chosen, Sender(response, call.pace), 0 if runs and wants_logs else end)
-    return response
+    runs, seen = record.state is State.RUNNING or log.is_live, log.openings
+    hold = log.watch(0 if runs and wants_logs and wants_stream else None)
+    try:
+        _log.debug("%s: attach", record.name)
+        response = _response(call)
+        await response.flush(call.request)
+        with call.lifetime.watching(ends_cleanly=True):
+            if wants_logs and hold.position and not (runs and wants_stream):
+                await _past(call, log, streams, response)
+            if wants_stream and (runs or await _started(call, record.id, log, seen)):
+                if not runs:
+                    hold.move_to(log.begin)  # what was still missing of its last run belongs to that
+                lost = await forward(log, streams, Sender(response, call.pace), hold)
+                if lost:
+                    await response.write(complaint(lost))
+        return response
+    finally:
+        let_go(call, log, hold)
+
+
+async def _past(call: Call, log: logs.Log, streams: frozenset[int], response: FrameResponse) -> None:
+    query = LogQuery(streams=streams, tail=None, since_ns=None, until_ns=None, follow=False, timestamps=False)
+    await dump(call, log, query, Framer(timestamps=False), response)
 
 
 def _response(call: Call) -> FrameResponse:
@@ -52,7 +65,7 @@ def _response(call: Call) -> FrameResponse:
     return call.replies.upgraded()
 
 
-async def _started(call: Call, container_id: str, log: logs.Log, seen: logs.LogState) -> bool:
+async def _started(call: Call, container_id: str, log: logs.Log, seen: int) -> bool:
     """Wait for the container's next start; false when it has been removed instead."""
     opening = asyncio.ensure_future(logs.opening(log, seen))
     removal = asyncio.ensure_future(call.engine.wait(container_id, "removed"))

@@ -28,6 +28,7 @@ class WherryConfig(msgspec.Struct, rename="pascal", kw_only=True):
     hard_limit: int | None = None
     nice: int | None = None
     sched_policy: str | None = None
+    merge_streams: bool | None = None
 
 
 class LogConfig(msgspec.Struct, rename="pascal", kw_only=True):
@@ -127,6 +128,7 @@ def _translate(config: ContainerConfig, host: HostConfig, ours: WherryConfig) ->
         stop_seconds=None if stop_timeout is None else max(float(stop_timeout), -1.0),
         labels=config.labels or {},
         log=log_options(host.log_config or LogConfig()),
+        merge_streams=bool(ours.merge_streams),
     )
 
 

@@ -3,11 +3,19 @@
 A frame is: 1 byte kind (1 stdout, 2 stderr, 3 status of ours as JSON), 3 zero bytes, 4 bytes length (big endian), the
 bytes. Nothing is queued here: a chunk is read when the one before it fits into the socket, so a reader that stalls
 holds one chunk.
+
+Readers of ``run`` and ``attach`` get every byte (logs/holds.py) and nothing but the container's bytes: a loss that
+happens all the same is told at the end, in the status of ``run``, and to attached clients of docker's in a frame of
+kind 3, which they take for an error from the daemon. Readers of logs get the log as it is, with its markers. Those of
+ours, which ask for it by ``status=1``, are told in status frames of where the next frame begins, if that is not where
+the last one ended ("At": a cursor), and of bytes that were rotated away before they came ("Lost"); others find the
+latter as a marker among the data.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import struct
 from collections.abc import Iterable, Iterator
 from contextlib import aclosing, closing
@@ -27,9 +35,12 @@ from wherry.api.replies import FrameResponse, encode
 from wherry.api.router import Call
 from wherry.errors import InvalidRequest
 from wherry.supervisor.model import End, Record
+from wherry.supervisor.request import quoted
 
 STATUS = 3
 _HEAD = struct.Struct(">BxxxL")
+_BOTH = frozenset({1, 2})
+_CURSOR = re.compile(r"([0-9a-f]{64}):([0-9]{1,18})")
 _BATCH = 256 * 1024
 _FAIR_SHARE = 1024 * 1024
 """After that many bytes without waiting for the client, others get their turn on the event loop."""
@@ -42,10 +53,12 @@ class LogQuery(msgspec.Struct, frozen=True):
     until_ns: int | None
     follow: bool
     timestamps: bool
+    status: bool = False
+    after: int | None = None
 
     @classmethod
-    def parse(cls, query: Query) -> LogQuery:
-        query.only("stdout", "stderr", "follow", "tail", "timestamps", "since", "until", "details")
+    def parse(cls, query: Query, container_id: str) -> LogQuery:
+        query.only("stdout", "stderr", "follow", "tail", "timestamps", "since", "until", "details", "status", "after")
         streams = frozenset(kind for kind, name in ((1, "stdout"), (2, "stderr")) if query.flag(name))
         if not streams:
             raise InvalidRequest("Bad parameters: you must choose at least one stream")
@@ -56,10 +69,18 @@ class LogQuery(msgspec.Struct, frozen=True):
             until_ns=query.nanoseconds("until"),
             follow=query.flag("follow"),
             timestamps=query.flag("timestamps"),
+            status=query.flag("status"),
+            after=parse_cursor(query.text("after"), container_id),
         )
 
     def selection(self) -> dict[str, Any]:
-        return {"streams": self.streams, "tail": self.tail, "since_ns": self.since_ns, "until_ns": self.until_ns}
+        return {
+            "streams": self.streams,
+            "tail": self.tail,
+            "since_ns": self.since_ns,
+            "until_ns": self.until_ns,
+            "after": self.after,
+        }
 
 
 def _tail(query: Query) -> int | None:
@@ -70,15 +91,33 @@ def _tail(query: Query) -> int | None:
 
 
 class Framer:
-    """Turns chunks of a log into frames; with ``timestamps`` every line of a stream begins with its time."""
+    """Turns chunks of a log into frames; with ``timestamps`` every line of a stream begins with its time.
 
-    def __init__(self, timestamps: bool) -> None:
+    ``container_id`` makes the cursors of status frames; without it there are none, and no loss is told.
+    """
+
+    def __init__(self, timestamps: bool, container_id: str = "") -> None:
         self._stamper = logs.Stamper() if timestamps else None
+        self._id = container_id
+        self._next = -1
+        self._begins_line = True
 
     def frame(self, chunk: logs.Chunk) -> bytes:
+        status = self._status_before(chunk)
+        if chunk.lost is not None and not chunk.data:
+            if self._id:
+                return status
+            chunk = chunk._replace(data=_marker(chunk.lost, self._begins_line))
         if self._stamper is not None:
             chunk = self._stamper.feed(chunk)
-        return _HEAD.pack(chunk.stream, len(chunk.data)) + chunk.data
+        if len(chunk.data) == 0:
+            return status
+        self._begins_line = chunk.data.endswith(b"\n")
+        return status + _HEAD.pack(chunk.stream, len(chunk.data)) + chunk.data
+
+    def head(self, extent: logs.Extent) -> bytes:
+        """What comes before the bytes of an extent."""
+        return self._place(extent.end, extent.size) + _HEAD.pack(extent.stream, extent.size)
 
     def batches(self, pieces: Iterable[logs.Chunk | logs.Extent]) -> Iterator[Piece]:
         """Frames for an Outlet: small ones together, those of extents alone."""
@@ -88,16 +127,37 @@ class Framer:
             if isinstance(piece, logs.Extent):
                 if frames:
                     yield b"".join(frames), None
-                yield _HEAD.pack(piece.stream, piece.size), piece
+                yield self.head(piece), piece
             else:
-                frames.append(self.frame(piece))
-                size += len(frames[-1])
+                frame = self.frame(piece)
+                if frame:
+                    frames.append(frame)
+                size += len(frame)
                 if size < _BATCH:
                     continue
                 yield b"".join(frames), None
             frames, size = [], 0
         if frames:
             yield b"".join(frames), None
+
+    def _status_before(self, chunk: logs.Chunk) -> bytes:
+        if not self._id:
+            return b""
+        if chunk.lost is not None and not chunk.data:
+            return _status({"Event": "lost", "Bytes": chunk.lost}) + self._place(chunk.end, 0)
+        return self._place(chunk.end, len(chunk.data))
+
+    def _place(self, end: int, size: int) -> bytes:
+        """Where ``size`` bytes begin that end at ``end``; nothing if that is where the last ones ended."""
+        expected, self._next = self._next, end
+        # With time stamps in between, nobody could count how far the bytes of a frame go.
+        if not self._id or (expected == end - size and self._stamper is None):
+            return b""
+        return _status({"Event": "at", "Cursor": f"{self._id}:{end - size}"})
+
+
+def _marker(lost: int, begins_line: bool) -> bytes:
+    return b"%s[wherry: %d bytes rotated away here]\n" % (b"" if begins_line else b"\n", lost)
 
 
 class Sender:
@@ -119,42 +179,62 @@ class Sender:
 
 async def read_logs(call: Call) -> web.StreamResponse:
     """GET /containers/X/logs."""
-    query = LogQuery.parse(call.query)
-    if not call.engine.get(call.ref).started_ns:
+    record = call.engine.get(call.ref)
+    query = LogQuery.parse(call.query, record.id)
+    if not record.started_ns:
         return call.replies.frames()  # docker: what never ran has an empty log, and nobody to wait for
     log = call.engine.log(call.ref)
-    return await (_follow if query.follow else _dump)(call, log, query)
+    framer = Framer(query.timestamps, record.id if query.status else "")
+    return await (_follow if query.follow else _dump)(call, log, query, framer)
 
 
-async def _follow(call: Call, log: logs.Log, query: LogQuery) -> web.StreamResponse:
+async def _follow(call: Call, log: logs.Log, query: LogQuery, framer: Framer) -> web.StreamResponse:
     response = call.replies.frames()
     await response.flush(call.request)  # a quiet container may keep its followers waiting for hours
+    sender = Sender(response, call.pace)
+    # a generator, typed as a mere iterator
+    following: Any = logs.follow(log, **query.selection(), shows_times=query.timestamps)
     with call.lifetime.watching(ends_cleanly=True):
-        await forward(log, query, Sender(response, call.pace))
+        async with aclosing(following) as chunks:
+            async for chunk in chunks:
+                if frame := framer.frame(chunk):
+                    await sender.send(frame)
     return response
 
 
-async def forward(log: logs.Log, query: LogQuery, sender: Sender, position: int | None = None) -> None:
-    """Send what a follower gets; with ``position`` from there on."""
-    framer = Framer(query.timestamps)
-    # a generator, typed as a mere iterator
-    following: Any = logs.follow(log, **query.selection(), position=position)
+async def forward(log: logs.Log, streams: frozenset[int], sender: Sender, hold: logs.Hold) -> int:
+    """Send all that the container writes, and nothing else, from where ``hold`` is; returns how many bytes are missing.
+
+    Whoever made the hold lets go of it.
+    """
+    framer = Framer(timestamps=False)
+    lost = 0
+    following: Any = logs.follow(log, streams=streams, hold=hold)
     async with aclosing(following) as chunks:
         async for chunk in chunks:
-            await sender.send(framer.frame(chunk))
+            if chunk.lost is None:
+                await sender.send(framer.frame(chunk))
+            else:
+                lost += chunk.lost
+    return lost
 
 
-async def _dump(call: Call, log: logs.Log, query: LogQuery) -> web.StreamResponse:
+def let_go(call: Call, log: logs.Log, hold: logs.Hold) -> None:
+    """The reader has all, or has gone: delete what was kept for it."""
+    hold.release()
+    call.lifetime.detach(asyncio.to_thread(log.prune))
+
+
+async def _dump(call: Call, log: logs.Log, query: LogQuery, framer: Framer) -> web.StreamResponse:
     response = call.replies.frames()
     with call.lifetime.watching(ends_cleanly=False):
-        await dump(call, log, query, response)
+        await dump(call, log, query, framer, response)
     return response
 
 
-async def dump(call: Call, log: logs.Log, query: LogQuery, response: FrameResponse) -> None:
+async def dump(call: Call, log: logs.Log, query: LogQuery, framer: Framer, response: FrameResponse) -> None:
     """Send what there is now. Reading may wait for a disk, so it happens in a thread."""
-    framer = Framer(query.timestamps)
-    pieces = (logs.read if query.timestamps else logs.read_pieces)(log, **query.selection())
+    pieces = (logs.read if query.timestamps else logs.read_pieces)(log, **query.selection(), with_end=query.status)
     frames = framer.batches(pieces)
     # Not in the loop's own threads: looking for the last lines of a long log would keep starts from them.
     first = await asyncio.get_running_loop().run_in_executor(call.lifetime.readers, _beginning, frames)
@@ -199,16 +279,25 @@ async def _release(call: Call, starting: asyncio.Task[Record]) -> None:
 
 
 async def _run_stream(call: Call, record: Record) -> web.StreamResponse:
-    response = call.replies.frames()
-    sender = Sender(response, call.pace)
-    await response.prepare(call.request)
-    await sender.send(_status({"Event": "started", "Id": record.id, "Name": record.name, "Pid": record.pid}))
-    with call.lifetime.watching(ends_cleanly=False):
-        await forward(call.engine.log(record.id), _WHOLE_LOG, sender)
-        ended = await call.engine.wait(record.id, "not-running")
-        await call.engine.release(record.id)  # before the client can ask for the same name again
-        await response.write_eof(_status(_ending(ended)))
-    return response
+    log = call.engine.log(record.id)
+    hold = log.watch(0)  # the one that the engine has kept since before the start
+    # Now: when its output has been read to the end, the container may have been removed by somebody.
+    ending = asyncio.ensure_future(call.engine.wait(record.id, "not-running"))
+    ending.add_done_callback(lambda task: task.cancelled() or task.exception())
+    try:
+        response = call.replies.frames()
+        sender = Sender(response, call.pace)
+        await response.prepare(call.request)
+        await sender.send(_status({"Event": "started", "Id": record.id, "Name": record.name, "Pid": record.pid}))
+        with call.lifetime.watching(ends_cleanly=False):
+            lost = await forward(log, _BOTH, sender, hold)
+            ended = await ending
+            await call.engine.release(record.id)  # before the client can ask for the same name again
+            await response.write_eof(_status({**_ending(ended), "LostBytes": lost}))
+        return response
+    finally:
+        ending.cancel()
+        let_go(call, log, hold)
 
 
 def _ending(record: End) -> dict[str, Any]:
@@ -226,4 +315,23 @@ def _status(fields: dict[str, Any]) -> bytes:
     return _HEAD.pack(STATUS, len(data)) + data
 
 
-_WHOLE_LOG = LogQuery(streams=frozenset({1, 2}), tail=None, since_ns=None, until_ns=None, follow=True, timestamps=False)
+def complaint(lost: int) -> bytes:
+    """A frame for docker's clients (stdcopy.Systemerr), which end with this text as an error."""
+    text = f"at least {lost} bytes of the container's output are lost".encode()
+    return _HEAD.pack(STATUS, len(text)) + text
+
+
+def parse_cursor(text: str, container_id: str) -> int | None:
+    """The position in a cursor, None without one.
+
+    Raises:
+        InvalidRequest: it is none, or of another container's log.
+    """
+    if not text:
+        return None
+    found = _CURSOR.fullmatch(text)
+    if found is None:
+        raise InvalidRequest(f"not a cursor of a log: {quoted(text)}")
+    if found[1] != container_id:
+        raise InvalidRequest(f"the cursor is of the log of container {found[1][:12]}, not of {container_id[:12]}")
+    return int(found[2])

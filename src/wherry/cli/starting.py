@@ -41,8 +41,10 @@ RUN = """Start a container, pass on its output, wait for it, and exit with its e
 ROOTFS is a directory or a tar archive (plain, gz, xz, zst). SIGINT or SIGTERM asks the supervisor to stop the
 container and goes on waiting for its end; the second one kills the container, the third one leaves it. When nobody
 reads the output any more (run ... | head), run ends with 125 and the container goes on, as with docker.
-Exit codes besides the container's own: 125 it could not be started or followed, or the command line is wrong; 126
-COMMAND cannot be executed; 127 COMMAND was not found; 1 no supervisor is running.
+Every byte of the output is passed on: when whoever reads it is slower than the container, the container waits in the
+end, as it would for a pipe (not with --log-mode non-blocking; run then ends with 125 if bytes are missing).
+Exit codes besides the container's own: 125 it could not be started or followed to its end, output is missing, or the
+command line is wrong; 126 COMMAND cannot be executed; 127 COMMAND was not found; 1 no supervisor is running.
 """
 
 
@@ -139,6 +141,7 @@ def _add_log_options(parser: Parser) -> None:
     parser.option("--log-max-size", metavar="SIZE", type=values.size_or_zero, help=about_size)
     about_files = "log files that are kept, the current one included (default: 4)"
     parser.option("--log-max-files", metavar="N", type=values.count, help=about_files)
+    parser.flag("--merge-streams", help="one pipe for stdout and stderr, which keeps their order; all is stdout")
 
 
 def _complete(parsed_args: Namespace, **_: object) -> list[str]:
@@ -223,6 +226,7 @@ def _options(args: Namespace) -> Options:
         "log_buffer_bytes": args.log_buffer_size,
         "log_max_bytes": args.log_max_size,
         "log_max_files": args.log_max_files,
+        "merge_streams": args.merge_streams,
     }
 
 
@@ -282,6 +286,10 @@ def run(args: Namespace) -> int:
         terminal.complain(f"{args.name}: {result.error or _MEMORY_ENDS[result.reason]}")
     elif result.exit_code == 0 and not written:
         _mention_missing_input(args)
+    if result.lost_bytes:
+        lost = f"at least {result.lost_bytes} bytes of its output are lost"
+        terminal.complain(f"{args.name}: {lost} (exit code {result.exit_code})")
+        return 125
     return result.exit_code
 
 

@@ -29,6 +29,12 @@ MOUNT_ATTR_RDONLY = 0x1
 MOUNT_ATTR_NOSUID = 0x2
 MOUNT_ATTR_NODEV = 0x4
 MOUNT_ATTR_NOEXEC = 0x8
+ROOT_ATTRIBUTES = MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID
+"""Of a container's root. nodev: device files of an image, or made with CAP_MKNOD, open nothing; the container's /dev
+brings its own. nosuid: what set-user-ID bits and capabilities of files would give is not to be had under no_new_privs
+anyway, but a program whose file asks for a capability beyond the bounding set, as Debian's ping does for CAP_NET_RAW,
+could not even be executed without (capabilities(7), "Safety checking for capability-dumb binaries").
+"""
 _OPEN_TREE_CLONE = 1
 _OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 _FSOPEN_CLOEXEC = 1
@@ -153,8 +159,7 @@ def overlay(lower: int, upper: int, work: int) -> int:
     """A detached overlay of three open directories.
 
     They are named by /proc/self/fd so that no character of a path (``:``, ``,``, a backslash) means anything to the
-    option parser. nodev: device files of an image or made with CAP_MKNOD open nothing; the container's /dev brings
-    its own.
+    option parser. Its mount is as ``ROOT_ATTRIBUTES`` says.
     """
     options: list[tuple[str, str | None]] = [
         ("source", "overlay"),
@@ -162,4 +167,4 @@ def overlay(lower: int, upper: int, work: int) -> int:
         ("upperdir", f"/proc/self/fd/{upper}"),
         ("workdir", f"/proc/self/fd/{work}"),
     ]
-    return new_filesystem("overlay", options, MOUNT_ATTR_NODEV)
+    return new_filesystem("overlay", options, ROOT_ATTRIBUTES)

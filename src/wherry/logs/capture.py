@@ -91,6 +91,7 @@ class Producer:
         lost = self._exchange.stats(job).held_bytes + sum(pipe.waiting_bytes() for pipe in job.pipes)
         if lost:  # said before the job is handed over: afterwards its end may come at any time
             logger.warning("log %s is given up; %d bytes on their way to it are lost", job.log.path, lost)
+            job.log.give_up(lost)
         for pipe in list(job.pipes):
             self._release(job, pipe)
         self._exchange.abandon(job)
@@ -108,7 +109,7 @@ class Producer:
     def _has_work(self) -> bool:
         """Whether a pipe has to be emptied that can be: the log of its container is being written."""
         with self._exchange.mutex:
-            return any(not (job.is_parked and job.is_failing) for job, _ in self._pipes.values())
+            return any(not (job.is_parked and (job.is_failing or job.is_held_back)) for job, _ in self._pipes.values())
 
     def _round(self) -> None:
         ready = self._epoll.poll()

@@ -2,6 +2,8 @@
 
 A log that cannot be written (ENOSPC, EIO, ...) is tried again by a timer; meanwhile its buffer fills up, and then what
 its mode says happens to that container alone. Each job has one turn, a piece of at most a block, before the next one.
+
+So it is with a log that is held back by a reader (holds.py), only that no timer but the reader wakes it.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import time
 from collections.abc import Callable
 
 from wherry.logs.buffer import Gap, Piece
+from wherry.logs.holds import HeldBack
 from wherry.logs.jobs import Exchange, Job
 from wherry.logs.log import Log
 
@@ -79,6 +82,7 @@ class Consumer:
             self._complete(job)
             return None
         with self._exchange.mutex:
+            job.is_held_back = False
             claim = job.buffer.claim()
         if claim is not None:
             self._warm.pop(job, None)
@@ -94,7 +98,7 @@ class Consumer:
                 job.is_full = False
                 exchange.with_room.append(job)
                 exchange.wake_producer()
-            if job in self._failing:
+            if job in self._failing or job.is_held_back:
                 return
             if job.has_ended or not job.buffer.is_empty:
                 exchange.make_ready(job)
@@ -102,7 +106,7 @@ class Consumer:
                 self._warm[job] = time.monotonic()
 
     def _write(self, job: Job, claim: Piece | Gap) -> int:
-        """Bytes moved; 0 for a gap, or when the log cannot take it (the job then is in `_failing`)."""
+        """Bytes moved; 0 for a gap, or when the log cannot take it (the job then is in `_failing`, or held back)."""
         moved = 0
         try:
             if isinstance(claim, Gap):
@@ -110,6 +114,9 @@ class Consumer:
                 self._on_gap(job.log, claim.lost)
             else:
                 moved = job.log.append(job.buffer, claim)
+        except HeldBack:
+            self._hold_back(job)
+            return 0
         except Exception as error:  # whatever it is, the other containers' logs go on
             self._suspend(job, error)
             return 0
@@ -155,6 +162,13 @@ class Consumer:
         if self._warm:
             moments.append(min(self._warm.values()) + IDLE_SECONDS)
         return max(0.0, min(moments) - time.monotonic()) if moments else None
+
+    def _hold_back(self, job: Job) -> None:
+        """Its reader calls, or has called already: then the job is ready again, and its next turn comes at once."""
+        with self._exchange.mutex:
+            job.is_held_back = True
+            if self._exchange.is_closing:
+                self._exchange.wake_producer()  # as in _suspend
 
     # A log that cannot be written.
 

@@ -45,6 +45,7 @@ class Job:
         self.is_full = False
         self.is_ready = False
         self.is_failing = False
+        self.is_held_back = False
         self.has_ended = False
         self.is_abandoned = False
         self.is_closed = False
@@ -72,6 +73,12 @@ class Exchange:
             job.is_ready = True
             self.ready.append(job)
             self.not_empty.notify()
+
+    def on_room(self, job: Job) -> None:
+        """A reader that held the job's log back has got on, or has gone."""
+        with self.mutex:
+            if not job.is_closed:
+                self.make_ready(job)
 
     def wake_producer(self) -> None:
         os.eventfd_write(self.not_full, 1)

@@ -68,7 +68,7 @@ class Stamper:
             self._open.discard(chunk.stream)
         else:
             self._open.add(chunk.stream)
-        return Chunk(chunk.stream, chunk.wall_ns, data)
+        return chunk._replace(data=data)
 
 
 def rfc3339_nano(wall_ns: int) -> str:

@@ -156,6 +156,7 @@ class Pipeline:
             self._producer.add(job)
             self._exchange.jobs[job.log] = job
             job.log.measure = lambda: self._exchange.stats(job)
+            job.log.on_room = lambda: self._exchange.on_room(job)
             job.has_ended = not job.pipes
             if job.has_ended or not job.buffer.is_empty:
                 self._exchange.make_ready(job)

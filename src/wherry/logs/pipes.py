@@ -33,6 +33,16 @@ def make_pipe() -> tuple[int, int]:
     return read_end, write_end
 
 
+def duplicate_pipe(read_end: int, write_end: int) -> tuple[int, int]:
+    """More descriptors of the same pipe, for a second stream that is to be one with the first."""
+    again = os.dup(read_end)
+    try:
+        return again, os.dup(write_end)
+    except OSError:
+        os.close(again)
+        raise
+
+
 class Pipe:
     """The read end of one stream of one container.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple, TypeVar
 
 from wherry.logs.files import ReadFile
-from wherry.logs.index import STDERR, STDOUT
+from wherry.logs.index import GAP, STDERR, STDOUT
 from wherry.logs.log import Log
 from wherry.logs.selection import Query, TimeFilter, make_query, starts
 from wherry.logs.view import BLOCK, Run, Runs, View, Window
@@ -21,11 +22,17 @@ class Chunk(NamedTuple):
     """Consecutive bytes of one stream (1 stdout, 2 stderr), at most BLOCK of them, of any part of a line.
 
     ``wall_ns`` is when the run that they belong to began to be captured, nanoseconds since the epoch; 0 = unknown.
+    ``end`` is the position in the log behind the last of them.
+
+    With ``lost`` it is not the container's bytes but stands for so many that are missing here: ``data`` is then (a part
+    of) the log's own marker, or nothing when this reader came too late.
     """
 
     stream: int
     wall_ns: int
     data: bytes
+    end: int = 0
+    lost: int | None = None
 
 
 class Extent(NamedTuple):
@@ -36,6 +43,7 @@ class Extent(NamedTuple):
     file: ReadFile
     offset: int
     size: int
+    end: int
 
     def read(self) -> bytes:
         """Fewer than ``size`` bytes if the log has been truncated meanwhile."""
@@ -55,7 +63,12 @@ class Extent(NamedTuple):
 
 
 class Cursor:
-    """Goes forward through what a query wants of a log; chunks() goes on where it ended when the log has grown."""
+    """Goes forward through what a query wants of a log; chunks() goes on where it ended when the log has grown.
+
+    ``tells_holes``: what somebody has truncated of a file is told as lost, and not just left out.
+    """
+
+    tells_holes = False
 
     def __init__(self, view: View, query: Query, first: dict[int, int], before: Cursor | None = None) -> None:
         """``first``: for each stream that is wanted, the offset before which nothing of it is shown.
@@ -93,14 +106,20 @@ class Cursor:
         file, offset = self._view.place_of(first)
         stream = self._query.shown_as(run.stream)
         for start in range(0, run.end - first, BLOCK):
-            yield Extent(stream, run.wall_ns, file, offset + start, min(BLOCK, run.end - first - start))
+            size = min(BLOCK, run.end - first - start)
+            yield Extent(stream, run.wall_ns, file, offset + start, size, first + start + size)
 
     def _chunks_of(self, run: Run, first: int) -> Iterator[Chunk]:
+        lost = None if run.stream != GAP else run.lost if first == run.start else 0
+        stream = self._query.shown_as(run.stream)
         for start in range(first, run.end, BLOCK):
-            data = self._window.forwards(start, min(start + BLOCK, run.end))
-            shown = self._filter.keep(run, start, data)
+            end = min(start + BLOCK, run.end)
+            data = self._window.forwards(start, end)
+            shown, skipped = self._filter.keep(run, start, data)
             if shown:
-                yield Chunk(self._query.shown_as(run.stream), run.wall_ns, shown)
+                yield Chunk(stream, run.wall_ns, shown, start + skipped + len(shown), lost)
+            if self.tells_holes and start + len(data) < end:
+                yield Chunk(stream, run.wall_ns, b"", end, end - start - len(data))
 
 
 def read(
@@ -110,16 +129,20 @@ def read(
     tail: int | None = None,
     since_ns: int | None = None,
     until_ns: int | None = None,
+    after: int | None = None,
+    with_end: bool = False,
 ) -> Iterator[Chunk]:
     """What ``log`` holds at the time of the first ``next()``, in the order in which it was captured.
 
     ``tail`` counts the last lines of the wanted streams that began between ``since_ns`` and ``until_ns`` (nanoseconds
-    since the epoch, both included). See selection.py for what a line is. Memory: a few BLOCKs.
+    since the epoch, both included). See selection.py for what a line is. ``after`` is where an earlier reader ended,
+    the ``end`` of its last chunk: what is gone from there on comes as a chunk with ``lost``. ``with_end`` adds an empty
+    chunk whose ``end`` is where this reader ended. Memory: a few BLOCKs.
 
     Raises InvalidRequest at once; NotFound when the log is gone, NotSupported for the index of a later version, and
     OSError, with the first ``next()``.
     """
-    return _walk(log, make_query(streams, tail, since_ns, until_ns), Cursor.chunks)
+    return _walk(log, make_query(streams, tail, since_ns, until_ns), after, Cursor.chunks, with_end=with_end)
 
 
 def read_pieces(
@@ -129,15 +152,32 @@ def read_pieces(
     tail: int | None = None,
     since_ns: int | None = None,
     until_ns: int | None = None,
+    after: int | None = None,
+    with_end: bool = False,
 ) -> Iterator[Chunk | Extent]:
     """As read(), for whoever passes bytes on to a socket: see Cursor.pieces. Extents hold until the next step."""
-    return _walk(log, make_query(streams, tail, since_ns, until_ns), Cursor.pieces)
+    return _walk(log, make_query(streams, tail, since_ns, until_ns), after, Cursor.pieces, with_end=with_end)
 
 
-def _walk(log: Log, query: Query, take: Callable[[Cursor, int], Iterator[T]]) -> Iterator[T]:
+def _walk(
+    log: Log, query: Query, after: int | None, take: Callable[[Cursor, int], Iterator[T]], *, with_end: bool
+) -> Iterator[T | Chunk]:
     view = log.view()
     try:
-        size = view.size()
-        yield from take(Cursor(view, query, starts(view, size, query)), size)
+        end = log.readable_end()
+        size = view.size() if end is None else min(view.size(), end)
+        first = starts(view, size, query)
+        if after is not None:
+            first = {stream: max(start, min(after, size)) for stream, start in first.items()}
+            if after < view.start:
+                yield missing(query, view.start, view.start - after)
+        yield from take(Cursor(view, query, first), size)
+        if with_end:
+            yield Chunk(STDOUT, 0, b"", size)
     finally:
         view.close()
+
+
+def missing(query: Query, end: int, lost: int) -> Chunk:
+    """Tells a reader that comes too late of bytes before ``end`` that are gone."""
+    return Chunk(query.shown_as(GAP), time.time_ns(), b"", end, lost)

@@ -15,13 +15,21 @@ import contextlib
 import logging
 import os
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 from wherry import errors
 from wherry.logs import index as ix
 from wherry.logs.files import create_file
-from wherry.logs.segments import Rotated, index_path, new_path, rotated_numbers, rotated_path
+from wherry.logs.segments import (
+    Rotated,
+    index_path,
+    new_path,
+    rotated_numbers,
+    rotated_numbers_in,
+    rotated_path,
+)
 from wherry.logs.writer import create_index, read_header_of
 
 logger = logging.getLogger(__name__)
@@ -69,6 +77,17 @@ def remove_files(path: Path) -> None:
     """A log and its index, those that are there."""
     path.unlink(missing_ok=True)
     index_path(path).unlink(missing_ok=True)
+
+
+def prune(folder: Path, keep: Mapping[str, int]) -> None:
+    """Of logs in ``folder`` that nobody writes to or reads, by name: delete files beyond so many, the newest included.
+
+    There are some when a supervisor was killed that had kept them for a reader.
+    """
+    there = rotated_numbers_in(folder)
+    for name in there.keys() & keep.keys():
+        for number in there[name][: max(0, len(there[name]) + 1 - keep[name])]:
+            remove_files(rotated_path(folder / name, number))
 
 
 def _is_successor(path: Path, header: ix.Header) -> bool:

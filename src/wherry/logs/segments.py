@@ -48,13 +48,25 @@ def all_files_of(path: Path) -> tuple[Path, Path, Path]:
 def rotated_numbers(path: Path) -> list[int]:
     """Numbers of the older files of ``path`` that have a log, an index or both, oldest first."""
     prefix = path.name + "."
-    numbers: set[int] = set()
-    for name in os.listdir(path.parent):  # of the logs of all containers
-        if name.startswith(prefix):
-            number = name[len(prefix) :].removesuffix(".idx")
-            if number.isascii() and number.isdecimal() and number[0] != "0":
-                numbers.add(int(number))
-    return sorted(numbers)
+    # Of the logs of all containers.
+    names = (name[len(prefix) :] for name in os.listdir(path.parent) if name.startswith(prefix))
+    numbers = {_number(name.removesuffix(".idx")) for name in names}
+    return sorted(numbers - {0})
+
+
+def rotated_numbers_in(folder: Path) -> dict[str, list[int]]:
+    """The same of all logs in a directory, by their names."""
+    found: dict[str, set[int]] = {}
+    for name in os.listdir(folder):
+        log, _, text = name.removesuffix(".idx").rpartition(".")
+        if number := _number(text):
+            found.setdefault(log, set()).add(number)
+    return {log: sorted(numbers) for log, numbers in found.items()}
+
+
+def _number(text: str) -> int:
+    """0 for what is no number of a rotated file."""
+    return int(text) if text.isascii() and text.isdecimal() and text[0] != "0" else 0
 
 
 def finish_rotation(path: Path) -> None:

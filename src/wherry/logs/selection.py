@@ -150,25 +150,25 @@ class TimeFilter:
         self._shown.clear()
         self._hidden.clear()
 
-    def keep(self, run: Run, start: int, data: bytes) -> bytes:
-        """The part of ``data``, which begins at ``start`` in ``run``, that is to be shown."""
+    def keep(self, run: Run, start: int, data: bytes) -> tuple[bytes, int]:
+        """The part of ``data``, which begins at ``start`` in ``run``, that is to be shown, and where in it that is."""
         if not self._is_needed or not data:
-            return data
+            return data, 0
         if run.stream == GAP:  # a line of its own, and what follows begins one
             self._begin_lines()
-            return data if self._query.includes(run.wall_ns) else b""
+            return data if self._query.includes(run.wall_ns) else b"", 0
         stream, end = run.stream, start + len(data)
         if not self._query.includes(run.wall_ns):
-            return self._rest_of_line(stream, data, end)
+            return self._rest_of_line(stream, data, end), 0
         begin = 0
         if self._is_in_hidden_line(stream):
             begin = data.find(NEWLINE) + 1
             if not begin:
                 self._hidden[stream] = end
-                return b""
+                return b"", 0
         self._hidden.pop(stream, None)
         self._note_end(stream, data)
-        return data[begin:]
+        return data[begin:], begin
 
     def _rest_of_line(self, stream: int, data: bytes, end: int) -> bytes:
         """Behind the range: only the line that began within it goes on."""

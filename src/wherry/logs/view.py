@@ -22,13 +22,17 @@ BLOCK = 256 * 1024
 
 
 class Run(NamedTuple):
-    """Bytes ``start`` to ``end`` of the log, or of those the part that is asked for; the rest as in Record."""
+    """Bytes ``start`` to ``end`` of the log, or of those the part that is asked for; the rest as in Record.
+
+    ``lost`` is 0 in the part of a marker that is not its beginning, so that adding up counts each marker once.
+    """
 
     start: int
     end: int
     stream: int
     wall_ns: int
     begins_line: bool | None
+    lost: int = 0
 
 
 class Part:
@@ -47,10 +51,11 @@ class Part:
 
 
 class View:
-    """Open files of one log, oldest first; close() it."""
+    """Open files of one log, oldest first; close() it. ``is_whole`` is false when there are younger ones."""
 
-    def __init__(self, parts: Sequence[Part]) -> None:
+    def __init__(self, parts: Sequence[Part], *, is_whole: bool = True) -> None:
         self.parts = parts
+        self.is_whole = is_whole
         self._starts = [part.start for part in parts]
 
     @property
@@ -172,7 +177,7 @@ class _PartRuns:
             self._current = self._ahead.popleft()
             following = self._peek(size - self._start)
         start, self._position = self._position, size if following is None else self._start + following.offset
-        return _run(self._current, start, self._position)
+        return _run(self._current, start, self._position, self._start)
 
     def _peek(self, size: int) -> Record | None:
         if not self._ahead and self._known_to < size:
@@ -191,11 +196,12 @@ def runs_backwards(view: View, size: int) -> Iterator[Run]:
             return
         end = view.end_of(number, size)
         for record in part.index.preceding(part.index.last_at(end - part.start - 1) + 1):
-            yield _run(record, part.start + record.offset, end)
+            yield _run(record, part.start + record.offset, end, part.start)
             end = part.start + record.offset
         if end > part.start:
-            yield _run(UNRECORDED, part.start, end)
+            yield _run(UNRECORDED, part.start, end, part.start)
 
 
-def _run(record: Record, start: int, end: int) -> Run:
-    return Run(start, end, record.stream, record.wall_ns, record.begins_line)
+def _run(record: Record, start: int, end: int, part_start: int) -> Run:
+    lost = record.lost if start == part_start + record.offset else 0
+    return Run(start, end, record.stream, record.wall_ns, record.begins_line, lost)

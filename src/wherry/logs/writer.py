@@ -67,6 +67,7 @@ class Writer:
         self._on_cut = on_cut
         self._count = 0
         self._last: ix.Record | None = None
+        self._before: ix.Record | None = None  # what was last before this object came
         self._at_line_start: dict[int, bool] = {}
         with ExitStack() as undo:
             self._log = _open_or_create(path)
@@ -79,13 +80,14 @@ class Writer:
             self._recover(self.size)
             undo.pop_all()
 
-    def append(self, buffer: Buffer, piece: Piece, limit: int) -> int:
+    def append(self, buffer: Buffer, piece: Piece, limit: int, *, has_new_time: bool = False) -> int:
         """Move up to ``limit`` bytes of a piece of the buffer to the end of the log; returns their number, at least 1.
 
-        Raises OSError (ENOSPC, EDQUOT, EIO, ...) when none could be written.
+        With ``has_new_time`` they are a run of their own, later than the last one, however they were captured. Raises
+        OSError (ENOSPC, EDQUOT, EIO, ...) when none could be written.
         """
         size = self._find_end()
-        self._mark(ix.Record(size, piece.stream, piece.wall_ns, piece.monotonic_ns, None))
+        self._mark(ix.Record(size, piece.stream, piece.wall_ns, piece.monotonic_ns, None), has_new_time)
         buffer.moving(size, self.header.sequence, limit)
         try:
             moved = os.sendfile(self._log, piece.fd, piece.offset, limit)
@@ -121,6 +123,20 @@ class Writer:
         self._at_line_start = dict.fromkeys((ix.STDOUT, ix.STDERR), True)
         return len(text)
 
+    def go_on_from(self, older: Writer) -> None:
+        """This file follows another one, whose last run may go on in it, under a later time."""
+        self._before = older._last or older._before
+
+    def stable_size(self, *, is_moving: bool) -> int:
+        """The size up to which no byte has a time that a later one will have too.
+
+        May be called from any thread, by whoever knows whether append() is at work, and keeps it from ending.
+        """
+        if not is_moving:
+            return os.fstat(self._log).st_size
+        last = self._last
+        return self.size if last is None or last.offset >= self.size else last.offset
+
     @property
     def at_boundary(self) -> bool:
         """Whether a new file may begin here without a line of one stream, the last one's, being cut."""
@@ -148,11 +164,14 @@ class Writer:
             self._accept_cut(size)
         return size
 
-    def _mark(self, record: ix.Record) -> None:
+    def _mark(self, record: ix.Record, has_new_time: bool = False) -> None:
         """Write a record ahead of its bytes, unless the run in force is the same."""
         last = self._last
-        if last is not None and last[1:4] == record[1:4] and last.stream != ix.GAP:
-            return
+        if _is_same_run(last or self._before, record):
+            if last is not None and not has_new_time:
+                return
+            # Nobody knows when in these 5 ms its bytes came, but readers have seen the time of the last ones.
+            record = record._replace(wall_ns=(last or self._before or record).wall_ns + 1)
         if last is not None and last.offset == record.offset:
             self._count -= 1  # got no bytes (their write failed): overwrite it, or a full disk would grow the index
             self._last = None
@@ -203,6 +222,7 @@ class Writer:
             last = index.record(self._count - 1) if self._count else None
         finally:
             file.close()
+        self._before = last
         if last is not None and last.stream == ix.GAP:
             self._at_line_start = dict.fromkeys((ix.STDOUT, ix.STDERR), True)
         elif last is not None:
@@ -213,6 +233,13 @@ class Writer:
 
     def _ends_line(self, size: int) -> bool:
         return os.pread(self._log, 1, size - 1) == NEWLINE
+
+
+def _is_same_run(last: ix.Record | None, record: ix.Record) -> bool:
+    """Whether both name bytes of one run of the buffer; the time of the last one may have been put off."""
+    if last is None or last.stream == ix.GAP:
+        return False
+    return (last.stream, last.monotonic_ns) == (record.stream, record.monotonic_ns) and last.wall_ns >= record.wall_ns
 
 
 def _valid_count(index: ix.Index) -> int:

@@ -34,9 +34,7 @@ class StageNameFiles(NamedTuple):
             staged = context.stage + path
             os.makedirs(os.path.dirname(staged), exist_ok=True)
             writable = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-            tree = mounts.clone_tree(staged)
-            mounts.set_attributes(tree, mounts.MOUNT_ATTR_NOEXEC)
-            context.name_files[path] = (writable, tree)
+            context.name_files[path] = (writable, mounts.clone_tree(staged))
 
 
 class AttachNameFile(NamedTuple):

@@ -101,7 +101,7 @@ def _prepare(
             result.append(steps.AllowPing())
         if parsed.read_only:
             read_only.append(steps.ReadOnlyStaged(mount.destination, flags))
-    result.append(namefiles.StageNameFiles(list(namefiles.PATHS)))
+    result.append(namefiles.StageNameFiles(_staged_name_files("network" in types)))
     result += [steps.MaskStaged(path) for path in masked]
     result += [steps.ProtectStaged(path) for path in readonly]
     result += [*read_only, steps.LimitBoundingSet(_mask(bounding)), steps.EnterStage()]
@@ -120,9 +120,15 @@ def _check_mounts(spec: Spec) -> None:
 
 
 def _check_name_files(spec: Spec) -> None:
+    own_network = any(namespace.type == "network" for namespace in spec.linux.namespaces)
     for path in _name_files(spec):
-        if path not in namefiles.PATHS:
-            raise NotSupported(f"name file {path!r}: only {', '.join(namefiles.PATHS)} are supported")
+        if path not in _staged_name_files(own_network):
+            raise NotSupported(f"name file {path!r} is not supported, or not with this network")
+
+
+def _staged_name_files(own_network: bool) -> list[str]:
+    """With a network of its own a container keeps the /etc/resolv.conf of its root."""
+    return [path for path in namefiles.PATHS if not (own_network and path == "/etc/resolv.conf")]
 
 
 def _name_files(spec: Spec) -> dict[str, str]:
@@ -170,11 +176,7 @@ def _binds(spec: Spec) -> list[Bind]:
 
 def _finish(spec: Spec, binds: list[Bind], directory_binds: set[str]) -> list[Step]:
     process = spec.process
-    # What set-user-ID bits and capabilities of files would give is not to be had anyway. But a program whose file asks
-    # for a capability beyond the bounding set (Debian's ping, for CAP_NET_RAW) could not even be executed
-    # (capabilities(7), "Safety checking for capability-dumb binaries").
-    attributes = mounts.MOUNT_ATTR_NOSUID if process.no_new_privileges else 0
-    result: list[Step] = [steps.AttachRoot("root", attributes)]
+    result: list[Step] = [steps.AttachRoot("root")]
     roots = {"/" + mount.destination.split("/")[1]: None for mount in spec.mounts if _is_staged(mount)}
     result += [steps.MoveStaged(root) for root in roots]
     by_destination = {bind.destination: bind for bind in binds}
@@ -183,7 +185,8 @@ def _finish(spec: Spec, binds: list[Bind], directory_binds: set[str]) -> list[St
     first = next((place for place, mount in enumerate(own) if mount.type == "bind"), len(own))
     attached = [_mount_in_root(mount, by_destination.get(mount.destination), directory_binds) for mount in own]
     result += [*attached[:first], *_name_file_steps(spec), *attached[first:]]
-    result.append(workdir.MakeWorkingDirectory(process.cwd))
+    if process.cwd != "/":  # where EnterRoot leads
+        result.append(workdir.MakeWorkingDirectory(process.cwd))
     if spec.root.readonly:
         result.append(steps.ReadOnlyRoot())
     result.append(steps.EnterRoot())
@@ -229,10 +232,9 @@ def _process_steps(process: Process) -> list[Step]:
         result.append(steps.SetRlimits([(_rlimit(each.type), each.soft, each.hard) for each in process.rlimits]))
     result += _scheduling(process.scheduler)
     result.append(steps.SetStdio("stdout", "stderr", user.uid, user.gid))
-    result.append(workdir.EnterDirectory(process.cwd))
-    result.append(_privileges(process))
-    result.append(workdir.ChangeDirectory(process.cwd))
-    return result
+    if process.cwd == "/":
+        return [*result, _privileges(process)]
+    return [*result, workdir.EnterDirectory(process.cwd), _privileges(process), workdir.ChangeDirectory(process.cwd)]
 
 
 def _scheduling(scheduler: Scheduler) -> list[Step]:

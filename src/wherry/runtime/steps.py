@@ -133,7 +133,8 @@ class MountStage(NamedTuple):
 
     def execute(self, context: Context) -> None:
         mounts.mount("", "/", "", mounts.MS_REC | mounts.MS_SLAVE)
-        mounts.mount("stage", self.path, "tmpfs", mounts.MS_NOSUID | mounts.MS_NODEV, "mode=700,size=4m")
+        restrict = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC
+        mounts.mount("stage", self.path, "tmpfs", restrict, "mode=700,size=4m")
         # MS_SLAVE of a host mount may still be a peer of nobody; the stage itself must be private or move_mount(2)
         # refuses.
         mounts.mount("", self.path, "", mounts.MS_PRIVATE)
@@ -293,18 +294,15 @@ class EnterStage(NamedTuple):
 
 
 class AttachRoot(NamedTuple):
-    """Attach the detached mount of the container's root file system, with more MOUNT_ATTR_* bits if need be."""
+    """Attach the detached mount of the container's root file system."""
 
     descriptor: str
-    attributes: int
 
     def describe(self) -> str:
         return "attach rootfs"
 
     def execute(self, context: Context) -> None:
         context.root = context.descriptors[self.descriptor]
-        if self.attributes:
-            mounts.set_attributes(context.root, self.attributes)
         target = os.open("/root", os.O_PATH | os.O_CLOEXEC)
         try:
             mounts.attach(context.root, target)

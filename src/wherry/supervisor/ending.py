@@ -45,6 +45,7 @@ class Ender:
         """Until the container has ended, and its end is booked and told to who waits for it."""
         status = await child.exited
         evidence = self._memory.disarm(container)
+        container.log.expect_end()
         await self._wait_for_output(container)
         record = container.record
         record.peak_memory_bytes = limits.peak_memory(child.group)

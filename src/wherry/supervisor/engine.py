@@ -228,8 +228,9 @@ class Engine:
         """Create and start as one: when it fails, nothing is left, not even a record.
 
         Returns a copy of the record as it was when the command had been executed. With ``hold`` automatic removal
-        waits until ``release``, so that a caller can read the output of a container that ends at once. With
-        ``replace`` a container that has the name is stopped and removed before.
+        waits until ``release``, so that a caller can read the output of a container that ends at once, and its log
+        keeps all of it for the first who asks (``Log.watch``). With ``replace`` a container that has the name is
+        stopped and removed before.
         """
         replaced = replace and await replacing.make_way(
             name, request, self._names, self._store, self.stop, self._discard
@@ -238,7 +239,9 @@ class Engine:
             return await self._run(self._create(name, request), hold)
 
     async def _run(self, container: Container, hold: bool) -> Record:
-        container.held = hold
+        if hold:
+            container.held = True
+            container.log.keep()
         self._events.emit(Action.CREATE, container.record)
         async with container.lock:
             try:
@@ -259,6 +262,7 @@ class Engine:
             return
         container.held = False
         container.released.set()
+        container.log.stop_keeping()
         if container.record.request.auto_remove and not container.running:
             self._forget(container)
 
@@ -458,6 +462,7 @@ class Engine:
             self._records.retire(container.record)
             self._take_out(container)
             container.removed.set()
+            container.released.set()  # release() would not find it any more
             container.wake_exit_waiters()
             self._events.emit(Action.DESTROY, container.record)
 
@@ -547,6 +552,7 @@ class Engine:
                 self._background(self.remove(record.id, force=False))  # nobody was there to do it when it ended
         await asyncio.gather(*adopting)
         self._memory.taken_over()
+        await asyncio.to_thread(recovery.prune_logs, self._state.logs, records)
         for slot in by_name.values():  # prepared, or of a container whose record is gone
             self._discard_unknown(slot)
         known = {container.record.slot for container in self._containers.values()} | set(by_name)

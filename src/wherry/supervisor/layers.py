@@ -175,7 +175,7 @@ def clone_writable(rootfs: int) -> int:
     """
     try:
         tree = mounts.clone_tree("", rootfs)
-        mounts.set_attributes(tree, mounts.MOUNT_ATTR_NODEV)
+        mounts.set_attributes(tree, mounts.ROOT_ATTRIBUTES)
     except OSError as error:
         raise StartFailed(f"bind rootfs: {describe(error)}") from error
     return tree

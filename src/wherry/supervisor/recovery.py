@@ -7,14 +7,17 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Iterable
+from pathlib import Path
 
 from wherry.kernel import cgroup_trees as trees
 from wherry.kernel import cgroups
+from wherry.logs import rotation
 from wherry.runtime import launch
 from wherry.supervisor import killing
 from wherry.supervisor.children import Child
 from wherry.supervisor.container import Container
-from wherry.supervisor.model import Reason, State
+from wherry.supervisor.model import Reason, Record, State
 from wherry.supervisor.shimlink import HeldSlot
 
 _log = logging.getLogger(__name__)
@@ -67,6 +70,15 @@ async def sweep(layout: cgroups.Layout, parent: str, known: set[str]) -> list[st
     groups = [cgroups.Group(layout, f"{parent}/{name}") for name in cgroups.children(layout, parent)]
     clearing = (_clear(group) for group in groups if os.path.basename(group.path) not in known)
     return [left for left in await asyncio.gather(*clearing) if left]
+
+
+def prune_logs(folder: Path, records: Iterable[Record]) -> None:
+    """Of containers that have ended: what the last supervisor kept of their logs for readers that it no longer has."""
+    ended = (record for record in records if record.state is State.EXITED and not record.slot)
+    try:
+        rotation.prune(folder, {Path(record.log_path).name: record.request.log.max_files for record in ended})
+    except OSError as error:
+        _log.error("cannot prune logs: %s", error)
 
 
 async def _clear(group: cgroups.Group) -> str:

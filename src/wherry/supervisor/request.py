@@ -60,7 +60,8 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     ``nice`` (of the container), ``cpu_shares`` and ``sched_policy`` "idle" each set the container's weight against
     others, so that one excludes the rest; ``sched_policy`` is other, batch, idle, fifo:N or rr:N, "" is other;
     ``seccomp`` is a profile in docker's JSON, "" for the default one, "unconfined" for none;
-    ``stop_seconds`` is how long stop waits before it kills, negative for ever (docker's -1), None when nobody has said.
+    ``stop_seconds`` is how long stop waits before it kills, negative for ever (docker's -1), None when nobody has said;
+    ``merge_streams`` gives stdout and stderr one pipe, so that their order is kept, and all is stdout.
     """
 
     rootfs: str
@@ -94,6 +95,7 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     stop_seconds: float | None = None
     labels: dict[str, str] = {}
     log: LogOptions = LogOptions()
+    merge_streams: bool = False
 
 
 def quoted(text: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from wherry.errors import InvalidRequest, RootfsInUse, StartFailed, WherryError
 from wherry.kernel.libc import describe_errno
-from wherry.logs import Pipeline, make_buffer, make_pipe
+from wherry.logs import Pipeline, duplicate_pipe, make_buffer, make_pipe
 from wherry.rootfs import RootfsStore
 from wherry.runtime import binds, launch
 from wherry.runtime.plan import Plan, make_plan, wants_init
@@ -253,7 +253,7 @@ class Starter:
         self, container: Container, used: contextlib.ExitStack, unread: contextlib.ExitStack
     ) -> dict[str, int]:
         """The two pipes and the log's ``buffer``: that and the read ends ``read1`` and ``read2`` close with ``unread``,
-        write ends with ``used``.
+        write ends with ``used``. Merged streams have two descriptors of one pipe, which the log takes for stdout.
         """
         outputs: dict[str, int] = {}
         try:
@@ -264,7 +264,9 @@ class Starter:
         outputs["buffer"] = make_buffer(container.log)
         unread.callback(os.close, outputs["buffer"])
         for stream in (1, 2):
-            outputs[f"read{stream}"], outputs[f"write{stream}"] = make_pipe()
+            is_merged = stream == 2 and container.record.request.merge_streams
+            ends = duplicate_pipe(outputs["read1"], outputs["write1"]) if is_merged else make_pipe()
+            outputs[f"read{stream}"], outputs[f"write{stream}"] = ends
             unread.callback(os.close, outputs[f"read{stream}"])
             used.callback(os.close, outputs[f"write{stream}"])
         return outputs

@@ -67,6 +67,7 @@ class Takeover:
                 os.close(descriptor)
         container.settled.clear()
         self._capture_again(container, held)
+        container.log.expect_end()
         return child
 
     def book_lost(self, container: Container) -> None:

@@ -65,6 +65,7 @@ if TYPE_CHECKING:
         log_buffer_bytes: Size | None
         log_max_bytes: Size | None
         log_max_files: int | None
+        merge_streams: bool
 
 
 __all__ = ["MAX_MIB", "absolute", "container_config", "update_config"]
@@ -117,6 +118,7 @@ def container_config(  # noqa: PLR0913 (docker's create has as many)
     log_buffer_bytes: int | None = None,
     log_max_bytes: int | None = None,
     log_max_files: int | None = None,
+    merge_streams: bool = False,
 ) -> dict[str, object]:
     """The body of ``POST /wherry/run``: Docker's container configuration with our ``Wherry`` object.
 
@@ -136,7 +138,8 @@ def container_config(  # noqa: PLR0913 (docker's create has as many)
 
     ``log_mode`` says what gives way when the log's buffer, of ``log_buffer_bytes``, is full: the container, which waits
     ("blocking", the default), or the oldest bytes ("non-blocking"). A log file is rotated at ``log_max_bytes`` (0:
-    never), and ``log_max_files`` are kept.
+    never), and ``log_max_files`` are kept. Order is kept within stdout and within stderr; with ``merge_streams`` both
+    are one pipe, so that it is kept between them too, and all output is stdout.
 
     Raises InvalidRequest, with the argument's name, for what could not be sent as meant; everything else is checked by
     the supervisor. ``config_of`` checks the types of all options before.
@@ -178,6 +181,7 @@ def container_config(  # noqa: PLR0913 (docker's create has as many)
         "HardLimit": _bytes(hard_mib),
         "Nice": nice,
         "SchedPolicy": sched_policy,
+        "MergeStreams": merge_streams,
     }
     return {**_given(config), "HostConfig": _given(host), "Wherry": _given(ours)}
 

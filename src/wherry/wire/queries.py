@@ -44,6 +44,7 @@ def logs(
     timestamps: bool,
     stdout: bool,
     stderr: bool,
+    after: str | None,
 ) -> Query:
     """Of ``Client.logs``."""
     flags = {"stdout": stdout, "stderr": stderr, "follow": follow, "timestamps": timestamps}
@@ -54,6 +55,8 @@ def logs(
         else str(arguments.whole("tail", tail, 0, what="a whole number of lines from 0 up, or None")),
         "since": unix_time("since_ns", since_ns),
         "until": unix_time("until_ns", until_ns),
+        "status": "1",
+        "after": None if after in (None, "") else arguments.text("after", after),
     }
 
 

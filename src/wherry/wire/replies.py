@@ -51,13 +51,21 @@ class RunResult(Value):
     """How a container ended, and what it wrote (empty when ``on_output`` took it).
 
     ``exit_code`` is 128+N after signal N, as in a shell; ``reason`` is "exited", "stopped", "signaled",
-    "hard_limit", "oom", "lost" ...
+    "hard_limit", "oom", "lost" ... ``lost_bytes`` is how much of its output is missing, at least: 0, unless its log
+    gives way (non-blocking mode) or was tampered with or removed before it had been read.
     """
 
-    __slots__ = ("exit_code", "reason", "signal", "error", "stdout", "stderr")  # noqa: RUF023
+    __slots__ = ("exit_code", "reason", "signal", "error", "stdout", "stderr", "lost_bytes")  # noqa: RUF023
 
     def __init__(
-        self, exit_code: int, reason: str, signal: int | None, error: str, stdout: bytes = b"", stderr: bytes = b""
+        self,
+        exit_code: int,
+        reason: str,
+        signal: int | None,
+        error: str,
+        stdout: bytes = b"",
+        stderr: bytes = b"",
+        lost_bytes: int = 0,
     ) -> None:
         self.exit_code = exit_code
         self.reason = reason
@@ -65,6 +73,7 @@ class RunResult(Value):
         self.error = error
         self.stdout = stdout
         self.stderr = stderr
+        self.lost_bytes = lost_bytes
 
 
 class Container(Value):
@@ -158,4 +167,10 @@ def status_from(fields: Any) -> StartedContainer | RunResult | None:
             return None
         signal = fields["Signal"] or None
         code = 128 + signal if signal else fields["ExitCode"]
-        return RunResult(255 if code is None else int(code), fields["Reason"], signal, fields["Error"])
+        return RunResult(
+            255 if code is None else int(code),
+            fields["Reason"],
+            signal,
+            fields["Error"],
+            lost_bytes=int(fields.get("LostBytes", 0)),
+        )

@@ -97,9 +97,31 @@ class ClosableStream:
 class LogStream(ClosableStream):
     """An iterator of (stream, data): stream 1 is stdout and 2 stderr, data what came, with no regard to lines.
 
+    ``cursor`` is where the next byte comes from: given to ``Client.logs(after=)`` it goes on behind what has been
+    handed out, whenever and by whomever; "" before anything has come. (With ``timestamps`` it is exact at the end;
+    before that the last piece may be repeated.) ``lost_bytes`` counts what had been rotated away before it was read.
     ``close()``, from any thread, ends it early; it is also a context manager. Iterating raises the errors of
     ``Client``.
     """
+
+    def __init__(
+        self,
+        pairs: Iterator[tuple[int, memoryview]],
+        close: Callable[[], None],
+        *,
+        counts: bool = True,
+        after: str = "",
+    ) -> None:
+        """``counts``: frames hold the log's bytes and nothing else; ``after`` is where the first of them begins."""
+        super().__init__(self._data(pairs), close)
+        self._counts = counts
+        self._id, _, position = after.rpartition(":")
+        self._position = int(position) if after else 0
+        self.lost_bytes = 0
+
+    @property
+    def cursor(self) -> str:
+        return f"{self._id}:{self._position}" if self._id else ""
 
     def __next__(self) -> tuple[int, bytes]:
         stream, data = super().__next__()
@@ -111,3 +133,25 @@ class LogStream(ClosableStream):
             if self._closed:
                 return
             yield stream, data
+
+    def _data(self, pairs: Iterator[tuple[int, memoryview]]) -> Iterator[tuple[int, memoryview]]:
+        for kind, data in pairs:
+            if kind == STATUS:
+                self._take_status(bytes(data))
+                continue
+            if self._counts:
+                self._position += len(data)
+            yield kind, data
+
+    def _take_status(self, data: bytes) -> None:
+        from wherry.wire import jsontext  # noqa: PLC0415 (run decodes status frames itself)
+
+        try:
+            fields = jsontext.decode(data)
+            if fields["Event"] == "at":
+                self._id, _, position = fields["Cursor"].rpartition(":")
+                self._position = int(position)
+            elif fields["Event"] == "lost":
+                self.lost_bytes += int(fields["Bytes"])
+        except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as failure:
+            raise ProtocolError(f"a status frame makes no sense: {failure!r}") from failure

@@ -30,7 +30,7 @@ from tests.patience import PATIENCE
 from wherry import errors
 from wherry.api import ports, streams
 from wherry.api.server import Server, serve
-from wherry.logs import BufferStats, Chunk, Extent, Log, LogOptions, Stamper
+from wherry.logs import BufferStats, Chunk, Extent, Hold, Log, LogOptions, Stamper
 from wherry.rootfs import Space, Unpacked, trees
 from wherry.supervisor.disk import ContainerUsage, Disk, DiskUsage, Pruned
 from wherry.supervisor.events import Events
@@ -54,6 +54,7 @@ class FakeLog:
         self.options = LogOptions()
         self.measure = BufferStats
         self.followers = 0
+        self.holds = 0
         self.endless = b""  # what a reader gets again and again, as fast as it can take it
         self._changed = asyncio.Event()
 
@@ -70,8 +71,16 @@ class FakeLog:
         self._changed = asyncio.Event()
 
     def read(
-        self, *, streams: frozenset[int], tail: int | None, since_ns: int | None, until_ns: int | None
+        self,
+        *,
+        streams: frozenset[int],
+        tail: int | None = None,
+        since_ns: int | None = None,
+        until_ns: int | None = None,
+        after: int | None = None,
+        with_end: bool = False,
     ) -> Iterator[Chunk]:
+        assert (after, with_end) == (None, False), "cursors need a log in earnest"
         chosen = [
             chunk
             for chunk in self.chunks
@@ -79,8 +88,23 @@ class FakeLog:
         ]
         yield from chosen if tail is None else chosen[len(chosen) - min(tail, len(chosen)) :]
 
-    async def follow(self, position: int | None = None, **selection: Any) -> AsyncIterator[Chunk]:
-        assert position is None, "only attach asks for it, and that needs a log in earnest"
+    def watch(self, position: int) -> Hold:
+        assert position == 0, "only attach asks for another one, and that needs a log in earnest"
+        self.holds += 1
+
+        def change(_: Hold, to: int | None) -> None:
+            if to is None:
+                self.holds -= 1
+
+        return Hold(position, change)
+
+    def prune(self) -> None:
+        pass
+
+    async def follow(
+        self, hold: Hold | None = None, shows_times: bool = False, **selection: Any
+    ) -> AsyncIterator[Chunk]:
+        assert hold is None or not shows_times
         self.followers += 1
         try:
             seen = len(self.chunks)
@@ -106,6 +130,7 @@ FAKE_LOGS = SimpleNamespace(
     read=lambda log, **selection: log.read(**selection),
     read_pieces=lambda log, **selection: log.read(**selection),
     Extent=Extent,
+    Hold=Hold,
     follow=lambda log, **selection: log.follow(**selection),
     Stamper=Stamper,
 )

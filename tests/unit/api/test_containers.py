@@ -265,6 +265,7 @@ def test_an_entry_of_the_list(api: Api) -> None:
         "HardLimit": 6 << 20,
         "Nice": 5,
         "SchedPolicy": "other",
+        "MergeStreams": False,
         "Rootfs": "/srv/rootfs",
         "Command": ["mixed", "a b"],
         "LogPath": "",

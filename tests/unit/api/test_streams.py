@@ -79,7 +79,8 @@ def test_a_run_streams_its_output_between_two_status_frames(api: Api) -> None:
         "Pid": 1000,
     }
     assert output == [(1, b"out\n"), (2, b"err\n")]
-    assert json.loads(ended[1]) == {"Event": "exited", "ExitCode": 3, "Reason": "exited", "Signal": None, "Error": ""}
+    how = {"ExitCode": 3, "Reason": "exited", "Signal": None, "Error": "", "LostBytes": 0}
+    assert json.loads(ended[1]) == {"Event": "exited", **how}
 
 
 def test_a_run_that_is_removed_at_its_end_still_shows_its_output(api: Api) -> None:
