@@ -44,7 +44,7 @@ MISTAKES = {
     "pss": "engine: unknown command 'pss'; did you mean 'ps'?",
     "stat": "engine: unknown command 'stat'; did you mean 'stats' or 'start'?",
     "zzzz": "engine: unknown command 'zzzz'",
-    "help runn": "engine: unknown command 'runn'; did you mean 'run'?",
+    "help inspct": "engine: unknown command 'inspct'; did you mean 'inspect'?",
     "--sokcet x ps": "engine: unrecognized arguments: --sokcet; did you mean '--socket'?",
     "ps --runing": "engine ps: unrecognized arguments: --runing; did you mean '--running'?",
     "run --memmory": "engine run: unrecognized arguments: --memmory; did you mean '--memory' or '--memory-swap'?",
