@@ -21,7 +21,7 @@ from wherry.kernel.libc import describe
 from wherry.logs import Log, Pipeline
 from wherry.memory import Host
 from wherry.rootfs import Limits, RootfsStore
-from wherry.supervisor import ending, killing, recovery, replacing, room, stopping, turns, updating, usage
+from wherry.supervisor import ending, killing, leaving, recovery, replacing, room, stopping, turns, updating, usage
 from wherry.supervisor.children import Child, Children
 from wherry.supervisor.container import Container
 from wherry.supervisor.disk import Disk
@@ -41,8 +41,6 @@ from wherry.supervisor.takeover import Takeover
 from wherry.supervisor.usage import Resident
 
 _log = logging.getLogger(__name__)
-_ENDS_SECONDS = 3
-"""How long ends under way may take when the supervisor gives up; a log on a full disk is completed by the next one."""
 _REMOVALS = 2
 """Layers that are deleted at once: more threads of that kind keep the event loop from the interpreter."""
 
@@ -602,7 +600,7 @@ class Engine:
     async def _detach(self) -> None:
         self._closing = True
         self._keeper.cancel()
-        await self._leave_ends()
+        await leaving.leave_ends(self._containers.values(), self._children, self._tasks)
         await self._starter.close()
         await self._children.close()
         self._shim.close()
@@ -611,22 +609,6 @@ class Engine:
         self._event_log.close()
         self._records.close()
         self._state.unlock()
-
-    async def _leave_ends(self) -> None:
-        """Book the ends that are known, and leave those to come to the next supervisor. A task that was half-way
-        through would go on without records, and let the shim forget what nobody has booked.
-        """
-        children = [found.child for found in self._containers.values()]
-        known = [child for child in children if child is not None and child.exited.done()]
-        deadline = asyncio.get_running_loop().time() + _ENDS_SECONDS
-        while any(child.slot in self._children.by_slot for child in known):
-            if asyncio.get_running_loop().time() > deadline:
-                break
-            await asyncio.sleep(0.01)
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=_ENDS_SECONDS)
 
     async def close(self) -> Sequence[str]:
         """Stop every container and leave no process, mount or control group of ours.
