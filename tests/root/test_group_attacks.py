@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 from harness import Supervisor, Traces, Word, end_group, wait_until
@@ -27,13 +26,7 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 ENFORCERS = os.environ.get("WHERRY_ENFORCERS", "bpf cgroup").split()
 VERSION = cgroups.detect().version
 LAST_CPU = (os.cpu_count() or 1) - 1
-Test = TypeVar("Test", bound=Callable[..., None])
-
-
-def only_version1(test: Test) -> Test:
-    skipping = pytest.mark.skipif(VERSION == 2, reason="version 2 kills what is frozen")
-    marked: Test = pytest.mark.host_variant(skipping(test))
-    return marked
+only_version1 = pytest.mark.skipif(VERSION == 2, reason="version 2 kills what is frozen")
 
 
 class Weakened(Supervisor):
@@ -209,6 +202,7 @@ def test_the_next_supervisor_sweeps_nested_groups(supervisor: Supervisor) -> Non
     assert all(map(is_gone, groups))
 
 
+@pytest.mark.host_variant
 @only_version1
 def test_a_container_goes_on_that_was_frozen_for_a_change_of_its_limits(supervisor: Supervisor, rootfs: Path) -> None:
     """Case 19: the supervisor was killed in the middle of that."""
@@ -221,6 +215,7 @@ def test_a_container_goes_on_that_was_frozen_for_a_change_of_its_limits(supervis
     assert group.read("freezer", "freezer.state") == "THAWED"
 
 
+@pytest.mark.host_variant
 @only_version1
 def test_the_next_supervisor_goes_on_killing(supervisor: Supervisor) -> None:
     """Case 20: a supervisor that is killed in the middle of ending a frozen container."""
@@ -265,6 +260,7 @@ def test_containers_of_the_version_before_are_taken_over(weaken: Weaken, rootfs:
         assert is_gone(groups["lost"])
 
 
+@pytest.mark.host_variant
 @only_version1
 def test_without_thawing_it_lives_on(weaken: Weaken) -> None:
     """Case 20, without the defence; and case 4: it is told what remains."""

@@ -336,15 +336,16 @@ def test_partial_reads_have_cursors_too(supervisor: Supervisor, rootfs: Path) ->
     script = "for i in 1 2 3; do echo out$i; echo err$i >&2; usleep 20000; done"
     supervisor.client.run("job", str(rootfs), ["/bin/sh", "-c", script])
     with supervisor.client.logs("job", stdout=False) as stream:
-        assert next(stream)[1] == b"err1\n"
+        first = next(stream)[1]  # one line or more: on a busy machine they are captured together
         cursor = stream.cursor
     rest = supervisor.client.logs("job", after=cursor)
-    assert b"".join(data for kind, data in rest if kind == 2) == b"err2\nerr3\n"
+    others = b"".join(data for kind, data in rest if kind == 2)
+    assert (first + others, bool(first)) == (b"err1\nerr2\nerr3\n", True)
     with supervisor.client.logs("job", tail=0) as stream:
         assert list(stream) == []
         assert stream.cursor == rest.cursor
     with supervisor.client.logs("job", timestamps=True) as stream:
-        assert len(list(stream)) > 3
+        assert b"".join(data for _, data in stream).count(b"Z ") == 6
         assert stream.cursor == rest.cursor
 
 

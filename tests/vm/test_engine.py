@@ -27,7 +27,7 @@ CONTROL_GROUPS = [
     "tests/root/test_peers.py",
     "'tests/root/test_update_memory.py::test_limits_are_raised_and_lowered[cgroup]'",
 ]
-ATTACKS = "tests/root/test_group_attacks.py"
+ATTACKS = "tests/root/test_group_attacks.py -m 'not host_variant'"
 JOBS = {
     "module": Job("amd64", "engine", "tests/vm/inside/test_engine.py"),
     "ends-kmod": Job("amd64", "engine", f"{MATRIX} {UNSEEN} {HUGE_READ} {KERNEL_LOG} {MANY_DESCRIPTORS}", "kmod"),
@@ -35,10 +35,8 @@ JOBS = {
     "ends-bpf": Job("amd64", "enforcers", MATRIX, "bpf"),
     "ends-bpf-rt": Job("rt-amd64", "module", HUGE_READ, "bpf"),
     "ends-bpf-6.12": Job("6.12-amd64", "module", MATRIX, "bpf"),
-    "attacks-limits": Job("amd64", "attacks", f"-m 'not host_variant' -k 'limit or escapes' {ATTACKS}", "bpf cgroup"),
-    "attacks-ends": Job(
-        "amd64", "attacks", f"-m 'not host_variant' -k 'not limit and not escapes' {ATTACKS}", "cgroup"
-    ),
+    "attacks-limits": Job("amd64", "attacks", f"{ATTACKS} -k 'limit or escapes'", "bpf cgroup"),
+    "attacks-ends": Job("amd64", "attacks", f"{ATTACKS} -k 'not limit and not escapes'", "cgroup"),
     "stops": Job("amd64", "attacks", "-m 'not host_variant and not docker' tests/root/test_stop_times.py", "cgroup"),
     "control-groups": Job("amd64", "enforcers", " ".join(CONTROL_GROUPS)),
 }

@@ -8,6 +8,7 @@ import gc
 import json
 import logging
 import os
+import signal
 import socket
 import sqlite3
 import sys
@@ -63,6 +64,9 @@ def run_supervisor(  # noqa: PLR0913 (what the command line says, by name)
     containers connect; ``pids_limit`` is of containers that are created without one, None for no limit; ``disk`` has
     fields of ``rootfs.Limits``.
     """
+    # Ignored, as whoever started us may have left it, the kernel would reap our children, and the shim's with the exit
+    # codes of containers: waitpid(2).
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _configure_logging(debug)
     faulthandler.enable()  # what ends the interpreter itself is told on stderr too
     try:
