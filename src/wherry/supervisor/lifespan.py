@@ -18,7 +18,7 @@ from wherry.kernel import cgroups, process
 from wherry.logs import Log, Pipeline
 from wherry.memory import Host
 from wherry.rootfs import Limits, RootfsStore
-from wherry.supervisor import ending, killing, recovery, room, stopping
+from wherry.supervisor import ending, killing, leaving, recovery, room, stopping
 from wherry.supervisor.children import Child, Children
 from wherry.supervisor.container import Container
 from wherry.supervisor.disk import Disk
@@ -35,8 +35,6 @@ from wherry.supervisor.state_directory import StateDirectory
 from wherry.supervisor.takeover import Takeover
 
 _log = logging.getLogger(__name__)
-_ENDS_SECONDS = 3
-"""How long ends under way may take when the supervisor gives up; a log on a full disk is completed by the next one."""
 _REMOVALS = 2
 """Layers that are deleted at once: more threads of that kind keep the event loop from the interpreter."""
 
@@ -366,7 +364,7 @@ class Lifespan(abc.ABC):
     async def _detach(self) -> None:
         self._closing = True
         self._keeper.cancel()
-        await self._leave_ends()
+        await leaving.leave_ends(self._containers.values(), self._children, self._tasks)
         await self._starter.close()
         await self._children.close()
         self._shim.close()
@@ -375,22 +373,6 @@ class Lifespan(abc.ABC):
         self._event_log.close()
         self._records.close()
         self._state.unlock()
-
-    async def _leave_ends(self) -> None:
-        """Book the ends that are known, and leave those to come to the next supervisor. A task that was half-way
-        through would go on without records, and let the shim forget what nobody has booked.
-        """
-        children = [found.child for found in self._containers.values()]
-        known = [child for child in children if child is not None and child.exited.done()]
-        deadline = asyncio.get_running_loop().time() + _ENDS_SECONDS
-        while any(child.slot in self._children.by_slot for child in known):
-            if asyncio.get_running_loop().time() > deadline:
-                break
-            await asyncio.sleep(0.01)
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=_ENDS_SECONDS)
 
     async def close(self) -> Sequence[str]:
         """Stop every container and leave no process, mount or control group of ours.
