@@ -372,6 +372,8 @@ class Memory:
             self._timers.discard(timer)
             if self._watched.get(watched.container.record.id) is not watched or watched.child.exited.done():
                 return
+            if watched.limiter is not None:
+                self._drain(watched.limiter)  # kills for a hard limit are its own business, and make the first one die
             # On a slow machine it takes longer to end than we wait. The kernel counts a kill before it signals it, and
             # a thread takes its signal off the list before it exits: one that has not got on since may be there.
             now = procfs.running_threads(watched.child.pid)
