@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 _SOURCES = Path(__file__).parent
@@ -28,8 +28,7 @@ def kept(name: str) -> Path:
     program = _KEPT / name
     newest = max(path.stat().st_mtime for path in (_SOURCES / f"{name}.c", *_SOURCES.glob("*.h")))
     if not program.exists() or (program.stat().st_mtime < newest and shutil.which("gcc")):
-        part = _KEPT / f"{os.getpid()}"
-        part.mkdir(parents=True, exist_ok=True)
-        build(name, part).rename(program)
-        part.rmdir()
+        _KEPT.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=_KEPT) as part:  # other processes, and guests' threads, may do the same
+            build(name, Path(part)).rename(program)
     return program
