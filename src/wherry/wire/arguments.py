@@ -233,6 +233,7 @@ CHECKS: dict[str, Check] = {
     "memory": size,
     "memory_reservation": size,
     "memory_swap": swap,
+    "merge_streams": flag,
     "nice": lambda argument, value: whole(argument, value, -20, 19),
     "env": env,
     "working_dir": lambda argument, value: text(argument, path(argument, value)),
