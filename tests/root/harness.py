@@ -55,6 +55,8 @@ class Traces:
         """Relative to the hierarchies' mount points, such as wherry/3f2a."""
         self.shims: set[int] = set()
         """Process ids."""
+        self.mounts: set[str] = set()
+        """Mount points of the test itself, which are to be there."""
 
     def find(self) -> list[str]:
         shims = (f"shim {pid}" for pid in self._shims())
@@ -105,7 +107,7 @@ class Traces:
             if os.readlink(link).startswith(self.directory):
                 yield f"process {name}): {link} -> {os.readlink(link)}"
         for line in Path(path, "mountinfo").read_text().splitlines():
-            if self.directory in line:
+            if self.directory in line and line.split(" ")[4] not in self.mounts:
                 yield f"mount seen by process {name}): {line}"
 
     def _sockets(self) -> Iterator[str]:

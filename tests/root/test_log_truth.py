@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from harness import Supervisor, wait_until
+from harness import Supervisor, Traces, wait_until
 from tests.patience import PATIENCE
 
 from wherry.logs import STDERR, STDOUT, Log, read
@@ -60,12 +60,12 @@ STORMS = [
 
 
 @pytest.fixture
-def disk(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk]:
+def disk(tmp_path: Path, leftovers: Traces) -> Iterator[Disk]:
     """Where the supervisor's logs are."""
-    folder = tmp_path_factory.mktemp("disk")
-    (tmp_path / "state").mkdir()
-    (tmp_path / "state" / "logs").symlink_to(folder)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3g", "wherry-test", folder], check=True)
+    folder = tmp_path / "state/logs"
+    folder.mkdir(parents=True)
+    leftovers.mounts.add(str(folder))
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3g,mode=700", "wherry-test", folder], check=True)
     yield Disk(folder)
     subprocess.run(["umount", "--lazy", folder], check=True)
 
