@@ -41,6 +41,8 @@ static const char *path_in(unsigned n, const char *file)
 	return path;
 }
 
+static int is_mounted[HIERARCHIES];
+
 /* Into namespaces of our own, with everything mounted that can be. Returns how many hierarchies that is. */
 static int take_hold(void)
 {
@@ -57,8 +59,9 @@ static int take_hold(void)
 	for (unsigned n = 0; n < HIERARCHIES; n++) {
 		mkdir(path_in(n, ""), 0755);
 		int is_version2 = !strcmp(hierarchies[n], "unified");
-		if (!mount("x", path_in(n, ""), is_version2 ? "cgroup2" : "cgroup", 0, is_version2 ? "" : hierarchies[n]))
-			mounted++;
+		is_mounted[n] =
+			!mount("x", path_in(n, ""), is_version2 ? "cgroup2" : "cgroup", 0, is_version2 ? "" : hierarchies[n]);
+		mounted += is_mounted[n];
 	}
 	return mounted;
 }
@@ -68,6 +71,8 @@ static inline void move_to(const char *name)
 {
 	char file[8192];
 	for (unsigned n = 0; n < HIERARCHIES; n++) {
+		if (!is_mounted[n])
+			continue;
 		mkdir(path_in(n, name), 0755);
 		for (int k = 0; k < 2; k++) { /* a cpuset of version 1 is empty at first */
 			const char *const files[] = {"cpuset.cpus", "cpuset.mems"};

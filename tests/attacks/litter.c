@@ -10,6 +10,8 @@ int main(int count, char **words)
 	int depth = count > 1 ? atoi(words[1]) : 0, made = 0;
 	char name[300];
 	for (unsigned n = 0; n < HIERARCHIES; n++) {
+		if (!is_mounted[n])
+			continue;
 		int start = open(path_in(n, ""), O_RDONLY | O_DIRECTORY);
 		for (int k = 0; k < 20; k++) {
 			snprintf(name, sizeof name, "n%d", k);

@@ -100,10 +100,10 @@ REFUSED = {
     "loop-file": (["-v", "{data}/file:/loop/file"], f"mount volume /loop/file: openat2: {LOOP}"),
     "loop-tmpfs": (["--tmpfs", "/loop"], f"mount tmpfs /loop: openat2: {LOOP}"),
     "loop-directory": (["-w", "/loop"], f"make working directory /loop: openat2: {LOOP}"),
-    "file-on-directory": (["-v", "{data}/file:/etc"], "mount volume /etc: a file cannot be mounted on a directory"),
-    "file-on-link": (["-v", "{data}/file:/lib"], "mount volume /lib: a file cannot be mounted on a directory"),
-    "directory-on-file": (["-v", "{data}:/etc/passwd"], "a directory cannot be mounted on a file (ENOTDIR)"),
-    "tmpfs-on-file": (["--tmpfs", "/etc/passwd"], "mount tmpfs /etc/passwd: a directory cannot be mounted on a file"),
+    "file-on-directory": (["-v", "{data}/file:/etc"], "mount volume /etc: it is a directory, not a file"),
+    "file-on-link": (["-v", "{data}/file:/lib"], "mount volume /lib: it is a directory, not a file"),
+    "directory-on-file": (["-v", "{data}:/etc/passwd"], "it is a file, not a directory (ENOTDIR)"),
+    "tmpfs-on-file": (["--tmpfs", "/etc/passwd"], "mount tmpfs /etc/passwd: it is a file, not a directory"),
     "directory-in-file": (["-w", "/etc/passwd/x"], "make working directory /etc/passwd/x: openat2: not a directory"),
 }
 

@@ -134,7 +134,7 @@ def test_the_limit_of_processes_holds(supervisor: Supervisor, rootfs: Path) -> N
     script = "for i in 1 2 3 4 5 6 7 8 9; do sleep 1000 & done; wait"
     with supervisor.popen("run", "--pids-limit", "4", "c", rootfs, "/bin/sh", "-c", script) as client:
         wait_until(lambda: "can't fork" in supervisor.engine("logs", "c", check=False).stderr)
-        supervisor.engine("kill", "c")
+        supervisor.engine("kill", "c", check=False)  # unless the shell has given up by itself
         _, complaints = client.communicate(timeout=PATIENCE)
     assert "can't fork" in complaints
 

@@ -267,7 +267,7 @@ def test_no_signal_ends_it_without_a_word(supervisor: Supervisor, rootfs: Path) 
     log = supervisor.log.read_text()
     assert "containers: 1 running, 0 created, 0 exited" in log
     assert re.search(r"descriptors: [0-9]+ of [0-9]+\n", log)
-    assert re.search(r"task: 1 times Engine\._watch, \S+\.py:[0-9]+\n", log)
+    assert re.search(r"task: 1 times Lifespan\._watch, \S+\.py:[0-9]+\n", log)
     assert "thread wherry-capture" in log
     assert supervisor.ps()[0]["pid"] == pid
     process.send_signal(signal.SIGQUIT)

@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 from bare import Bare, Change, Parked, unique
 from harness import Traces, wait_until
+from tests.forked import in_child
 
 from wherry.kernel import cgroups, procfs
 from wherry.kernel.cgroups import Group
 from wherry.runtime import steps
 from wherry.runtime.launch import Report
-from wherry.runtime.steps import Step
+from wherry.runtime.steps import Context, Step
+from wherry.runtime.workdir import EnterDirectory
 from wherry.supervisor.request import Volume
 from wherry.supervisor.shimlink import ExitStatus
 
@@ -103,17 +105,16 @@ def test_a_finish_step_fails(bare: Bare, change: Change, message: str) -> None:
 
 
 FIELDS: list[tuple[dict[str, Any], str]] = [
-    ({"working_dir": "/etc/passwd"}, "make working directory /etc/passwd: file exists (EEXIST)"),
-    ({"working_dir": "/etc/passwd/x"}, "make working directory /etc/passwd/x: not a directory (ENOTDIR)"),
-    ({"working_dir": "/root", "user": "guest"}, "change directory to /root: permission denied (EACCES)"),
+    ({"working_dir": "/etc/passwd"}, "make working directory /etc/passwd: it is a file, not a directory (ENOTDIR)"),
+    ({"working_dir": "/etc/passwd/x"}, "make working directory /etc/passwd/x: openat2: not a directory (ENOTDIR)"),
     ({"working_dir": "/proc/nosuch"}, "make working directory /proc/nosuch: no such file or directory (ENOENT)"),
     (
         {"volumes": (Volume(source="/etc/hostname", destination="/etc"),)},
-        "mount volume /etc: a file cannot be mounted on a directory (EISDIR)",
+        "mount volume /etc: it is a directory, not a file (EISDIR)",
     ),
     (
         {"volumes": (Volume(source="/etc", destination="/etc/passwd"),)},
-        "mount volume /etc/passwd: openat2: not a directory (ENOTDIR)",
+        "mount volume /etc/passwd: it is a file, not a directory (ENOTDIR)",
     ),
     (
         {"volumes": (Volume(source="/etc", destination="/dev/pts/x/y"),)},
@@ -177,21 +178,36 @@ def test_a_working_directory_outside_of_the_root(bare: Bare, tmp_path: Path) -> 
         os.close(outside)
         assert ended.stdout == "/\n" or ended.report.failure is not None
         errors += [ended.error] if ended.report.failure else []
-    (refused,) = (error for error in errors if "change directory" in error)
-    assert refused.endswith("the working directory is outside the rootfs (EPERM)")
+    # No link of /proc that leads to an open file is followed (RESOLVE_NO_MAGICLINKS).
+    assert any("too many levels of symbolic links (ELOOP)" in error for error in errors)
 
 
+def test_a_directory_that_is_not_below_the_root_is_told(tmp_path: Path) -> None:
+    """The second barrier: whatever led there."""
+
+    def work() -> str:
+        outside = os.open("/", os.O_PATH)
+        os.chroot(tmp_path)
+        os.fchdir(outside)
+        with pytest.raises(PermissionError) as refused:
+            EnterDirectory(".").execute(Context())
+        return str(refused.value)
+
+    assert "the working directory is outside the rootfs" in in_child(work)
+
+
+NO_PROGRAM = "exec format error: it is neither an ELF program nor a script that begins with #! (ENOEXEC)"
 COMMANDS = {
     "nosuch": ("execute nosuch: no such file or directory (ENOENT)", 127),
     "/nosuch": ("execute /nosuch: no such file or directory (ENOENT)", 127),
     "/bin/true/x": ("execute /bin/true/x: not a directory (ENOTDIR)", 127),
-    "/etc": ("execute /etc: permission denied (EACCES)", 126),
+    "/etc": ("execute /etc: permission denied: it is a directory (EACCES)", 126),
     "/etc/passwd": ("execute /etc/passwd: permission denied (EACCES)", 126),
-    "/planted/text": ("execute /planted/text: exec format error (ENOEXEC)", 126),
-    "/planted/interpreter": ("execute /planted/interpreter: no such file or directory (ENOENT)", 127),
+    "/planted/text": (f"execute /planted/text: {NO_PROGRAM}", 126),
+    "/planted/interpreter": ("execute /planted/interpreter: its interpreter '/nosuch' is not there (ENOENT)", 127),
     "/planted/loop": ("execute /planted/loop: too many levels of symbolic links (ELOOP)", 126),
-    "text": ("execute text: exec format error (ENOEXEC)", 126),
-    "hidden": ("execute hidden: permission denied (EACCES)", 126),
+    "text": (f"execute text: execve /planted/text: {NO_PROGRAM}", 126),
+    "hidden": ("execute hidden: execve /planted/hidden: permission denied (EACCES)", 126),
 }
 
 

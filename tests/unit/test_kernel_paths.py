@@ -238,14 +238,14 @@ def test_a_fifo_as_a_mount_point_does_not_block(tree: Path, root: int) -> None:
 
 @pytest.mark.parametrize("path", ["/etc", "/", "/etc/.."])
 def test_a_file_is_not_mounted_on_a_directory(root: int, path: str) -> None:
-    with pytest.raises(IsADirectoryError, match="a file cannot be mounted on a directory"):
+    with pytest.raises(IsADirectoryError, match="it is a directory, not a file"):
         paths.make_mount_point(root, path, False)
 
 
 def test_a_directory_is_not_mounted_on_a_file(tree: Path, root: int) -> None:
     (tree / "link").symlink_to("etc/passwd")
     for path in ("/etc/passwd", "/link"):
-        with pytest.raises(NotADirectoryError, match="a directory cannot be mounted on a file"):
+        with pytest.raises(NotADirectoryError, match="it is a file, not a directory"):
             paths.make_mount_point(root, path, True)
 
 

@@ -78,8 +78,8 @@ def make_mount_point(root: int, path: str, directory: bool) -> int:
         return found
     os.close(found)
     if directory:
-        raise NotADirectoryError(errno.ENOTDIR, "a directory cannot be mounted on a file", path)
-    raise IsADirectoryError(errno.EISDIR, "a file cannot be mounted on a directory", path)
+        raise NotADirectoryError(errno.ENOTDIR, "it is a file, not a directory", path)
+    raise IsADirectoryError(errno.EISDIR, "it is a directory, not a file", path)
 
 
 def _make(root: int, path: str, directory: bool) -> int:
