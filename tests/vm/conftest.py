@@ -30,7 +30,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session")
 def guests(request: pytest.FixtureRequest) -> Iterator[Guests]:
-    """Those that run already; their tests come last."""
+    """Those that run already; their tests come last, so that they may have the whole machine now."""
     running = request.config.stash[_GUESTS]
+    running.take_all_cpus()
     yield running
     running.close()

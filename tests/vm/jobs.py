@@ -97,6 +97,10 @@ class Guests:
         )
         self._tell(json.dumps([list(jobs), list(builds)]))
 
+    def take_all_cpus(self) -> None:
+        """Nothing else has work for them from now on."""
+        self._tell("all")
+
     def wait(self, job: Job) -> None:
         """Until it is done. Raises what it raised."""
         print(self._outcome(job.key))

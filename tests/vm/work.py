@@ -1,7 +1,7 @@
 """Boots guests and works on their jobs: the process behind ``jobs.Guests``.
 
-On stdin comes a line with the jobs, as JSON; on stdout goes a line for each outcome. As many guests as there are CPUs
-run at a time, beside the tests of this machine, which mostly wait for something.
+On stdin comes a line with the jobs, as JSON, and later "all", when nothing else has work for the machine; on stdout
+goes a line for each outcome. Until then one CPU is left to others.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _printing = threading.Lock()
 def main() -> None:
     wanted, builds = json.loads(sys.stdin.readline())
     cpus = os.cpu_count() or 1
-    slots = threading.Semaphore(cpus)
+    slots = threading.Semaphore(max(cpus - 1, 1))
     guests: dict[tuple[str, str], list[Job]] = {}
     for job in (Job(*fields) for fields in wanted):
         guests.setdefault((job.kernel, job.part), []).append(job)
@@ -33,6 +33,8 @@ def main() -> None:
         pool.submit(work, of_one, slots)
     for kernel in set(builds) - {kernel for kernel, _ in guests}:
         pool.submit(build, kernel)
+    if sys.stdin.readline() and cpus > 1:
+        slots.release()
     pool.shutdown()
 
 
