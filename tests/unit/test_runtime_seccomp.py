@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import os
 import struct
@@ -52,6 +53,15 @@ def test_conditions(condition: dict[str, Any], holds: bool) -> None:
     assert len(resolved.syscalls) == holds
 
 
+def test_an_errno_by_its_name() -> None:
+    """As in podman's profiles."""
+    text = profile(
+        defaultAction="SCMP_ACT_ERRNO", defaultErrno="ENOSYS", syscalls=[rule(errno="EACCES", errnoRet=errno.EACCES)]
+    )
+    resolved = seccomp.resolve(seccomp.parse(text), frozenset())
+    assert (resolved.default_errno_ret, resolved.syscalls[0].errno_ret) == (errno.ENOSYS, errno.EACCES)
+
+
 def test_architectures_that_come_with_the_native_one() -> None:
     native = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}[os.uname().machine]
     text = profile(
@@ -79,6 +89,10 @@ def test_architectures_that_come_with_the_native_one() -> None:
         (profile(syscalls=[rule(args=[{"index": 0, "value": 1, "op": "EQ"}])]), "unknown operator 'EQ'"),
         (profile(syscalls=[rule(args=[{"index": 0, "value": -1, "op": "SCMP_CMP_EQ"}])]), "-1 is not a number"),
         (profile(syscalls=[rule(includes={"minKernel": "new"})]), "minKernel 'new'"),
+        (profile(syscalls=[{"action": "SCMP_ACT_ERRNO"}]), "either names or name"),
+        (profile(syscalls=[rule() | {"name": "read"}]), "either names or name"),
+        (profile(syscalls=[rule(errno="ENOTHING")]), "errno 'ENOTHING'"),
+        (profile(defaultErrno="ENOSYS", defaultErrnoRet=1), "defaultErrno 'ENOSYS'"),
         (profile(architectures=["SCMP_ARCH_X86"], archMap=[{"architecture": "SCMP_ARCH_X86"}]), "both"),
     ],
 )

@@ -2,7 +2,7 @@
 
 Docker's profiles are the specification's ``linux.seccomp`` and conditions besides: a rule may hold for some
 architectures, capabilities or kernels only, and ``archMap`` names architectures that come with the native one. The
-default, ``seccomp_default.json``, has the rules of moby/profiles, seccomp/default.json (Apache-2.0), of November 2025.
+default, ``seccomp_default.json``, has the rules of moby/profiles, seccomp/default.json (Apache-2.0), at 02e898b137ae.
 
 Names that no table knows are passed over, as in runc: a profile may be younger than the tables. When system calls are
 refused with an errno, those younger than any that the profile names get ENOSYS instead of it, as in runc, so that a C
@@ -118,22 +118,39 @@ def resolve(profile: Profile, capabilities: frozenset[str]) -> Seccomp:
             architectures += [entry.architecture, *(entry.sub_architectures or ())]
     return Seccomp(
         default_action=profile.default_action,
-        default_errno_ret=profile.default_errno_ret,
+        default_errno_ret=_number(profile.default_errno_ret, profile.default_errno, "defaultErrno"),
         architectures=tuple(architectures),
         flags=profile.flags or (),
         listener_path=profile.listener_path,
         listener_metadata=profile.listener_metadata,
         syscalls=tuple(
             SeccompRule(
-                names=rule.names or (rule.name,),
+                names=_names(rule),
                 action=rule.action,
-                errno_ret=rule.errno_ret,
+                errno_ret=_number(rule.errno_ret, rule.errno, "errno"),
                 args=rule.args or (),
             )
             for rule in profile.syscalls or ()
             if _applies(rule, _GO_ARCHITECTURES.get(native, native), capabilities)
         ),
     )
+
+
+def _names(rule: _Rule) -> tuple[str, ...]:
+    """``name`` is the form of docker before 1.11."""
+    if bool(rule.names) == bool(rule.name):
+        raise InvalidRequest("invalid seccomp profile: a rule needs either names or name")
+    return rule.names or (rule.name,)
+
+
+def _number(number: int | None, name: str, field: str) -> int | None:
+    """An errno by its name (ENOSYS), as podman's profiles have it beside ``number``; the two must agree."""
+    if not name:
+        return number
+    named = next((code for code, text in errno.errorcode.items() if text == name), None)
+    if named is None or number not in (None, named):
+        raise InvalidRequest(f"invalid seccomp profile: {field} {name!r} is unknown, or not the number beside it")
+    return named
 
 
 def _applies(rule: _Rule, architecture: str, capabilities: frozenset[str]) -> bool:
