@@ -23,7 +23,15 @@ from wherry import defaults, errors, http1
 from wherry.wire import arguments, jsontext, queries
 from wherry.wire.config import MAX_MIB, absolute, changes_of, config_of
 from wherry.wire.disk import DiskCalls
-from wherry.wire.replies import MAKES_SENSE, Container, RunResult, StartedContainer, started_container, status_from
+from wherry.wire.replies import (
+    MAKES_SENSE,
+    Container,
+    RunResult,
+    StartedContainer,
+    json_object,
+    started_container,
+    status_from,
+)
 from wherry.wire.stream import STATUS, STDERR, STDOUT, LogStream, frames
 
 TYPE_CHECKING = False
@@ -209,7 +217,7 @@ class Client(DiskCalls):
 
     def inspect(self, name: str) -> dict[str, Any]:
         """Everything known of one container, as Docker's inspect with our ``Wherry`` object."""
-        return _object(self._fetch("GET", _of(name, "json")))
+        return json_object(self._fetch("GET", _of(name, "json")))
 
     def logs(  # noqa: PLR0913 (docker's has as many)
         self,
@@ -241,7 +249,7 @@ class Client(DiskCalls):
 
         CPU times are totals in nanoseconds: two calls make a share. Raises NotFound.
         """
-        return _object(self._fetch("GET", _of(name, "stats"), {"stream": "0", "one-shot": "1"}))
+        return json_object(self._fetch("GET", _of(name, "stats"), {"stream": "0", "one-shot": "1"}))
 
     def stats_of(self, names: Sequence[str] = ()) -> list[dict[str, Any]]:
         """As ``stats``, of many containers by one request: all that run, or ``names``. Raises NotFound."""
@@ -250,7 +258,7 @@ class Client(DiskCalls):
             some = ",".join(_quoted_name(name) for name in asked[begin : begin + _NAMES_AT_ONCE])
             reply = self._fetch("GET", "/wherry/stats", {"names": some or None})
             with MAKES_SENSE:
-                found += [_object(entry) for entry in reply]
+                found += [json_object(entry) for entry in reply]
         return found
 
     def events(
@@ -332,11 +340,11 @@ class Client(DiskCalls):
 
     def info(self) -> dict[str, Any]:
         """The supervisor and its machine, as Docker's info with our ``Wherry`` object."""
-        return _object(self._fetch("GET", "/info"))
+        return json_object(self._fetch("GET", "/info"))
 
     def version(self) -> dict[str, Any]:
         """The supervisor's version, as Docker's version."""
-        return _object(self._fetch("GET", "/version"))
+        return json_object(self._fetch("GET", "/version"))
 
     def ping(self) -> str:
         """The name and version of whoever answers on the socket ("wherry/0.1.0"); raises Unavailable."""
@@ -475,12 +483,6 @@ def _decoded(body: bytes) -> Any:
         return jsontext.decode(body)
     except (ValueError, RecursionError) as failure:
         raise errors.InternalError(f"the supervisor's reply is not JSON: {failure}") from None
-
-
-def _object(reply: Any) -> dict[str, Any]:
-    if not isinstance(reply, dict):
-        raise errors.InternalError(f"the supervisor's reply is no JSON object: {str(reply)[:60]}")
-    return reply
 
 
 def _error(response: http1.Response, body: bytes) -> errors.WherryError:

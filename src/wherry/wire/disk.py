@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from wherry import errors
 from wherry.wire import queries
-from wherry.wire.replies import MAKES_SENSE, Value
+from wherry.wire.replies import MAKES_SENSE, Value, json_object
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,10 +59,7 @@ class DiskCalls:
 
     def df(self) -> dict[str, Any]:
         """What the state directory's disk is used for, as Docker's system df with our ``Wherry`` object."""
-        reply = self._fetch("GET", "/system/df", patient=True)
-        if not isinstance(reply, dict):
-            raise errors.InternalError(f"the supervisor's reply is no JSON object: {str(reply)[:60]}")
-        return reply
+        return json_object(self._fetch("GET", "/system/df", patient=True))
 
 
 def _result(replies: Sequence[Any]) -> PruneResult:

@@ -174,3 +174,10 @@ def status_from(fields: Any) -> StartedContainer | RunResult | None:
             fields["Error"],
             lost_bytes=int(fields.get("LostBytes", 0)),
         )
+
+
+def json_object(reply: Any) -> dict[str, Any]:
+    """Raises InternalError for a reply of another kind."""
+    if not isinstance(reply, dict):
+        raise errors.InternalError(f"the supervisor's reply is no JSON object: {str(reply)[:60]}")
+    return reply
