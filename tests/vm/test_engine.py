@@ -38,6 +38,7 @@ JOBS = {
     "attacks-limits": Job("amd64", "attacks", f"{ATTACKS} -k 'limit or escapes'", "bpf cgroup"),
     "attacks-ends": Job("amd64", "attacks", f"{ATTACKS} -k 'not limit and not escapes'", "cgroup"),
     "stops": Job("amd64", "attacks", "-m 'not host_variant and not docker' tests/root/test_stop_times.py", "cgroup"),
+    "soft-limits": Job("amd64", "contract", "tests/root/test_soft_limits.py", "bpf cgroup"),
     "control-groups": Job("amd64", "enforcers", " ".join(CONTROL_GROUPS)),
 }
 

@@ -50,6 +50,7 @@ class WherryView(msgspec.Struct, rename="pascal"):
     hard_limit: int | None
     nice: int
     sched_policy: str
+    soft_action: str
     merge_streams: bool
     rootfs: str
     command: tuple[str, ...]
@@ -169,6 +170,7 @@ def wherry(record: Record, log: Log, command: tuple[str, ...]) -> WherryView:
         hard_limit=request.hard_bytes,
         nice=request.nice,
         sched_policy=request.sched_policy or "other",
+        soft_action=request.soft_action or "none",
         merge_streams=request.merge_streams,
         rootfs=request.rootfs,
         command=command,

@@ -62,6 +62,36 @@ def set_limit(group: Group, size: int, swap: int | None = 0) -> None:
         group.write(_MEMORY, file, value)
 
 
+def can_throttle(group: Group) -> bool:
+    """Whether the kernel can slow down who is above a size (memory.high)."""
+    return group.layout.version == 2 and os.path.exists(f"{group.directories['']}/memory.high")
+
+
+def throttle(group: Group, size: int) -> None:
+    """Slow down whoever allocates while the group has more than ``size`` bytes. Raises OSError."""
+    group.write(_MEMORY, "memory.high", size)
+
+
+def can_reclaim(group: Group) -> bool:
+    """Whether the kernel can be asked to reclaim a number of bytes (memory.reclaim, from Linux 5.19 on).
+
+    Version 1 has nothing of the kind: memory.force_empty throws out all that can be reclaimed, and
+    memory.soft_limit_in_bytes is looked at only when the whole machine is short of memory.
+    """
+    return group.layout.version == 2 and os.path.exists(f"{group.directories['']}/memory.reclaim")
+
+
+def reclaim(group: Group, size: int) -> bool:
+    """Have the kernel take ``size`` bytes from the group, page cache first; blocks while it tries. False when it found
+    less than that, or the group is gone.
+    """
+    try:
+        group.write(_MEMORY, "memory.reclaim", size)
+    except OSError:  # EAGAIN: less than that
+        return False
+    return True
+
+
 def oom_kills(group: Group) -> int:
     """How many of the group's processes the kernel's OOM killer has killed, for whatever shortage; 0 when unknown.
 

@@ -14,7 +14,7 @@ from wherry.kernel import procfs
 from wherry.kernel.libc import describe
 from wherry.memory import Event, Host, Kind, Limits, MemoryLimiter, Target, Unusable, Usage, choice, controller
 from wherry.memory.oom import OomWatch
-from wherry.supervisor import killing
+from wherry.supervisor import killing, soft
 from wherry.supervisor.cause import MemoryEvidence
 from wherry.supervisor.children import Child
 from wherry.supervisor.container import Container
@@ -22,6 +22,7 @@ from wherry.supervisor.events import Action, Events, Instant
 from wherry.supervisor.kernel_log import KernelLog
 from wherry.supervisor.model import Record, State
 from wherry.supervisor.records import Records
+from wherry.supervisor.soft import SoftLimits
 
 _log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class Memory:
         """Enforcer -> why it was not taken."""
         self._watched: dict[str, _Watched] = {}
         self._oom = OomWatch()
+        self._soft = SoftLimits(self._stalls)
         self._kernel_log = KernelLog()
         self._timers: set[asyncio.TimerHandle] = set()
         self._dropped = 0
@@ -98,6 +100,7 @@ class Memory:
         for limiter in self._limiters.values():
             loop.add_reader(limiter.fileno(), self._drain, limiter)
         loop.add_reader(self._oom.fileno(), self._look_for_kills)
+        self._soft.open()
 
     @property
     def name(self) -> str:
@@ -117,9 +120,10 @@ class Memory:
         """Before the container's command is executed. Returns descriptors that the shim is to keep with it, and the
         caller to close.
 
-        Raises StartFailed: a limit that cannot be enforced is not ignored.
+        Raises StartFailed, NotSupported: a limit that cannot be enforced is not ignored.
         """
         request = container.record.request
+        soft.check(request.soft_action, child.group)
         limits = Limits(request.soft_bytes, request.hard_bytes)
         container.record.enforcer = ""
         watched = _Watched(container, child, None)
@@ -128,6 +132,7 @@ class Memory:
             if limits != Limits():
                 watched.limiter = self._needed()
                 kept = self._arm(watched, limits)
+                soft.throttle(container.record, limits, child.group)
             elif request.memory_bytes is not None and self.name in _NAMES_VICTIMS:
                 # Only to learn whom the OOM killer chooses: nothing is to fail for that.
                 with contextlib.suppress(OSError):
@@ -191,6 +196,7 @@ class Memory:
             # EBUSY: there is more in the group than that, and the enforcer is about to end it.
             with contextlib.suppress(OSError):
                 self._set_backstop(watched, limits)
+        soft.throttle(container.record, limits, watched.child.group)
 
     def reclaim(self, container: Container, old: Limits, limits: Limits) -> None:
         """Have the kernel make room for a lower hard limit before ``update``; blocking, in a thread. No error: what
@@ -242,6 +248,9 @@ class Memory:
             if controller.limit(child.group) is not None:
                 self._oom.add(record.id, child.group)
         self._watched[record.id] = watched
+        usage = None if record.request.soft_bytes is None else self.usage(container)
+        if usage is not None:
+            self._soft.adopt(record, child.group, usage.rss_bytes)
 
     def taken_over(self) -> None:
         """All that there was has been adopted: forget the rest, and hear what has happened meanwhile."""
@@ -258,6 +267,7 @@ class Memory:
         if limiter is not None:
             self._drain(limiter)  # what it still has to say of this one
         del self._watched[container.record.id]
+        self._soft.remove(container.record.id)
         self._oom.remove(container.record.id)
         group, record = watched.child.group, container.record
         verdict = None if limiter is None else limiter.disarm(record.id)
@@ -303,6 +313,7 @@ class Memory:
                 self._oom_kill(watched, event)
             else:
                 self._tell(watched, limiter.name, event)
+                self._soft.hear(event, watched.container.record, watched.child.group)
 
     def _kill(self, watched: _Watched) -> None:
         killing.kill(watched.child)
@@ -310,6 +321,24 @@ class Memory:
         record.killed_ns = record.killed_ns or time.time_ns()
         if record.state is State.RUNNING:  # else the start saves it: here it would say that there is none
             self._records.keep(record)
+
+    def _stalls(self, container_id: str, stalled_ns: int) -> None:
+        """Above its soft limit, and some process of it waits for memory."""
+        watched = self._watched.get(container_id)
+        usage = None if watched is None else self.usage(watched.container)
+        if watched is None or usage is None:
+            return
+        record = watched.container.record
+        attributes = {
+            "enforcer": record.enforcer,
+            "rss": str(usage.rss_bytes),
+            "limit": str(record.request.soft_bytes),
+            "peak": str(usage.peak_bytes),
+            "stalled": f"{stalled_ns / 1e9:.3f}",
+        }
+        if self._events.emit(Action.MEMORY_PRESSURE, record, attributes):
+            text = "%s: above its soft limit, and processes wait for memory: %s s since it crossed"
+            _log.warning(text, record.name, attributes["stalled"])
 
     def _tell(self, watched: _Watched, enforcer: str, event: Event) -> None:
         record = watched.container.record
@@ -415,6 +444,7 @@ class Memory:
             timer.cancel()
         loop.remove_reader(self._oom.fileno())
         self._oom.close()
+        self._soft.close()
         self._kernel_log.close()
         for limiter in self._limiters.values():
             loop.remove_reader(limiter.fileno())
@@ -428,4 +458,4 @@ class Memory:
 
 
 def _target(record: Record, child: Child, namespace: int) -> Target:
-    return Target(record.id, child.pid, child.pidfd, namespace, child.group, record.name)
+    return Target(record.id, child.pid, child.pidfd, namespace, child.group, record.name, soft.throttles(record))

@@ -1,0 +1,128 @@
+"""What a soft limit does beside being told: an action at its crossing, and whether the container stalls above it.
+
+- ``none``: the crossing is told, and nothing else.
+- ``reclaim``: at each crossing the kernel is asked once to take from the container what it has more than the point
+  at which the crossing is over (``Limits.clear_bytes``): page cache and what can be swapped.
+- ``throttle``: the group's memory.high stands at the soft limit, so that whoever allocates above it is slowed down.
+
+A trigger on the group's memory.pressure is made at the first crossing, and kept: making and closing one is dear. It is
+heard between a crossing and its end only, and told once each time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+
+from wherry.errors import NotSupported
+from wherry.kernel.cgroups import Group
+from wherry.kernel.libc import describe
+from wherry.memory import Event, Kind, Limits, controller, pressure
+from wherry.supervisor.model import Record
+from wherry.supervisor.request import SoftAction
+
+_log = logging.getLogger(__name__)
+
+
+_NEEDS = {
+    SoftAction.RECLAIM: (controller.can_reclaim, "memory.reclaim (control groups version 2, Linux 5.19)"),
+    SoftAction.THROTTLE: (controller.can_throttle, "memory.high (control groups version 2)"),
+}
+
+
+def check(action: str, group: Group) -> None:
+    """Raises NotSupported when this host cannot do it, for a container with this group."""
+    if action in _NEEDS:
+        can_do, what = _NEEDS[SoftAction(action)]
+        if not can_do(group):
+            raise NotSupported(f"soft action {action} is not supported on this host: it needs {what}")
+
+
+def throttle(record: Record, limits: Limits, group: Group) -> None:
+    """Have the group's memory.high stand at the soft limit where that was asked for; the enforcer ``cgroup`` has put
+    it there itself. Raises OSError.
+    """
+    if throttles(record) and record.enforcer != "cgroup" and limits.soft_bytes is not None:
+        controller.throttle(group, limits.soft_bytes)
+
+
+def throttles(record: Record) -> bool:
+    return record.request.soft_action == SoftAction.THROTTLE
+
+
+class _Above:
+    """A container that is above its soft limit, or has been."""
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+        self.is_above = False
+        self.is_told = False
+        self.stalled_ns = 0
+        """By the crossing."""
+        self.reclaiming: asyncio.Future[bool] | None = None
+
+
+class SoftLimits:
+    """Belongs to the loop. ``tell`` is called with a container's id and for how many nanoseconds some process of it
+    has waited for memory since its crossing.
+    """
+
+    def __init__(self, tell: Callable[[str, int], None]) -> None:
+        self._tell = tell
+        self._pressure = pressure.PressureWatch()
+        self._above: dict[str, _Above] = {}
+        self._closing: set[asyncio.Future[None]] = set()
+
+    def open(self) -> None:
+        asyncio.get_running_loop().add_reader(self._pressure.fileno(), self._look)
+
+    def hear(self, event: Event, record: Record, group: Group) -> None:
+        """Of any event."""
+        if event.kind is Kind.SOFT_CLEARED and record.id in self._above:
+            self._above[record.id].is_above = False
+        if event.kind is not Kind.SOFT:
+            return
+        found = self._begin(record, group)
+        asks = record.request.soft_action == SoftAction.RECLAIM
+        if asks and (found.reclaiming is None or found.reclaiming.done()):
+            excess = event.rss_bytes - Limits(record.request.soft_bytes).clear_bytes
+            loop = asyncio.get_running_loop()
+            found.reclaiming = loop.run_in_executor(None, controller.reclaim, group, max(excess, 1))
+
+    def adopt(self, record: Record, group: Group, rss_bytes: int) -> None:
+        """Of an earlier supervisor, which may have told of a crossing that is not over."""
+        if record.request.soft_bytes is not None and rss_bytes >= record.request.soft_bytes:
+            self._begin(record, group)
+
+    def _begin(self, record: Record, group: Group) -> _Above:
+        found = self._above.setdefault(record.id, _Above(group))
+        found.is_above, found.is_told = True, False
+        found.stalled_ns = pressure.stalled_ns(group)
+        if pressure.path_of(group) is not None:
+            try:
+                self._pressure.add(record.id, group)
+            except OSError as error:
+                _log.warning("%s: nobody will tell whether it stalls: %s", record.name, describe(error))
+        return found
+
+    def _look(self) -> None:
+        for container_id in self._pressure.changed():
+            found = self._above[container_id]
+            if found.is_above and not found.is_told:
+                found.is_told = True
+                self._tell(container_id, max(pressure.stalled_ns(found.group) - found.stalled_ns, 0))
+
+    def remove(self, container_id: str) -> None:
+        """The container has ended."""
+        self._above.pop(container_id, None)
+        descriptor = self._pressure.remove(container_id)
+        if descriptor >= 0:
+            closing = asyncio.get_running_loop().run_in_executor(None, os.close, descriptor)
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pressure.fileno())
+        self._pressure.close()
