@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Coroutine, Sequence
 
 from wherry.defaults import PIDS_LIMIT
-from wherry.errors import InvalidRequest, NotFound, WherryError
+from wherry.errors import InternalError, InvalidRequest, NotFound, WherryError
 from wherry.kernel import cgroups, process
 from wherry.logs import Log, Pipeline
 from wherry.memory import Host
@@ -149,6 +149,14 @@ class Lifespan(abc.ABC):
         finally:
             for descriptor in kept.values():
                 os.close(descriptor)
+        self._keep_memory()
+        self._memory.on_change = self._keep_memory_again
+
+    def _keep_memory_again(self) -> None:
+        with contextlib.suppress(InternalError):  # there is no shim: the next one gets all of it
+            self._keep_memory()
+
+    def _keep_memory(self) -> None:
         self._shim.keep(self._memory.descriptors())
 
     async def prepare(self, rootfs: str | None) -> None:
@@ -240,7 +248,7 @@ class Lifespan(abc.ABC):
             return
         if self._shim.is_new:
             self._children.shim_lost()
-        self._shim.keep(self._memory.descriptors())
+        self._keep_memory()
         for slot in held:
             self._reconcile(slot)
 
