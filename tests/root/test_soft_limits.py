@@ -139,6 +139,29 @@ def test_throttled_above_its_limit_and_told_to_stall(limited: Supervisor, rootfs
         client.stop(name, 0)
 
 
+@pytest.mark.host_variant
+def test_above_its_limit_and_swapping_all_the_time(limited: Supervisor, rootfs: Path, swap: None) -> None:  # noqa: ARG001
+    """Of version 1 as well, where a version 2 tree without controllers is mounted. Both go up and down around their
+    soft limit; the group of one has no room for that.
+    """
+    if pressure.path_of(cgroups.Group(LAYOUT, limited.info()["cgroup_parent"].lstrip("/"))) is None:
+        pytest.skip("this kernel has no pressure stall information")
+    client, told = limited.client, list[Event]()
+    hostile = f"{REPOSITORY}/build/workloads/memory_hostile:/hostile:ro"
+    room = {"crowded": {"memory": 16 * MIB, "memory_swap": -1}, "free": {}}
+    with client.subscribe("crowded", {"memory-pressure": told.append}):
+        for name, options in room.items():
+            words = ["/hostile", "storm", "32", "4"]
+            client.start(name, str(rootfs), words, soft_mib=8, volumes=[hostile], **options)  # type: ignore[arg-type]
+        wait_until(lambda: bool(told))
+    assert "soft-limit" in kinds(limited, "crowded")
+    assert "memory-pressure" not in kinds(limited, "free")
+    assert int(told[0].attributes["limit"]) == 8 * MIB
+    assert float(told[0].attributes["stalled"]) > 0
+    for name in room:
+        client.stop(name, 0)
+
+
 @pytest.fixture
 def group() -> Iterator[cgroups.Group]:
     made = cgroups.Group(LAYOUT, f"wherry-test-{os.getpid()}")

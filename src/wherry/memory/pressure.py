@@ -60,15 +60,14 @@ def _open_trigger(group: Group) -> int:
 
 
 class PressureWatch:
-    """``changed`` says who stalls. Belongs to one thread, except for what ``remove`` returns."""
+    """``changed`` says who has stalled since the last call, to be asked now and then: once a second is as fine as the
+    triggers are. There is nothing to wait for with others: the kernel takes a trigger's event away when somebody looks
+    (kernel/sched/psi.c, psi_trigger_poll), and an epoll in another one looks twice.
+    """
 
     def __init__(self) -> None:
         self._poll = select.epoll()
         self._descriptors: dict[str, int] = {}
-
-    def fileno(self) -> int:
-        """Polls readable while ``changed`` has something to return."""
-        return self._poll.fileno()
 
     def add(self, container_id: str, group: Group) -> None:
         """Nothing when it is watched already. Raises OSError, also where the kernel has no such thing."""
@@ -81,7 +80,7 @@ class PressureWatch:
     def changed(self) -> list[str]:
         names = {descriptor: container_id for container_id, descriptor in self._descriptors.items()}
         found = []
-        for descriptor, mask in self._poll.poll(0):
+        for descriptor, mask in self._poll.poll(0) if names else ():
             if mask & select.EPOLLERR:  # its group is gone
                 self._poll.unregister(descriptor)
             else:

@@ -69,7 +69,7 @@ class Memory:
         """Enforcer -> why it was not taken."""
         self._watched: dict[str, _Watched] = {}
         self._oom = OomWatch()
-        self._soft = SoftLimits(self._stalls)
+        self._soft = SoftLimits(self._stalls, self._resident)
         self._kernel_log = KernelLog()
         self._timers: set[asyncio.TimerHandle] = set()
         self._dropped = 0
@@ -105,7 +105,6 @@ class Memory:
         for limiter in self._limiters.values():
             loop.add_reader(limiter.fileno(), self._drain, limiter)
         loop.add_reader(self._oom.fileno(), self._look_for_kills)
-        self._soft.open()
 
     @property
     def name(self) -> str:
@@ -299,6 +298,7 @@ class Memory:
 
     def tick(self) -> None:
         """Once a second: what no descriptor tells."""
+        self._soft.tick()
         for limiter in self._limiters.values():
             self._drain(limiter)
         if self.dropped > self._dropped:
@@ -334,6 +334,11 @@ class Memory:
         record.killed_ns = record.killed_ns or time.time_ns()
         if record.state is State.RUNNING:  # else the start saves it: here it would say that there is none
             self._records.keep(record)
+
+    def _resident(self, container_id: str) -> int | None:
+        watched = self._watched.get(container_id)
+        usage = None if watched is None else self.usage(watched.container)
+        return None if usage is None else usage.rss_bytes
 
     def _stalls(self, container_id: str, stalled_ns: int) -> None:
         """Above its soft limit, and some process of it waits for memory."""

@@ -1,12 +1,13 @@
 """What a soft limit does beside being told: an action at its crossing, and whether the container stalls above it.
 
 - ``none``: the crossing is told, and nothing else.
-- ``reclaim``: at each crossing the kernel is asked once to take from the container what it has more than the point
-  at which the crossing is over (``Limits.clear_bytes``): page cache and what can be swapped.
+- ``reclaim``: the kernel is asked to take from the container what it has more than the point at which a crossing is
+  over (``Limits.clear_bytes``): page cache and what can be swapped. At the crossing, and then once a second while it
+  stays above, until the kernel has not found so much: asking on would only take from a container what it needs.
 - ``throttle``: the group's memory.high stands at the soft limit, so that whoever allocates above it is slowed down.
 
 A trigger on the group's memory.pressure is made at the first crossing, and kept: making and closing one is dear. It is
-heard between a crossing and its end only, and told once each time.
+heard of a container that is above, or has been since it was last heard, and told once each crossing.
 """
 
 from __future__ import annotations
@@ -55,9 +56,12 @@ def throttles(record: Record) -> bool:
 class _Above:
     """A container that is above its soft limit, or has been."""
 
-    def __init__(self, group: Group) -> None:
+    def __init__(self, record: Record, group: Group) -> None:
+        self.record = record
         self.group = group
         self.is_above = False
+        self.was_above = False
+        """Since the trigger was last heard: one that goes up and down may be below just when it is."""
         self.is_told = False
         self.stalled_ns = 0
         """By the crossing."""
@@ -66,17 +70,16 @@ class _Above:
 
 class SoftLimits:
     """Belongs to the loop. ``tell`` is called with a container's id and for how many nanoseconds some process of it
-    has waited for memory since its crossing.
+    has waited for memory since its crossing; ``resident`` gives a container's bytes as its enforcer counts them, None
+    when it is just ending.
     """
 
-    def __init__(self, tell: Callable[[str, int], None]) -> None:
+    def __init__(self, tell: Callable[[str, int], None], resident: Callable[[str], int | None]) -> None:
         self._tell = tell
+        self._resident = resident
         self._pressure = pressure.PressureWatch()
         self._above: dict[str, _Above] = {}
         self._closing: set[asyncio.Future[None]] = set()
-
-    def open(self) -> None:
-        asyncio.get_running_loop().add_reader(self._pressure.fileno(), self._look)
 
     def hear(self, event: Event, record: Record, group: Group) -> None:
         """Of any event."""
@@ -85,11 +88,15 @@ class SoftLimits:
         if event.kind is not Kind.SOFT:
             return
         found = self._begin(record, group)
-        asks = record.request.soft_action == SoftAction.RECLAIM
-        if asks and (found.reclaiming is None or found.reclaiming.done()):
-            excess = event.rss_bytes - Limits(record.request.soft_bytes).clear_bytes
+        if found.reclaiming is None or found.reclaiming.done():
+            self._reclaim(found, event.rss_bytes)
+
+    @staticmethod
+    def _reclaim(found: _Above, resident: int) -> None:
+        excess = resident - Limits(found.record.request.soft_bytes).clear_bytes
+        if found.record.request.soft_action == SoftAction.RECLAIM and excess > 0:
             loop = asyncio.get_running_loop()
-            found.reclaiming = loop.run_in_executor(None, controller.reclaim, group, max(excess, 1))
+            found.reclaiming = loop.run_in_executor(None, controller.reclaim, found.group, excess)
 
     def adopt(self, record: Record, group: Group, rss_bytes: int) -> None:
         """Of an earlier supervisor, which may have told of a crossing that is not over."""
@@ -97,8 +104,8 @@ class SoftLimits:
             self._begin(record, group)
 
     def _begin(self, record: Record, group: Group) -> _Above:
-        found = self._above.setdefault(record.id, _Above(group))
-        found.is_above, found.is_told = True, False
+        found = self._above.setdefault(record.id, _Above(record, group))
+        found.is_above, found.was_above, found.is_told = True, True, False
         found.stalled_ns = pressure.stalled_ns(group)
         if pressure.path_of(group) is not None:
             try:
@@ -107,10 +114,20 @@ class SoftLimits:
                 _log.warning("%s: nobody will tell whether it stalls: %s", record.name, describe(error))
         return found
 
-    def _look(self) -> None:
+    def tick(self) -> None:
+        """Once a second."""
+        for container_id, found in self._above.items():
+            if (
+                found.is_above
+                and found.reclaiming is not None
+                and found.reclaiming.done()
+                and found.reclaiming.result()
+            ):
+                self._reclaim(found, self._resident(container_id) or 0)
         for container_id in self._pressure.changed():
             found = self._above[container_id]
-            if found.is_above and not found.is_told:
+            was_above, found.was_above = found.was_above, found.is_above
+            if was_above and not found.is_told:
                 found.is_told = True
                 self._tell(container_id, max(pressure.stalled_ns(found.group) - found.stalled_ns, 0))
 
@@ -124,5 +141,4 @@ class SoftLimits:
             closing.add_done_callback(self._closing.discard)
 
     def close(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._pressure.fileno())
         self._pressure.close()
