@@ -264,7 +264,8 @@ static __always_inline void tell(u32 kind, struct monitor_container *container, 
 	if (who)
 		name_of(event->comm, who);
 	__builtin_memcpy(event->id, container->id, sizeof(event->id));
-	bpf_ringbuf_submit(event, 0);
+	/* Woken is only who has read all before; who does not read (the shim) is to hear of a hard crossing all the same. */
+	bpf_ringbuf_submit(event, kind == MONITOR_HARD ? BPF_RB_FORCE_WAKEUP : 0);
 }
 
 static __always_inline void raise_peak(struct monitor_container *container, s64 total)
@@ -557,5 +558,50 @@ int setup(struct bpf_raw_tracepoint_args *ctx)
 		laundry = (u64)value;
 		cpu_offset[cpu] = laundry - cookie;
 	}
+	return 0;
+}
+
+/*
+ * Never attached either: user space reads an iterator of it once, after it has put running containers into "slots". It
+ * counts what they have already, that of processes which sleep too.
+ */
+SEC("iter/task")
+int seed(u64 *ctx)
+{
+	struct task_struct *task = (void *)ctx[1]; /* struct bpf_iter__task */
+	struct monitor_container *container;
+	struct mm_struct *mm;
+	struct monitor_mm *entry;
+	s64 pages, difference, total;
+	struct pid *pid;
+	u64 key;
+
+	if (!task)
+		return 0;
+	mm = BPF_CORE_READ(task, mm);
+	pid = BPF_CORE_READ(task, thread_pid);
+	if (!mm || !pid || BPF_CORE_READ(pid, level) <= base_level)
+		return 0;
+	key = (u64)mm;
+	entry = bpf_map_lookup_elem(&mms, &key);
+	if (!entry)
+		entry = admit(key, task, pid);
+	if (!entry)
+		return 0;
+	container = container_at(entry->slot);
+	if (!container || container->namespace_inode != entry->namespace_inode)
+		return 0;
+	pages = exact_pages(0, mm);
+	difference = pages - exchange(&entry->pages, pages);
+	total = __sync_fetch_and_add(&container->total, difference) + difference;
+	if (difference > 0) {
+		raise_peak(container, total);
+		soft_crossing(container, task, total);
+		if (total >= container->hard)
+			hard_crossing(container, task, total);
+	}
+	/* exit_mm() takes it from the task before exit_mmap: if it is still there, exit_mmap finds the entry. */
+	if (BPF_CORE_READ(task, mm) != mm)
+		dismiss(key);
 	return 0;
 }

@@ -27,9 +27,10 @@ from wherry.kernel.libc import call_error, call_of
 from wherry.memory import bpf_layout as layout
 from wherry.memory.bpf_object import BpfObject
 from wherry.memory.bpf_ring import Ring
-from wherry.memory.limiter import Event, Host, Kind, Limits, Target, Unusable, Usage, Verdict, wall_clock
+from wherry.memory.limiter import Alarm, Event, Host, Kind, Limits, Target, Unusable, Usage, Verdict, wall_clock
 
 _OBJECT = Path(__file__).with_name("monitor.bpf.o")
+_KERNEL_TYPES = Path("/sys/kernel/btf/vmlinux")
 _PAGE = resource.getpagesize()
 _PREFIX = f"bpf{layout.VERSION}-"
 _MAPS = ("containers", "slots", "mms", "events", ".bss")
@@ -62,7 +63,8 @@ def _open(loaded: BpfObject, kept: dict[str, int]) -> BpfLimiter:
     names = {name.removeprefix(_PREFIX): each for name, each in kept.items() if name.startswith(_PREFIX)}
     with contextlib.ExitStack() as undo:
         undo.callback(loaded.close)
-        if set(_MAPS) <= set(names):
+        # All of it or none: maps without the programs that write to them would hold no limit.
+        if set(_MAPS) | (set(_PROGRAMS) - _OPTIONAL) <= set(names):
             loaded.maps = {name: os.dup(names[name]) for name in _MAPS}
             links = {name: os.dup(each) for name, each in names.items() if name in _PROGRAMS}
         else:
@@ -73,13 +75,8 @@ def _open(loaded: BpfObject, kept: dict[str, int]) -> BpfLimiter:
 
 
 def _load(loaded: BpfObject, undo: contextlib.ExitStack) -> dict[str, int]:
-    cpus = _possible_cpus()
-    if cpus > _MAX_CPUS:
-        raise Unusable(f"{cpus} CPUs are more than the {_MAX_CPUS} that the BPF program can sum over")
-    # lib/percpu_counter.c: what one CPU may hold back of one counter; three counters are summed.
-    constants = {"cpus": cpus, "held_back_pages": 3 * max(32, 2 * cpus)}
     try:
-        loaded.load_maps(constants, {"mms": _most_processes()})
+        _load_maps(loaded)
         _set_up(loaded)
         links = {}
         for name in _PROGRAMS:
@@ -91,6 +88,16 @@ def _load(loaded: BpfObject, undo: contextlib.ExitStack) -> dict[str, int]:
     except OSError as error:
         # The verifier's words, which bpf.load_program has put into the text, say more than its EACCES.
         raise Unusable(f"{call_of(error)}: {error.strerror}") from None
+
+
+def _load_maps(loaded: BpfObject) -> None:
+    """Those that are missing. Raises Unusable, OSError."""
+    cpus = _possible_cpus()
+    if cpus > _MAX_CPUS:
+        raise Unusable(f"{cpus} CPUs are more than the {_MAX_CPUS} that the BPF program can sum over")
+    # lib/percpu_counter.c: what one CPU may hold back of one counter; three counters are summed.
+    constants = {"cpus": cpus, "held_back_pages": 3 * max(32, 2 * cpus)}
+    loaded.load_maps(constants, {"mms": _most_processes()})
 
 
 def _set_up(loaded: BpfObject) -> None:
@@ -148,6 +155,7 @@ class BpfLimiter:
         self._hard_told: set[str] = set()
         self._lost = self._counter("lost_events")
         self._adopted = False
+        self._has_rearmed = False
         for slot in range(entries):
             identity = self._identity(slot)
             if any(identity):
@@ -188,6 +196,39 @@ class BpfLimiter:
         self._slots[target.container_id] = self._found.pop(target.container_id)
         self.update(target.container_id, limits)
         self._adopted = True
+
+    def rearm(self, target: Target, limits: Limits) -> dict[str, int]:
+        kept = self.arm(target, limits)
+        at = self._slots[target.container_id] * layout.CONTAINER_BYTES + layout.WATCHING
+        self._containers[at : at + 4] = struct.pack("=I", 1)  # its first execve has been
+        self._has_rearmed = True
+        return kept
+
+    def take_stock(self) -> None:
+        if not self._has_rearmed:
+            return
+        _load_maps(self._object)
+        try:
+            program = self._object.load_iterator("task", _KERNEL_TYPES.read_bytes())
+        except LookupError as error:
+            raise call_error(errno.ENOSYS, "iterate", str(error)) from None
+        try:
+            bpf.iterate(program)
+        finally:
+            os.close(program)
+        self._has_rearmed, self._adopted = False, True  # who is over its limit may be in no event
+
+    def alarm(self) -> Alarm:
+        return Alarm(
+            id=f"bpf map {bpf.map_id(self._maps['containers'])}",
+            array=f"{_PREFIX}containers",
+            wake=f"{_PREFIX}events",
+            stride=layout.CONTAINER_BYTES,
+            flag=layout.HARD_FIRED,
+        )
+
+    def alarm_of(self, container_id: str) -> int:
+        return self._slots[container_id]
 
     def sweep(self) -> None:
         for slot in self._found.values():

@@ -79,6 +79,18 @@ class Kmod:
             raise KeyError(target.container_id) from None
         self._ids[key] = target.container_id
 
+    def rearm(self, target: Target, limits: Limits) -> dict[str, int]:
+        return self.arm(target, limits)  # the module counts all there is with the registration
+
+    def take_stock(self) -> None:
+        """The module has."""
+
+    def alarm(self) -> None:
+        """The module ends containers by itself."""
+
+    def alarm_of(self, container_id: str) -> None:
+        self._armed(container_id)
+
     def sweep(self) -> None:
         key = 0
         while (found := self._monitor.next(key)) is not None:

@@ -11,7 +11,9 @@ The life of one limit:
 3. The shim keeps ``descriptors()`` once, and for each container what ``arm`` returned. So limits hold and events wait
    while no supervisor lives, and go when the shim has gone.
 4. The next supervisor opens the enforcer with ``kept``, calls ``adopt`` for every container of its records that this
-   enforcer has armed, ended ones too, and ``sweep`` after the last.
+   enforcer has armed, ended ones too. One that runs and that the enforcer does not know (another version watched it,
+   or what the shim kept is lost) it arms anew by ``rearm``. ``take_stock`` comes after the last, then what runs and
+   belongs to nobody is killed, then comes ``sweep``. Only then may the shim let go of what it had from before.
 5. ``disarm`` comes when the container has ended, or was never started: always exactly once for an armed container.
 
 A crossing of the hard limit ends the container: the enforcer signals what it can itself, and whoever reads the event
@@ -133,6 +135,21 @@ class Verdict(NamedTuple):
     hard: Event | None
 
 
+class Alarm(NamedTuple):
+    """How the shim, which knows no enforcer, finds containers that have crossed their hard limits, while no supervisor
+    lives: ``array`` is the one of ``descriptors()`` that can be mapped, of elements of ``stride`` bytes, one a
+    container. The 32-bit word at ``flag`` in one is not 0 once its container has crossed. ``wake`` is the one that
+    polls readable, by an edge, when that may have happened. ``id`` is this array's alone on this machine, and for as
+    long as it is up.
+    """
+
+    id: str
+    array: str
+    wake: str
+    stride: int
+    flag: int
+
+
 class Host(NamedTuple):
     """What an enforcer may need of its surroundings: the hierarchies, and the group that all containers' groups are
     below.
@@ -181,6 +198,24 @@ class MemoryLimiter(Protocol):
         It may have ended: ``target.pid`` is then no process any more. ``target.namespace`` is -1 unless ``kept``, which
         is what ``arm`` returned and stays the caller's, has "memory-namespace". Raises OSError, KeyError when that is
         impossible; the container is then not armed.
+        """
+
+    def rearm(self, target: Target, limits: Limits) -> dict[str, int]:
+        """As ``arm``, for a container that runs already: what it has is counted by ``take_stock``, or before."""
+
+    def take_stock(self) -> None:
+        """Count what the containers of ``rearm`` have by now, processes that sleep too: once, after the last. Raises
+        OSError when that is impossible: their limits do not hold then.
+        """
+
+    def alarm(self) -> Alarm | None:
+        """What the shim is to look at while no supervisor lives; None when there is nothing, because the enforcer ends
+        containers without anybody's help, or each has a signal of its own (``alarm_of``).
+        """
+
+    def alarm_of(self, container_id: str) -> int | str | None:
+        """Of an armed container: its element in ``alarm()``, or which of the descriptors that ``arm`` returned polls
+        readable once it has crossed its hard limit. Raises KeyError (not armed).
         """
 
     def sweep(self) -> None:
