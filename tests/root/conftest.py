@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from armed import arm, host, limiter
 from harness import REPOSITORY, Supervisor, Traces, wait_until
+
+__all__ = ["arm", "host", "limiter"]
 
 
 @pytest.fixture(scope="session")

@@ -104,6 +104,7 @@ def build(name: str, module: Path, to: Path) -> None:
         archive.copy(REPOSITORY / "pyproject.toml", f"{INSIDE}/pyproject.toml")
         archive.tree(REPOSITORY / "build/rootfs", f"{INSIDE}/build/rootfs")
         archive.copy(REPOSITORY / "build/workloads/memory_grow", f"{INSIDE}/build/workloads/memory_grow")
+        archive.copy(REPOSITORY / "build/workloads/memory_hostile", f"{INSIDE}/build/workloads/memory_hostile")
         for attack in programs.IN_GUESTS:
             archive.copy(programs.kept(attack), f"{INSIDE}/build/attacks/{attack}")
         archive.copy(grow_program(), f"{INSIDE}/build/vm/grow")

@@ -20,7 +20,9 @@ _EXIT_UNKNOWN = 125
 
 
 class MemoryDeathView(msgspec.Struct, rename="pascal"):
-    """``MemoryDeath``; ``milliseconds_to_death`` counts from the crossing, null when that is not known."""
+    """``MemoryDeath``; ``milliseconds_to_death`` counts from the crossing, null when that is not known; ``detail`` is
+    "" unless it was no plain crossing.
+    """
 
     enforcer: str
     pid: int
@@ -28,6 +30,7 @@ class MemoryDeathView(msgspec.Struct, rename="pascal"):
     rss: int
     limit: int
     peak: int
+    detail: str
     crossed: str
     milliseconds_to_death: float | None
 
@@ -194,6 +197,7 @@ def _memory_death(record: Record) -> MemoryDeathView | None:
         rss=death.rss_bytes,
         limit=death.limit_bytes,
         peak=death.peak_bytes,
+        detail=death.detail,
         crossed=_time(death.crossed_ns, ""),
         milliseconds_to_death=None if death.death_ns is None else death.death_ns / 1e6,
     )

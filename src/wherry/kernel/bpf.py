@@ -15,7 +15,7 @@ from wherry.kernel.libc import Buffer, call_error
 from wherry.kernel.libc import bpf as _bpf
 
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT, _PROG_LOAD = range(6)
-_OBJ_PIN, _OBJ_GET, _TEST_RUN, _RAW_TRACEPOINT_OPEN, _BTF_LOAD, _MAP_FREEZE = 6, 7, 10, 17, 18, 22
+_OBJ_PIN, _OBJ_GET, _TEST_RUN, _PROG_BY_ID, _RAW_TRACEPOINT_OPEN, _BTF_LOAD, _MAP_FREEZE = 6, 7, 10, 13, 17, 18, 22
 _LINK_CREATE, _ITER_CREATE = 28, 33
 _NAMES = {
     _MAP_CREATE: "BPF_MAP_CREATE",
@@ -29,6 +29,7 @@ _NAMES = {
     _LINK_CREATE: "BPF_LINK_CREATE",
     _ITER_CREATE: "BPF_ITER_CREATE",
     _TEST_RUN: "BPF_PROG_TEST_RUN",
+    _PROG_BY_ID: "BPF_PROG_GET_FD_BY_ID",
     _RAW_TRACEPOINT_OPEN: "BPF_RAW_TRACEPOINT_OPEN",
     _BTF_LOAD: "BPF_BTF_LOAD",
     _MAP_FREEZE: "BPF_MAP_FREEZE",
@@ -176,12 +177,18 @@ def attach_raw_tracepoint(program: int, tracepoint: str) -> int:
     return _call(_RAW_TRACEPOINT_OPEN, struct.pack("=QI4x", name.address, program))
 
 
-def run_raw_tracepoint(program: int, arguments: int) -> int:
-    """Run a program once, here and now, with ``arguments`` zeros as its context; returns what it returns."""
-    context = Buffer(size=8 * arguments)
-    attributes = Buffer(
-        struct.pack("=IIIIQQIIIIQQIIII", program, *[0] * 7, 8 * arguments, 0, context.address, *[0] * 5)
-    )
+def program_of(link: int) -> int:
+    """The program that a link keeps attached (fdinfo of a link, kernel/bpf/syscall.c: bpf_link_show_fdinfo)."""
+    with open(f"/proc/self/fdinfo/{link}", encoding="ascii") as file:
+        number = next(int(line.split()[1]) for line in file if line.startswith("prog_id:"))
+    return _call(_PROG_BY_ID, struct.pack("=3I", number, 0, 0))
+
+
+def run_raw_tracepoint(program: int, *arguments: int) -> int:
+    """Run a program once, here and now, with these arguments as its context; returns what it returns."""
+    content = struct.pack(f"={len(arguments)}Q", *arguments)
+    context = Buffer(content)
+    attributes = Buffer(struct.pack("=IIIIQQIIIIQQIIII", program, *[0] * 7, len(content), 0, context.address, *[0] * 5))
     try:
         _bpf(_TEST_RUN, attributes.address, len(attributes.content))
     except OSError as error:

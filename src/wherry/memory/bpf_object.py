@@ -203,9 +203,9 @@ class BpfObject:
         self.maps: dict[str, int] = {}
         self._btf_descriptor = -1
 
-    def load_maps(self, constants: Mapping[str, int], entries: Mapping[str, int]) -> None:
-        """Create the maps that there are not yet, with ``constants`` (32 bits each) in .rodata and other sizes for
-        those in ``entries``.
+    def load_maps(self, constants: Mapping[str, int | bytes], entries: Mapping[str, int]) -> None:
+        """Create the maps that there are not yet, with ``constants`` (numbers of 32 bits, or bytes) in .rodata and
+        other sizes for those in ``entries``.
         """
         has_constants = ".rodata" in self.maps
         for name, layout in self.layouts.items():
@@ -222,7 +222,8 @@ class BpfObject:
             return
         content = bytearray(self._elf.by_name[".rodata"].content)
         for name, value in constants.items():
-            struct.pack_into("=I", content, self.offset_of(name), value)
+            packed = value if isinstance(value, bytes) else struct.pack("=I", value)
+            content[self.offset_of(name) : self.offset_of(name) + len(packed)] = packed
         bpf.update(self.maps[".rodata"], bytes(4), bytes(content))
         bpf.freeze(self.maps[".rodata"])
 

@@ -45,7 +45,7 @@ def take_over(name: str, host: Host, kept: dict[str, int]) -> MemoryLimiter:
     use to it, has to pass its self-test like any other. Raises Unusable.
     """
     limiter = open_limiter(name, host, kept)
-    return limiter if set(limiter.descriptors()) <= set(kept) else _checked(limiter, host)
+    return limiter if limiter.has_taken_over else _checked(limiter, host)
 
 
 def open_limiter(name: str, host: Host, kept: dict[str, int]) -> MemoryLimiter:

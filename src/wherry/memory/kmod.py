@@ -38,7 +38,7 @@ def open_limiter(_host: Host, kept: dict[str, int]) -> Kmod:
     if found != container_monitor.VERSION:
         monitor.close()
         raise Unusable(f"the kernel module speaks version {found}, not {container_monitor.VERSION}")
-    return Kmod(monitor)
+    return Kmod(monitor, has_taken_over=_DEVICE in kept)
 
 
 def _key(container_id: str) -> int:
@@ -50,7 +50,8 @@ class Kmod:
 
     name = "kmod"
 
-    def __init__(self, monitor: Monitor) -> None:
+    def __init__(self, monitor: Monitor, *, has_taken_over: bool) -> None:
+        self.has_taken_over = has_taken_over
         self._monitor = monitor
         self._ids: dict[int, str] = {}
 

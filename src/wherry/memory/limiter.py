@@ -96,7 +96,8 @@ class Event(NamedTuple):
     know, and for SOFT_CLEARED. ``rss_bytes`` is the whole container's memory at the crossing, ``peak_bytes`` its
     highest so far, ``limit_bytes`` the limit in question. ``monotonic_ns`` is CLOCK_MONOTONIC at the crossing, not at
     the reading of the event, wherever the enforcer knows it; ``wall_ns`` is the same instant in nanoseconds since the
-    epoch (``wall_clock``).
+    epoch (``wall_clock``). ``detail`` is "" for a plain crossing; "uncounted" is a process that could not be counted:
+    that ends a container with a hard limit, and in events of one without it says that the figures are too low.
     """
 
     kind: Kind
@@ -108,6 +109,7 @@ class Event(NamedTuple):
     peak_bytes: int
     monotonic_ns: int
     wall_ns: int
+    detail: str = ""
 
 
 def wall_clock(monotonic_ns: int) -> int:
@@ -116,11 +118,14 @@ def wall_clock(monotonic_ns: int) -> int:
 
 
 class Usage(NamedTuple):
-    """Bytes, and the number of processes that are counted (None when the enforcer does not count processes)."""
+    """Bytes, and the number of processes that are counted (None when the enforcer does not count processes).
+    ``uncounted`` processes so far found no room: the bytes are without theirs.
+    """
 
     rss_bytes: int
     peak_bytes: int
     processes: int | None
+    uncounted: int = 0
 
 
 class Verdict(NamedTuple):
@@ -172,6 +177,10 @@ class MemoryLimiter(Protocol):
     def name(self) -> str:
         """``kmod``, ``bpf`` or ``cgroup``: what ``--memory-enforcer`` and ``inspect`` call it."""
 
+    @property
+    def has_taken_over(self) -> bool:
+        """Whether it goes on with what ``kept`` had, or needs nothing of it. False for one that was opened afresh."""
+
     def fileno(self) -> int:
         """A descriptor that polls readable (EPOLLIN) while ``read`` has something to return.
 
@@ -181,7 +190,7 @@ class MemoryLimiter(Protocol):
     def descriptors(self) -> dict[str, int]:
         """What the shim is to keep so that limits and unread events outlive this process; may be empty.
 
-        At most 12. They stay the limiter's.
+        At most 12. They stay the limiter's. ``arm`` and ``read`` may change them.
         """
 
     def arm(self, target: Target, limits: Limits) -> dict[str, int]:
@@ -222,8 +231,8 @@ class MemoryLimiter(Protocol):
         """Forget what an earlier supervisor armed and nobody has adopted: it was killed in the middle of a start."""
 
     def update(self, container_id: str, limits: Limits) -> None:
-        """New limits for a live container, in force when this returns: memory above the new hard limit ends it, if
-        not at once then with its next page. Raises KeyError (not armed) and OSError; then the old ones hold.
+        """New limits for a live container, in force when this returns: memory above the new hard limit ends it, and
+        memory above the new soft limit is a crossing. Raises KeyError (not armed) and OSError; then the old ones hold.
         """
 
     def stat(self, container_id: str) -> Usage:

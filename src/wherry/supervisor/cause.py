@@ -86,6 +86,7 @@ def _memory_death(enforcer: str, event: Event, status: ExitStatus | None) -> Mem
         rss_bytes=event.rss_bytes,
         limit_bytes=event.limit_bytes,
         peak_bytes=event.peak_bytes,
+        detail=event.detail,
         crossed_ns=event.wall_ns,
         death_ns=max(died_ns - event.monotonic_ns, 0) if died_ns else None,
     )

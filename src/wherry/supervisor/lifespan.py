@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Coroutine, Sequence
 
 from wherry.defaults import PIDS_LIMIT
-from wherry.errors import InvalidRequest, NotFound, WherryError
+from wherry.errors import InternalError, InvalidRequest, NotFound, WherryError
 from wherry.kernel import cgroups, process
 from wherry.logs import Log, Pipeline
 from wherry.memory import Host
@@ -151,6 +151,10 @@ class Lifespan(abc.ABC):
             for descriptor in kept.values():
                 os.close(descriptor)
 
+    def _keep_memory_again(self) -> None:
+        with contextlib.suppress(InternalError):  # there is no shim: the next one gets all of it
+            self._keep_memory()
+
     def _keep_memory(self) -> None:
         self._shim.keep(self._memory.descriptors(), self._memory.alarms())
 
@@ -208,6 +212,7 @@ class Lifespan(abc.ABC):
         self._memory.sweep()
         # Until here the shim holds what there was before: limits that an earlier version has set go on.
         self._keep_memory()
+        self._memory.on_change = self._keep_memory_again
         self._disk.hold_all()
         is_complete = not self._records.has_unreadable  # else the layers and logs of some would look like nobody's
         layers = {container.record.layer for container in self._containers.values()}

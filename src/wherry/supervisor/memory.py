@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from wherry.errors import Conflict, InvalidRequest, NotSupported, StartFailed
 from wherry.kernel import procfs
@@ -75,6 +75,11 @@ class Memory:
         self._kernel_log = KernelLog()
         self._timers: set[asyncio.TimerHandle] = set()
         self._dropped = 0
+        self._kept: dict[str, int] = {}
+        self.on_change: Callable[[], None] | None = None
+        """Called when ``descriptors`` are others, before ``arm`` returns. Set when the shim has got the first ones:
+        what an earlier supervisor left there must stay until all of it has been taken over.
+        """
         self._looking: dict[str, bool] = {}
         """Containers whose OOM kills are about to be counted, and whether there was another signal since."""
 
@@ -162,7 +167,14 @@ class Memory:
                 watched.limiter.disarm(container.record.id)
             raise StartFailed(f"set memory limit: {describe(error)}") from error
         self._watched[container.record.id] = watched
+        self._keep_again()
         return kept
+
+    def _keep_again(self) -> None:
+        now = self.descriptors()
+        if self.on_change is not None and now != self._kept:
+            self._kept = now
+            self.on_change()
 
     def _needed(self) -> MemoryLimiter:
         if self._chosen is None:
@@ -321,6 +333,7 @@ class Memory:
             asyncio.get_running_loop().remove_reader(limiter.fileno())
             _log.error("the memory enforcer %s cannot be read: %s", limiter.name, describe(error))
             return
+        self._keep_again()
         for event in events:  # first of all, whatever else there is to say
             watched = self._watched.get(event.container_id)
             if watched is not None and event.kind is Kind.HARD:
@@ -351,6 +364,8 @@ class Memory:
         }
         if event.pid:
             attributes |= {"pid": str(event.pid), "comm": event.comm}
+        if event.detail:
+            attributes["detail"] = event.detail
         if enforcer != "kmod":  # the module tells by itself
             self._kernel_log.tell(event, record.name, watched.child.pid)
         instant = Instant(event.wall_ns, event.monotonic_ns)

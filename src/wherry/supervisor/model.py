@@ -40,8 +40,9 @@ class MemoryDeath(msgspec.Struct, kw_only=True):
 
     ``enforcer`` is who ended it, "oom" for the kernel's OOM killer; ``pid`` and ``comm`` are the process that crossed
     the limit, or that was chosen, 0 and "" when nobody saw it; ``rss_bytes`` is the container's memory at that instant,
-    ``peak_bytes`` its highest; ``crossed_ns`` is the crossing in nanoseconds since the epoch and ``death_ns`` how long
-    after it the first process had ended, None when that is not known.
+    ``peak_bytes`` its highest; ``detail`` is "" for a plain crossing, "uncounted" for a process that the enforcer could
+    not count; ``crossed_ns`` is the crossing in nanoseconds since the epoch and ``death_ns`` how long after it the
+    first process had ended, None when that is not known.
     """
 
     enforcer: str
@@ -50,6 +51,7 @@ class MemoryDeath(msgspec.Struct, kw_only=True):
     rss_bytes: int = 0
     limit_bytes: int = 0
     peak_bytes: int = 0
+    detail: str = ""
     crossed_ns: int = 0
     death_ns: int | None = None
 
