@@ -28,6 +28,7 @@ LAYOUT = Layout(1, {"memory": "/nowhere"})
 
 class FakeLimiter:
     name = "kmod"
+    accuracy = None
     has_taken_over = False
 
     def __init__(self) -> None:

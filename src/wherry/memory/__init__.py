@@ -5,6 +5,7 @@
 """
 
 from wherry.memory.limiter import (
+    Accuracy,
     Alarm,
     Event,
     Host,
@@ -19,6 +20,7 @@ from wherry.memory.limiter import (
 )
 
 __all__ = [
+    "Accuracy",
     "Alarm",
     "Event",
     "Host",

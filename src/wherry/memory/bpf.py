@@ -33,7 +33,20 @@ from wherry.memory.bpf_looks import Looks
 from wherry.memory.bpf_object import BpfObject
 from wherry.memory.bpf_programs import Programs
 from wherry.memory.bpf_ring import Ring
-from wherry.memory.limiter import Alarm, Event, Host, Kind, Limits, Target, Unusable, Usage, Verdict, wall_clock
+from wherry.memory.limiter import (
+    Accuracy,
+    Alarm,
+    Event,
+    Host,
+    Kind,
+    Limits,
+    Target,
+    Unusable,
+    Usage,
+    Verdict,
+    shares_of_a_cpu,
+    wall_clock,
+)
 
 _OBJECT = Path(__file__).with_name("monitor.bpf.o")
 _KERNEL_TYPES = Path("/sys/kernel/btf/vmlinux")
@@ -144,6 +157,7 @@ class BpfLimiter:
     """See ``limiter.MemoryLimiter``."""
 
     name = "bpf"
+    accuracy = Accuracy(shares_of_a_cpu(), over_bytes=64 << 10)
 
     def __init__(self, loaded: BpfObject, programs: Programs) -> None:
         self._object = loaded

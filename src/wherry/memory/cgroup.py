@@ -62,6 +62,7 @@ class CgroupLimiter:
     """See ``limiter.MemoryLimiter``."""
 
     name = "cgroup"
+    accuracy = None
     has_taken_over = True  # all that there is, is in the groups
 
     def __init__(self) -> None:

@@ -13,7 +13,19 @@ from wherry.kernel import container_monitor
 from wherry.kernel.container_monitor import Monitor, Record, Type
 from wherry.kernel.libc import call_error, describe
 from wherry.kernel.polling import readable
-from wherry.memory.limiter import Event, Host, Kind, Limits, Target, Unusable, Usage, Verdict, wall_clock
+from wherry.memory.limiter import (
+    Accuracy,
+    Event,
+    Host,
+    Kind,
+    Limits,
+    Target,
+    Unusable,
+    Usage,
+    Verdict,
+    shares_of_a_cpu,
+    wall_clock,
+)
 
 _DEVICE = "kmod-device"
 _KINDS = {Type.SOFT: Kind.SOFT, Type.SOFT_CLEARED: Kind.SOFT_CLEARED, Type.HARD: Kind.HARD}
@@ -49,6 +61,7 @@ class Kmod:
     """See ``MemoryLimiter``."""
 
     name = "kmod"
+    accuracy = Accuracy(shares_of_a_cpu(), over_bytes=None)
 
     def __init__(self, monitor: Monitor, *, has_taken_over: bool) -> None:
         self.has_taken_over = has_taken_over

@@ -155,6 +155,23 @@ class Alarm(NamedTuple):
     flag: int
 
 
+class Accuracy(NamedTuple):
+    """What an enforcer promises that counts the resident memory of processes (VmRSS). ``behind_bytes`` is how far its
+    figure may be from the sum of theirs, a process and CPU; ``over_bytes`` how far above a hard limit the memory may be
+    that Kind.HARD tells, None for as far as a container gets before it is stopped.
+    """
+
+    behind_bytes: int
+    over_bytes: int | None
+
+
+def shares_of_a_cpu() -> int:
+    """Bytes of one process that one CPU may hold back of what /proc/PID/statm shows: lib/percpu_counter.c, for three
+    counters.
+    """
+    return 3 * max(32, 2 * (os.cpu_count() or 1)) * os.sysconf("SC_PAGE_SIZE")
+
+
 class Host(NamedTuple):
     """What an enforcer may need of its surroundings: the hierarchies, and the group that all containers' groups are
     below.
@@ -176,6 +193,10 @@ class MemoryLimiter(Protocol):
     @property
     def name(self) -> str:
         """``kmod``, ``bpf`` or ``cgroup``: what ``--memory-enforcer`` and ``inspect`` call it."""
+
+    @property
+    def accuracy(self) -> Accuracy | None:
+        """None for one that counts something else than the resident memory of processes."""
 
     @property
     def has_taken_over(self) -> bool:
