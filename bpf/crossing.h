@@ -77,7 +77,8 @@ static __always_inline bool tell(u32 kind, struct monitor_container *container, 
 	if (who)
 		name_of(event->comm, who);
 	__builtin_memcpy(event->id, container->id, sizeof(event->id));
-	bpf_ringbuf_submit(event, 0);
+	/* Woken is only who has read all before; who does not read (the shim) is to hear of a hard crossing all the same. */
+	bpf_ringbuf_submit(event, kind == MONITOR_HARD ? BPF_RB_FORCE_WAKEUP : 0);
 	return 1;
 }
 

@@ -11,8 +11,9 @@ import pytest
 
 from wherry.errors import NotSupported
 from wherry.kernel.cgroups import Group, Layout
-from wherry.memory import Event, Kind, controller, pressure
+from wherry.memory import Event, Kind, Usage, controller, pressure
 from wherry.supervisor import soft
+from wherry.supervisor.events import Events
 from wherry.supervisor.model import Record
 from wherry.supervisor.request import CreateRequest
 from wherry.supervisor.soft import SoftLimits
@@ -53,12 +54,14 @@ def event(kind: Kind, mib: int = 17) -> Event:
     return Event(kind, "ab" * 32, 0, "", mib * MIB, 16 * MIB, mib * MIB, 1, 1)
 
 
-def run(work: Callable[[SoftLimits, list[int]], None]) -> list[int]:
-    """What was told: for how many nanoseconds it had stalled, each time."""
+def run(work: Callable[[SoftLimits, list[int]], None], resident: int = 18 * MIB) -> list[int]:
+    """What was told: for how many milliseconds it had stalled, each time."""
     told: list[int] = []
 
     async def go() -> None:
-        limits = SoftLimits(lambda _id, stalled: told.append(stalled), lambda _id: 18 * MIB)
+        events = Events()
+        events.keep = lambda event: told.append(round(1000 * float(event.own["stalled"])))
+        limits = SoftLimits(events, lambda _id: Usage(resident, resident, 1))
         try:
             work(limits, told)
             await asyncio.sleep(0)
@@ -81,19 +84,19 @@ def test_above_and_stalling_is_told_once_a_crossing(group: Group, kernel: Callab
         for _ in range(2):
             kernel()
             limits.tick()
-        assert told == [150_000_000]
+        assert told == [150]
         limits.hear(event(Kind.SOFT_CLEARED), record(), group)
         for _ in range(2):
             stalls(group, 400_000)
             kernel()
             limits.tick()  # below it, that is nobody's business
-        assert told == [150_000_000]
+        assert told == [150]
         limits.hear(event(Kind.SOFT), record(), group)
         stalls(group, 600_000)
         kernel()
         limits.tick()
 
-    assert run(work) == [150_000_000, 200_000_000]
+    assert run(work) == [150, 200]
 
 
 def test_one_that_goes_up_and_down_is_heard_too(group: Group, kernel: Callable[[], None]) -> None:
@@ -106,22 +109,28 @@ def test_one_that_goes_up_and_down_is_heard_too(group: Group, kernel: Callable[[
         for _ in range(2):
             kernel()
             limits.tick()
-        assert told == [150_000_000]
+        assert told == [150]
 
     run(work)
 
 
 def test_one_that_is_above_is_heard_by_the_next_supervisor(group: Group, kernel: Callable[[], None]) -> None:
     def work(limits: SoftLimits, told: list[int]) -> None:
-        limits.adopt(record(), group, 15 * MIB)
-        assert limits._above == {}
-        limits.adopt(record(), group, 16 * MIB)
+        limits.adopt(record(), group)
         stalls(group, 2000)
         kernel()
         limits.tick()
-        assert told == [1_000_000]
+        assert told == [1]
 
-    run(work)
+    run(work, 16 * MIB)
+
+
+def test_one_that_is_below_is_not(group: Group) -> None:
+    def work(limits: SoftLimits, _told: list[int]) -> None:
+        limits.adopt(record(), group)
+        assert limits._above == {}
+
+    run(work, 15 * MIB)
 
 
 def test_a_kernel_that_tells_nothing_is_no_error(group: Group) -> None:
@@ -140,7 +149,7 @@ def test_the_kernel_is_asked_for_what_is_too_much(group: Group, monkeypatch: pyt
     monkeypatch.setattr(pressure, "path_of", lambda _group: None)
 
     async def go(action: str) -> None:
-        limits = SoftLimits(lambda _id, _stalled: None, lambda _id: 18 * MIB)
+        limits = SoftLimits(Events(), lambda _id: Usage(18 * MIB, 18 * MIB, 1))
         limits.hear(event(Kind.SOFT), record(action), group)
         for _ in range(5):
             found = limits._above["ab" * 32].reclaiming

@@ -48,7 +48,11 @@ command line is wrong; 126 COMMAND cannot be executed; 127 COMMAND was not found
 """
 
 
-_MEMORY_ENDS = {"hard_limit": "ended at its hard memory limit", "oom": "ended by the kernel's OOM killer"}
+_MEMORY_ENDS = {
+    "hard_limit": "ended at its hard memory limit",
+    "oom": "ended by the kernel's OOM killer",
+    "limit_lost": "killed: its hard memory limit could not be held any more after a take-over",
+}
 """What an exit code of 137 does not say."""
 
 

@@ -33,9 +33,23 @@ from wherry.memory.bpf_looks import Looks
 from wherry.memory.bpf_object import BpfObject
 from wherry.memory.bpf_programs import Programs
 from wherry.memory.bpf_ring import Ring
-from wherry.memory.limiter import Event, Host, Kind, Limits, Target, Unusable, Usage, Verdict, wall_clock
+from wherry.memory.limiter import (
+    Accuracy,
+    Alarm,
+    Event,
+    Host,
+    Kind,
+    Limits,
+    Target,
+    Unusable,
+    Usage,
+    Verdict,
+    shares_of_a_cpu,
+    wall_clock,
+)
 
 _OBJECT = Path(__file__).with_name("monitor.bpf.o")
+_KERNEL_TYPES = Path("/sys/kernel/btf/vmlinux")
 _PAGE = resource.getpagesize()
 _PREFIX = f"bpf{layout.VERSION}-"
 _MAPS = ("containers", "slots", "mms", "events", ".bss")
@@ -143,11 +157,13 @@ class BpfLimiter:
     """See ``limiter.MemoryLimiter``."""
 
     name = "bpf"
+    accuracy = Accuracy(shares_of_a_cpu(), over_bytes=64 << 10)
 
     def __init__(self, loaded: BpfObject, programs: Programs) -> None:
         self._object = loaded
         self._maps = loaded.maps
         self._programs = programs
+        self.has_taken_over = programs.are_attached
         entries = loaded.layouts["containers"].entries
         self._containers = mmap.mmap(self._maps["containers"], entries * layout.CONTAINER_BYTES, mmap.MAP_SHARED)
         self._words = memoryview(self._containers).cast("q")
@@ -164,6 +180,7 @@ class BpfLimiter:
         self._hard_told: set[str] = set()
         self._untold = self._counter("untold")
         self._adopted = False
+        self._has_rearmed = False
         self._last_used = time.monotonic()
         for slot in range(entries):
             identity = self._identity(slot)
@@ -205,6 +222,39 @@ class BpfLimiter:
         self._slots[target.container_id] = self._found.pop(target.container_id)
         self.update(target.container_id, limits)
         self._adopted = True
+
+    def rearm(self, target: Target, limits: Limits) -> dict[str, int]:
+        kept = self.arm(target, limits)
+        at = self._slots[target.container_id] * layout.CONTAINER_BYTES + layout.WATCHING
+        self._containers[at : at + 4] = struct.pack("=I", 1)  # its first execve has been
+        self._has_rearmed = True
+        return kept
+
+    def take_stock(self) -> None:
+        if not self._has_rearmed:
+            return
+        try:
+            _load_maps(self._object)
+            program = self._object.load_iterator("task", _KERNEL_TYPES.read_bytes())
+        except (LookupError, Unusable) as error:
+            raise call_error(errno.ENOSYS, "iterate", str(error)) from None
+        try:
+            bpf.iterate(program)
+        finally:
+            os.close(program)
+        self._has_rearmed, self._adopted = False, True  # who is over its limit may be in no event
+
+    def alarm(self) -> Alarm:
+        return Alarm(
+            id=f"bpf map {bpf.map_id(self._maps['containers'])}",
+            array=f"{_PREFIX}containers",
+            wake=f"{_PREFIX}events",
+            stride=layout.CONTAINER_BYTES,
+            flag=layout.HARD_FIRED,
+        )
+
+    def alarm_of(self, container_id: str) -> int:
+        return self._slots[container_id]
 
     def sweep(self) -> None:
         for slot in self._found.values():

@@ -66,6 +66,8 @@ class CgroupLimiter:
     """See ``limiter.MemoryLimiter``."""
 
     name = "cgroup"
+    accuracy = None
+    has_taken_over = True  # all that there is, is in the groups
 
     def __init__(self) -> None:
         self._poll = select.epoll()
@@ -101,6 +103,19 @@ class CgroupLimiter:
             watch = _Version2.adopt(target.group, limits, target.throttles)
             self._add(target.container_id, watch)
             self._past.append(target.container_id)  # it stands in the counts, and its descriptor is new
+
+    def rearm(self, target: Target, limits: Limits) -> dict[str, int]:
+        return self.arm(target, limits)  # the kernel has counted all along, and held whatever limit the group has
+
+    def take_stock(self) -> None:
+        """The kernel has."""
+
+    def alarm(self) -> None:
+        """Version 2 ends containers by itself; on version 1 each has a signal."""
+
+    def alarm_of(self, container_id: str) -> str | None:
+        name = "memory-oom"
+        return name if name in self._watches[container_id].kept() else None
 
     def sweep(self) -> None:
         """There is nothing but the groups, and the supervisor sweeps those."""

@@ -88,6 +88,7 @@ class Container:
             start_failed=record.reason is Reason.START_FAILED,  # found out after a takeover
             stop_requested=record.stop_requested,
             with_init=record.request.init,
+            limit_lost=record.reason is Reason.LIMIT_LOST,  # as well
         )
         record.peak_rss_bytes = evidence.peak_bytes
         if record.reason is Reason.HARD_LIMIT:

@@ -125,6 +125,7 @@ class Lifespan(abc.ABC):
             pipeline=self._pipeline,
             memory=self._memory,
             starter=self._starter,
+            shim=self._shim,
             layout=self._layout,
         )
         try:
@@ -149,15 +150,13 @@ class Lifespan(abc.ABC):
         finally:
             for descriptor in kept.values():
                 os.close(descriptor)
-        self._keep_memory()
-        self._memory.on_change = self._keep_memory_again
 
     def _keep_memory_again(self) -> None:
         with contextlib.suppress(InternalError):  # there is no shim: the next one gets all of it
             self._keep_memory()
 
     def _keep_memory(self) -> None:
-        self._shim.keep(self._memory.descriptors())
+        self._shim.keep(self._memory.descriptors(), self._memory.alarms())
 
     async def prepare(self, rootfs: str | None) -> None:
         """Prepare containers ahead, for the default kind; ``rootfs``, if given, is checked and unpacked now.
@@ -207,8 +206,13 @@ class Lifespan(abc.ABC):
         await asyncio.to_thread(recovery.prune_logs, self._state.logs, records)
         for slot in by_name.values():  # prepared, or of a container whose record is gone
             self._discard_unknown(slot)
+        self._children.all_adopted()
         known = {container.record.slot for container in self._containers.values()} | set(by_name)
         await recovery.sweep(self._layout, self._parent, known)
+        self._memory.sweep()
+        # Until here the shim holds what there was before: limits that an earlier version has set go on.
+        self._keep_memory()
+        self._memory.on_change = self._keep_memory_again
         self._disk.hold_all()
         is_complete = not self._records.has_unreadable  # else the layers and logs of some would look like nobody's
         layers = {container.record.layer for container in self._containers.values()}

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from wherry.errors import Conflict, InvalidRequest, NotSupported, StartFailed
 from wherry.kernel import procfs
 from wherry.kernel.libc import describe
-from wherry.memory import Event, Host, Kind, Limits, MemoryLimiter, Target, Unusable, Usage, choice, controller
+from wherry.memory import Alarm, Event, Host, Kind, Limits, MemoryLimiter, Unusable, Usage, choice, controller
 from wherry.memory.oom import OomWatch
+from wherry.shim import protocol
 from wherry.supervisor import killing, soft
 from wherry.supervisor.cause import MemoryEvidence
 from wherry.supervisor.children import Child
@@ -21,6 +22,7 @@ from wherry.supervisor.container import Container
 from wherry.supervisor.events import Action, Events, Instant
 from wherry.supervisor.kernel_log import KernelLog
 from wherry.supervisor.model import Record, State
+from wherry.supervisor.rearming import Rearming, limits_of, target_of
 from wherry.supervisor.records import Records
 from wherry.supervisor.soft import SoftLimits
 
@@ -49,11 +51,13 @@ def backstop(hard_bytes: int) -> int:
 class _Watched:
     """One armed container."""
 
-    def __init__(self, container: Container, child: Child, limiter: MemoryLimiter | None) -> None:
+    def __init__(self, container: Container, child: Child, limiter: MemoryLimiter | None = None) -> None:
         self.container = container
         self.child = child
         self.limiter = limiter
         self.victim: Event | None = None
+        self.is_answered = False
+        """The shim has killed it for a crossing, while no supervisor lived."""
 
 
 class Memory:
@@ -69,7 +73,7 @@ class Memory:
         """Enforcer -> why it was not taken."""
         self._watched: dict[str, _Watched] = {}
         self._oom = OomWatch()
-        self._soft = SoftLimits(self._stalls, self._resident)
+        self._soft = SoftLimits(events, self._usage_of)
         self._kernel_log = KernelLog()
         self._timers: set[asyncio.TimerHandle] = set()
         self._dropped = 0
@@ -87,9 +91,9 @@ class Memory:
         """
         for name in in_use:
             try:
-                self._limiters[name] = choice.open_limiter(name, self._host, dict(kept))
+                self._limiters[name] = await asyncio.to_thread(choice.take_over, name, self._host, dict(kept))
             except Unusable as reason:
-                _log.error("containers with limits by %s cannot be taken over: %s", name, reason)
+                _log.error("containers with limits by %s cannot go on with it: %s", name, reason)
         try:
             chosen = await asyncio.to_thread(choice.choose, wanted, self._host, dict(self._limiters))
         except Unusable as reason:
@@ -98,6 +102,7 @@ class Memory:
         self._chosen, self.refused = chosen
         if self._chosen is not None:
             self._limiters[self._chosen.name] = self._chosen
+        self._rearming = Rearming(self._limiters, self._chosen, self._records)
         _log.info("memory limits by %s", self.name or "nobody")
         for name, reason_text in self.refused.items():
             _log.info("memory enforcer %s is not taken: %s", name, reason_text)
@@ -120,6 +125,20 @@ class Memory:
         """What the shim is to keep for the next supervisor."""
         return {name: each for limiter in self._limiters.values() for name, each in limiter.descriptors().items()}
 
+    def alarms(self) -> list[Alarm]:
+        """What the shim is to look at while no supervisor lives."""
+        return [alarm for limiter in self._limiters.values() if (alarm := limiter.alarm()) is not None]
+
+    def alarm_of(self, container: Container) -> protocol.Message:
+        """The fields of ``claim`` by which the shim finds this container's crossing; {} when it need not look."""
+        watched = self._watched.get(container.record.id)
+        if watched is None or watched.limiter is None:
+            return {}
+        found, alarm = watched.limiter.alarm_of(container.record.id), watched.limiter.alarm()
+        if isinstance(found, str):
+            return {"signal": found}
+        return {"element": [alarm.id, found]} if alarm is not None and found is not None else {}
+
     def arm(self, container: Container, child: Child) -> dict[str, int]:
         """Before the container's command is executed. Returns descriptors that the shim is to keep with it, and the
         caller to close.
@@ -128,9 +147,9 @@ class Memory:
         """
         request = container.record.request
         soft.check(request.soft_action, child.group)
-        limits = Limits(request.soft_bytes, request.hard_bytes)
+        limits = limits_of(container.record)
         container.record.enforcer = ""
-        watched = _Watched(container, child, None)
+        watched = _Watched(container, child)
         kept: dict[str, int] = {}
         try:
             if limits != Limits():
@@ -171,7 +190,7 @@ class Memory:
         record, child, limiter = watched.container.record, watched.child, self._needed()
         namespace = os.open(f"/proc/{child.pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            kept = limiter.arm(_target(record, child, namespace), limits)
+            kept = limiter.arm(target_of(record, child, namespace), limits)
         finally:
             os.close(namespace)
         record.enforcer = limiter.name
@@ -242,32 +261,41 @@ class Memory:
             return watched.limiter.stat(container.record.id)
         return None
 
-    def adopt(self, container: Container, child: Child, kept: Mapping[str, int]) -> None:
-        """For a container that an earlier supervisor armed; it may have ended."""
+    def adopt(
+        self, container: Container, child: Child, kept: Mapping[str, int], *, is_answered: bool
+    ) -> dict[str, int]:
+        """For a container that an earlier supervisor armed; it may have ended. ``is_answered``: the shim has killed it
+        for a crossing meanwhile.
+
+        Returns descriptors for the shim to keep with it, and the caller to close; empty unless it had to be armed anew.
+        """
         record = container.record
-        watched = _Watched(container, child, None)
-        limits = Limits(record.request.soft_bytes, record.request.hard_bytes)
+        watched = _Watched(container, child)
+        watched.is_answered = is_answered
+        new: dict[str, int] = {}
         if record.enforcer:
-            try:
-                limiter = self._limiters[record.enforcer]
-                namespace = kept.get("memory-namespace", -1)
-                limiter.adopt(_target(record, child, namespace), limits, dict(kept))
-                watched.limiter = limiter
-            except (KeyError, OSError) as error:
-                _log.error("%s: its memory limits by %s are lost: %s", record.name, record.enforcer, error)
+            watched.limiter, new = self._rearming.take_over(container, child, kept)
+            if new:
+                with contextlib.suppress(OSError):  # EBUSY: it has more than that, and is about to be ended
+                    self._set_backstop(watched, limits_of(record))
         with contextlib.suppress(OSError):
             if controller.limit(child.group) is not None:
                 self._oom.add(record.id, child.group)
         self._watched[record.id] = watched
-        usage = None if record.request.soft_bytes is None else self.usage(container)
-        if usage is not None:
-            self._soft.adopt(record, child.group, usage.rss_bytes)
+        return new
 
     def taken_over(self) -> None:
-        """All that there was has been adopted: forget the rest, and hear what has happened meanwhile."""
+        """All that there was has been adopted: count what was armed anew, and hear what has happened meanwhile."""
+        self._rearming.take_stock()
+        for limiter in self._limiters.values():
+            self._drain(limiter)
+        for watched in self._watched.values():
+            self._soft.adopt(watched.container.record, watched.child.group)
+
+    def sweep(self) -> None:
+        """What belongs to no container has been killed: forget its limits."""
         for limiter in self._limiters.values():
             limiter.sweep()
-            self._drain(limiter)
 
     def disarm(self, container: Container) -> MemoryEvidence:
         """The container has ended, or was not started in the end. Empty evidence when it was not armed."""
@@ -290,6 +318,7 @@ class Memory:
             victim=watched.victim,
             unexplained_kills=max(kills - record.oom_children, 0),
             limit_bytes=controller.limit(group) if kills else None,
+            answered_bytes=record.request.hard_bytes if watched.is_answered else None,
         )
 
     def explain_kills(self, container: Container, kills: int) -> None:
@@ -335,28 +364,9 @@ class Memory:
         if record.state is State.RUNNING:  # else the start saves it: here it would say that there is none
             self._records.keep(record)
 
-    def _resident(self, container_id: str) -> int | None:
+    def _usage_of(self, container_id: str) -> Usage | None:
         watched = self._watched.get(container_id)
-        usage = None if watched is None else self.usage(watched.container)
-        return None if usage is None else usage.rss_bytes
-
-    def _stalls(self, container_id: str, stalled_ns: int) -> None:
-        """Above its soft limit, and some process of it waits for memory."""
-        watched = self._watched.get(container_id)
-        usage = None if watched is None else self.usage(watched.container)
-        if watched is None or usage is None:
-            return
-        record = watched.container.record
-        attributes = {
-            "enforcer": record.enforcer,
-            "rss": str(usage.rss_bytes),
-            "limit": str(record.request.soft_bytes),
-            "peak": str(usage.peak_bytes),
-            "stalled": f"{stalled_ns / 1e9:.3f}",
-        }
-        if self._events.emit(Action.MEMORY_PRESSURE, record, attributes):
-            text = "%s: above its soft limit, and processes wait for memory: %s s since it crossed"
-            _log.warning(text, record.name, attributes["stalled"])
+        return None if watched is None else self.usage(watched.container)
 
     def _tell(self, watched: _Watched, enforcer: str, event: Event) -> None:
         record = watched.container.record
@@ -475,7 +485,3 @@ class Memory:
     def _close_all(descriptors: Mapping[str, int]) -> None:
         for descriptor in descriptors.values():
             os.close(descriptor)
-
-
-def _target(record: Record, child: Child, namespace: int) -> Target:
-    return Target(record.id, child.pid, child.pidfd, namespace, child.group, record.name, soft.throttles(record))

@@ -26,6 +26,7 @@ class Reason(StrEnum):
     STOPPED = "stopped"
     SIGNALED = "signaled"
     HARD_LIMIT = "hard_limit"
+    LIMIT_LOST = "limit_lost"
     OOM = "oom"
     START_FAILED = "start_failed"
     LOST = "lost"

@@ -20,7 +20,8 @@ from collections.abc import Callable
 from wherry.errors import NotSupported
 from wherry.kernel.cgroups import Group
 from wherry.kernel.libc import describe
-from wherry.memory import Event, Kind, Limits, controller, pressure
+from wherry.memory import Event, Kind, Limits, Usage, controller, pressure
+from wherry.supervisor.events import Action, Events
 from wherry.supervisor.model import Record
 from wherry.supervisor.request import SoftAction
 
@@ -69,14 +70,13 @@ class _Above:
 
 
 class SoftLimits:
-    """Belongs to the loop. ``tell`` is called with a container's id and for how many nanoseconds some process of it
-    has waited for memory since its crossing; ``resident`` gives a container's bytes as its enforcer counts them, None
-    when it is just ending.
+    """Belongs to the loop. ``usage_of`` says what the enforcer counts of a container, by its id; None when it is just
+    ending.
     """
 
-    def __init__(self, tell: Callable[[str, int], None], resident: Callable[[str], int | None]) -> None:
-        self._tell = tell
-        self._resident = resident
+    def __init__(self, events: Events, usage_of: Callable[[str], Usage | None]) -> None:
+        self._events = events
+        self._usage_of = usage_of
         self._pressure = pressure.PressureWatch()
         self._above: dict[str, _Above] = {}
         self._closing: set[asyncio.Future[None]] = set()
@@ -98,9 +98,10 @@ class SoftLimits:
             loop = asyncio.get_running_loop()
             found.reclaiming = loop.run_in_executor(None, controller.reclaim, found.group, excess)
 
-    def adopt(self, record: Record, group: Group, rss_bytes: int) -> None:
+    def adopt(self, record: Record, group: Group) -> None:
         """Of an earlier supervisor, which may have told of a crossing that is not over."""
-        if record.request.soft_bytes is not None and rss_bytes >= record.request.soft_bytes:
+        usage = None if record.request.soft_bytes is None else self._usage_of(record.id)
+        if usage is not None and usage.rss_bytes >= (record.request.soft_bytes or 0):
             self._begin(record, group)
 
     def _begin(self, record: Record, group: Group) -> _Above:
@@ -123,13 +124,30 @@ class SoftLimits:
                 and found.reclaiming.done()
                 and found.reclaiming.result()
             ):
-                self._reclaim(found, self._resident(container_id) or 0)
+                usage = self._usage_of(container_id)
+                self._reclaim(found, usage.rss_bytes if usage is not None else 0)
         for container_id in self._pressure.changed():
             found = self._above[container_id]
             was_above, found.was_above = found.was_above, found.is_above
             if was_above and not found.is_told:
                 found.is_told = True
-                self._tell(container_id, max(pressure.stalled_ns(found.group) - found.stalled_ns, 0))
+                self._tell(found)
+
+    def _tell(self, found: _Above) -> None:
+        usage, record = self._usage_of(found.record.id), found.record
+        if usage is None:
+            return
+        stalled = max(pressure.stalled_ns(found.group) - found.stalled_ns, 0) / 1e9
+        attributes = {
+            "enforcer": record.enforcer,
+            "rss": str(usage.rss_bytes),
+            "limit": str(record.request.soft_bytes),
+            "peak": str(usage.peak_bytes),
+            "stalled": f"{stalled:.3f}",
+        }
+        if self._events.emit(Action.MEMORY_PRESSURE, record, attributes):
+            text = "%s: above its soft limit, and processes have waited %.3f s for memory since it crossed"
+            _log.warning(text, record.name, stalled)
 
     def remove(self, container_id: str) -> None:
         """The container has ended."""
