@@ -27,6 +27,7 @@ CONTROL_GROUPS = [
     "tests/root/test_peers.py",
     "'tests/root/test_update_memory.py::test_limits_are_raised_and_lowered[cgroup]'",
 ]
+CONTRACT = "tests/root/test_memory_contract.py tests/root/test_memory_contract_supervised.py -m 'not host_variant'"
 ATTACKS = "tests/root/test_group_attacks.py -m 'not host_variant'"
 JOBS = {
     "module": Job("amd64", "engine", "tests/vm/inside/test_engine.py"),
@@ -38,6 +39,8 @@ JOBS = {
     "attacks-limits": Job("amd64", "attacks", f"{ATTACKS} -k 'limit or escapes'", "bpf cgroup"),
     "attacks-ends": Job("amd64", "attacks", f"{ATTACKS} -k 'not limit and not escapes'", "cgroup"),
     "stops": Job("amd64", "attacks", "-m 'not host_variant and not docker' tests/root/test_stop_times.py", "cgroup"),
+    "contract-kmod": Job("amd64", "contract", CONTRACT, "kmod"),
+    "contract-cgroup": Job("amd64", "contract", CONTRACT, "cgroup"),
     "soft-limits": Job("amd64", "contract", "tests/root/test_soft_limits.py", "bpf cgroup"),
     "control-groups": Job("amd64", "enforcers", " ".join(CONTROL_GROUPS)),
 }
