@@ -123,6 +123,7 @@ class Enforced:
         self.column = f"{name}{host.layout.version}" if name == "cgroup" else name
         self.events: list[Event] = []
         self.contained: list[Contained] = []
+        self._is_alone = False
         self._directory = directory
 
     def start(self, limits: Limits, *command: str, go: bool = True) -> Contained:
@@ -138,9 +139,15 @@ class Enforced:
         self.events += found
         return found
 
+    def die(self) -> None:
+        """What a supervisor had is closed."""
+        self.limiter.close()
+        self._is_alone = True
+
     def open_another(self, kept: dict[str, int]) -> None:
         """As the next supervisor, with what a shim has kept."""
         self.limiter = choice.open_limiter(self.limiter.name, self.host, kept)
+        self._is_alone = False
 
     def take_over(self, limits: Limits, *contained: Contained) -> None:
         """As the next supervisor does: supervisor/rearming.py."""
@@ -158,7 +165,8 @@ class Enforced:
     def close(self) -> None:
         for contained in self.contained:
             contained.close()
-        self.limiter.close()
+        if not self._is_alone:
+            self.limiter.close()
 
 
 @contextlib.contextmanager
