@@ -16,8 +16,10 @@ import pytest
 from harness import REPOSITORY, Supervisor, Traces, Word, wait_until
 from tests.patience import PATIENCE
 
+from wherry.kernel import cgroups
 from wherry.kernel.polling import readable
 from wherry.shim import protocol
+from wherry.supervisor.memory import backstop
 
 pytestmark = pytest.mark.root
 
@@ -220,6 +222,21 @@ def test_what_cannot_be_limited_again_is_ended(tmp_path: Path, rootfs: Path, lef
         assert (entries["hard"]["state"], entries["hard"]["reason"]) == ("exited", "limit_lost")
         assert "could not be taken over" in client.inspect("hard")["State"]["Error"]
         assert [entries[name]["state"] for name in ("soft", "free")] == ["running"] * 2
+
+
+def test_what_a_limit_does_not_count_is_told(supervisor: Upgradable, rootfs: Path) -> None:
+    """And what stands behind it, which only a host with a memory controller has."""
+    supervisor.client.start("hard", str(rootfs), ["/bin/sleep", "1000"], hard_mib=HARD // MIB)
+    supervisor.client.start("none", str(rootfs), ["/bin/sleep", "1000"])
+    ours = {name: supervisor.client.inspect(name)["Wherry"] for name in ("hard", "none")}
+    has_group = supervisor.info()["backstop"]
+    assert has_group is ("memory" in cgroups.detect().mounts or cgroups.detect().version == 2)
+    assert ours["hard"]["Backstop"] == (backstop(HARD) if has_group else None)
+    assert "page tables" in ours["hard"]["NotCounted"]
+    assert (ours["none"]["Backstop"], ours["none"]["NotCounted"]) == (None, [])
+    shown = supervisor.engine("info").stdout
+    assert ("no backstop" in shown) is not has_group
+    assert "do not count files of tmpfs" in shown
 
 
 def test_the_shim_ends_what_nobody_else_does(supervisor: Upgradable, rootfs: Path) -> None:

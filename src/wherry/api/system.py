@@ -135,6 +135,8 @@ def _wherry(about: EngineInfo) -> dict[str, Any]:
         "Enforcer": about.enforcer,
         "EnforcersRefused": about.enforcers_refused,
         "EnforcerDropped": about.enforcer_dropped,
+        "Backstop": about.has_backstop,
+        "NotCounted": about.not_counted,
         "ContainersRunning": about.containers_running,
         "ContainersCreated": about.containers_created,
         "ContainersExited": about.containers_exited,

@@ -53,6 +53,7 @@ def examine(root: str) -> list[Finding]:
         _module,
         _bpf,
         _enforcer,
+        _backstop,
         _kernel_log,
         _autogroup,
         _io_weight,
@@ -166,6 +167,16 @@ def _enforcer(root: str) -> Finding:
         # Whether one really works only its self-test says, which the supervisor makes when it starts.
         return Finding(OK, "memory limits", f"candidates: {' '.join(candidates)} (engine info shows the one in use)")
     return Finding(WARNING, "memory limits", "nothing can hold them", "see kernel module, BPF and control groups above")
+
+
+def _backstop(root: str) -> Finding:
+    """What counts for a hard limit that sums the resident memory of processes, beside that."""
+    subject = "memory backstop"
+    if "memory" in set.union(*_hierarchies(root)):
+        return Finding(OK, subject, "a memory group stands behind every hard limit")
+    missed = "files of tmpfs and memfd that are not mapped, page tables, swap, buffers of sockets and pipes"
+    found = f"no backstop: hard limits count resident memory only, not {missed}, other kernel memory"
+    return Finding(WARNING, subject, found, "boot with cgroup_enable=memory")
 
 
 def _kernel_log(root: str) -> Finding:

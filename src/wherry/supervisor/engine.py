@@ -17,6 +17,7 @@ import wherry
 from wherry.errors import Conflict, InternalError, NameInUse, NotFound, StartFailed, WherryError
 from wherry.kernel.libc import describe
 from wherry.logs import Log
+from wherry.memory import uncounted
 from wherry.supervisor import replacing, stopping, turns, updating, usage
 from wherry.supervisor.container import Container
 from wherry.supervisor.disk import Disk
@@ -258,6 +259,8 @@ class Engine(Lifespan):
             enforcer=self._memory.name,
             enforcers_refused=self._memory.refused,
             enforcer_dropped=self._memory.dropped,
+            has_backstop=self._memory.has_backstop,
+            not_counted=uncounted.by(self._memory.name),
             containers_running=states.count(State.RUNNING),
             containers_created=states.count(State.CREATED),
             containers_exited=states.count(State.EXITED),

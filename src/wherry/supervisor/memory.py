@@ -115,6 +115,10 @@ class Memory:
         return "" if self._chosen is None else self._chosen.name
 
     @property
+    def has_backstop(self) -> bool:
+        return controller.is_offered(self._host)
+
+    @property
     def dropped(self) -> int:
         """Events and processes that enforcers had no room for."""
         return sum(limiter.dropped() for limiter in self._limiters.values())
@@ -245,7 +249,8 @@ class Memory:
             return
         size, own = backstop(limits.hard_bytes), record.request.memory_bytes
         if own is None or own > size:
-            controller.set_limit(group, size)
+            controller.set_backstop(group, size)
+            record.backstop_bytes = size
 
     def usage(self, container: Container) -> Usage | None:
         """What the enforcer counts now; None for a container that it does not watch."""

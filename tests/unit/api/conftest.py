@@ -358,6 +358,8 @@ class FakeEngine:
             enforcer="cgroup",
             enforcers_refused={"bpf": "no BTF"},
             enforcer_dropped=0,
+            has_backstop=True,
+            not_counted=("page tables",),
             containers_running=states.count(State.RUNNING),
             containers_created=states.count(State.CREATED),
             containers_exited=states.count(State.EXITED),
