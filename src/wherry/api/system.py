@@ -137,6 +137,8 @@ def _wherry(about: EngineInfo) -> dict[str, Any]:
         "EnforcerDropped": about.enforcer_dropped,
         "Backstop": about.has_backstop,
         "NotCounted": about.not_counted,
+        "EnforcerDrift": about.drift_bytes,
+        "EnforcerDriftOf": about.drift_of,
         "ContainersRunning": about.containers_running,
         "ContainersCreated": about.containers_created,
         "ContainersExited": about.containers_exited,

@@ -107,6 +107,8 @@ def _enforcer(ours: Mapping[str, Any]) -> str:
     refused = [f"{name} not taken: {reason}" for name, reason in (ours.get("EnforcersRefused") or {}).items()]
     if lost := ours.get("EnforcerDropped"):
         refused.append(f"{lost} events or processes lost for want of room")
+    if drift := ours.get("EnforcerDrift"):
+        refused.append(f"counts {drift:+,} bytes beside what the kernel shows of {ours.get('EnforcerDriftOf')}")
     name = ours.get("Enforcer", "?") or "nobody"
     return f"{name} ({'; '.join(refused)})" if refused else str(name)
 

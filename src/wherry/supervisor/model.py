@@ -154,6 +154,12 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a memory group stands behind hard limits that another enforcer holds, or is that enforcer itself."""
     not_counted: tuple[str, ...]
     """What the enforcer's hard limit does not count, in words."""
+    drift_bytes: int | None
+    """By how much an enforcer's figure was above what the kernel shows of the same processes (negative: below), where
+    that was most, in the last round over all containers; None when there was none.
+    """
+    drift_of: str
+    """The name of that container."""
     containers_running: int
     containers_created: int
     containers_exited: int

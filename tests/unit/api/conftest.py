@@ -360,6 +360,8 @@ class FakeEngine:
             enforcer_dropped=0,
             has_backstop=True,
             not_counted=("page tables",),
+            drift_bytes=-4096,
+            drift_of="alpha",
             containers_running=states.count(State.RUNNING),
             containers_created=states.count(State.CREATED),
             containers_exited=states.count(State.EXITED),
