@@ -77,6 +77,9 @@ class Armed:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
         wait_until(self.has_ended)
+        # Before its namespace's number is free: another test's process may get it, and would be taken for this one.
+        with contextlib.suppress(KeyError, ValueError):  # disarmed, or the limiter is closed
+            self.limiter.disarm(self.id)
         selftest.end_helper(self.helper)
         for descriptor in (self.pidfd, self.namespace, *self.kept.values()):
             os.close(descriptor)

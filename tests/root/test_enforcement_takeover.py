@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import REPOSITORY, Supervisor, Traces, Word, wait_until
+from harness import REPOSITORY, Supervisor, Traces, wait_until
+from patched import Patched
 from tests.patience import PATIENCE
 
+from wherry.kernel import cgroups
 from wherry.kernel.polling import readable
 from wherry.shim import protocol
+from wherry.supervisor.memory import backstop
 
 pytestmark = pytest.mark.root
 
@@ -26,30 +29,11 @@ MIB = 1 << 20
 HARD = 32 * MIB
 BEYOND = 256 << 10
 """How far above its limit a container may have been: its processes and CPUs may each have had a page on the way."""
-NEWER = """
-import sys
-from wherry.memory import bpf_layout
-bpf_layout.VERSION += int(sys.argv.pop(1))
-from wherry.cli.main import main
-sys.exit(main())
-"""
-
-
-class Upgradable(Supervisor):
-    """One whose next start can be that of a program with another layout of the enforcer's maps."""
-
-    newer = 0
-
-    def _command(self, *words: Word) -> list[Word]:
-        command = super()._command(*words)
-        if words[0] != "supervisor" or not self.newer:
-            return command
-        return [command[0], "-c", NEWER, str(self.newer), *words]
 
 
 @pytest.fixture
-def supervisor(tmp_path: Path, rootfs: Path, leftovers: Traces) -> Iterator[Upgradable]:
-    instance = Upgradable(tmp_path, rootfs, leftovers, "--memory-enforcer", "bpf")
+def supervisor(tmp_path: Path, rootfs: Path, leftovers: Traces) -> Iterator[Patched]:
+    instance = Patched(tmp_path, rootfs, leftovers, "--memory-enforcer", "bpf")
     with instance.serving():
         yield instance
 
@@ -116,15 +100,15 @@ def lose(supervisor: Supervisor, what: str) -> None:
     """The supervisor is killed, and the next one finds nothing that it could go on with."""
     supervisor.kill()
     if what == "layout":
-        assert isinstance(supervisor, Upgradable)
-        supervisor.newer = 1
+        assert isinstance(supervisor, Patched)
+        supervisor.upgrade()
         return
     with in_the_place_of_a_supervisor(supervisor) as connection:
         protocol.send(connection, {"type": "keep", "names": []})
 
 
 @pytest.mark.parametrize("what", ["layout", "descriptors"])
-def test_what_slept_through_the_loss_is_counted(supervisor: Upgradable, rootfs: Path, what: str) -> None:
+def test_what_slept_through_the_loss_is_counted(supervisor: Patched, rootfs: Path, what: str) -> None:
     hog = Hog(supervisor, rootfs, "idle")
     lose(supervisor, what)
     supervisor.restart()
@@ -143,7 +127,7 @@ def rss(supervisor: Supervisor, name: str) -> int:
 
 
 @pytest.mark.parametrize("what", ["layout", "descriptors"])
-def test_a_hog_that_grows_meanwhile_is_held(supervisor: Upgradable, rootfs: Path, what: str) -> None:
+def test_a_hog_that_grows_meanwhile_is_held(supervisor: Patched, rootfs: Path, what: str) -> None:
     hog = Hog(supervisor, rootfs, "live", pace=200)
     hog.go()
     wait_until(hog.has_begun)
@@ -152,11 +136,11 @@ def test_a_hog_that_grows_meanwhile_is_held(supervisor: Upgradable, rootfs: Path
     hog.check_held()
 
 
-def test_the_old_limit_holds_until_the_new_one_does(supervisor: Upgradable, rootfs: Path) -> None:
+def test_the_old_limit_holds_until_the_new_one_does(supervisor: Patched, rootfs: Path) -> None:
     """The hog is over its limit before the new supervisor is there, at whatever moment of its start that is."""
     hogs = [Hog(supervisor, rootfs, f"h{number}", pace=number) for number in range(4)]
     supervisor.kill()
-    supervisor.newer = 1
+    supervisor.upgrade()
     for hog in hogs:
         hog.go()
     supervisor.restart()
@@ -164,7 +148,7 @@ def test_the_old_limit_holds_until_the_new_one_does(supervisor: Upgradable, root
         hog.check_held()
 
 
-def test_one_over_its_limit_by_the_time_it_is_counted_ends(supervisor: Upgradable, rootfs: Path) -> None:
+def test_one_over_its_limit_by_the_time_it_is_counted_ends(supervisor: Patched, rootfs: Path) -> None:
     """Nobody has held it meanwhile; it sleeps, and no page fault of its own will tell."""
     hog = Hog(supervisor, rootfs, "over", hard_mib=64)
     lose(supervisor, "descriptors")
@@ -182,38 +166,31 @@ def lower_limit(records: Path, name: str, size: int) -> None:
         database.execute(statement, (size, name))
 
 
-UNABLE = """
-import sys
+UNABLE = {
+    "rearm": """
 from wherry.memory import bpf
 def refuse(self, target, limits): raise OSError(28, "No space left on device")
-def cannot(self): raise OSError(1, "Operation not permitted")
-setattr(bpf.BpfLimiter, sys.argv[1], {"rearm": refuse, "take_stock": cannot}[sys.argv.pop(1)])
-from wherry.cli.main import main
-sys.exit(main())
-"""
+bpf.BpfLimiter.rearm = refuse
+""",
+    "take_stock": """
+from wherry.memory import bpf
+def refuse(self): raise OSError(1, "Operation not permitted")
+bpf.BpfLimiter.take_stock = refuse
+""",
+}
 
 
-class Unable(Upgradable):
-    """Its next start is that of a program that cannot do one thing."""
-
-    cannot = ""
-
-    def _command(self, *words: Word) -> list[Word]:
-        command = super()._command(*words)
-        return [command[0], "-c", UNABLE, self.cannot, *words] if words[0] == "supervisor" and self.cannot else command
-
-
-@pytest.mark.parametrize("cannot", ["rearm", "take_stock"])
+@pytest.mark.parametrize("cannot", UNABLE)
 def test_what_cannot_be_limited_again_is_ended(tmp_path: Path, rootfs: Path, leftovers: Traces, cannot: str) -> None:
     """With a reason of its own; who has no hard limit goes on."""
-    supervisor = Unable(tmp_path, rootfs, leftovers, "--memory-enforcer", "bpf")
+    supervisor = Patched(tmp_path, rootfs, leftovers, "--memory-enforcer", "bpf")
     with supervisor.serving():
         client = supervisor.client
         Hog(supervisor, rootfs, "hard")
         client.start("soft", str(rootfs), ["/bin/sleep", "1000"], soft_mib=16)
         client.start("free", str(rootfs), ["/bin/sleep", "1000"])
         lose(supervisor, "descriptors")
-        supervisor.cannot = cannot
+        supervisor.prelude = UNABLE[cannot]
         supervisor.restart()
         assert client.wait("hard") == 137
         entries = {entry["name"]: entry for entry in supervisor.ps()}
@@ -222,7 +199,22 @@ def test_what_cannot_be_limited_again_is_ended(tmp_path: Path, rootfs: Path, lef
         assert [entries[name]["state"] for name in ("soft", "free")] == ["running"] * 2
 
 
-def test_the_shim_ends_what_nobody_else_does(supervisor: Upgradable, rootfs: Path) -> None:
+def test_what_a_limit_does_not_count_is_told(supervisor: Patched, rootfs: Path) -> None:
+    """And what stands behind it, which only a host with a memory controller has."""
+    supervisor.client.start("hard", str(rootfs), ["/bin/sleep", "1000"], hard_mib=HARD // MIB)
+    supervisor.client.start("none", str(rootfs), ["/bin/sleep", "1000"])
+    ours = {name: supervisor.client.inspect(name)["Wherry"] for name in ("hard", "none")}
+    has_group = supervisor.info()["backstop"]
+    assert has_group is ("memory" in cgroups.detect().mounts or cgroups.detect().version == 2)
+    assert ours["hard"]["Backstop"] == (backstop(HARD) if has_group else None)
+    assert "page tables" in ours["hard"]["NotCounted"]
+    assert (ours["none"]["Backstop"], ours["none"]["NotCounted"]) == (None, [])
+    shown = supervisor.engine("info").stdout
+    assert ("no backstop" in shown) is not has_group
+    assert "do not count files of tmpfs" in shown
+
+
+def test_the_shim_ends_what_nobody_else_does(supervisor: Patched, rootfs: Path) -> None:
     """The process that crosses dies in its page fault; its siblings sleep, and there is no supervisor."""
     hog, other = Hog(supervisor, rootfs, "crosses"), Hog(supervisor, rootfs, "stays")
     supervisor.kill()
@@ -237,12 +229,12 @@ def test_the_shim_ends_what_nobody_else_does(supervisor: Upgradable, rootfs: Pat
     ) == 1  # the shim has read nothing away
 
 
-def test_what_the_shim_has_ended_is_known_to_another_version(supervisor: Upgradable, rootfs: Path) -> None:
+def test_what_the_shim_has_ended_is_known_to_another_version(supervisor: Patched, rootfs: Path) -> None:
     hog = Hog(supervisor, rootfs, "crosses")
     supervisor.kill()
     hog.go()
     wait_until(lambda: not hog.is_alive())
-    supervisor.newer = 1
+    supervisor.upgrade()
     supervisor.restart()
     assert supervisor.ps()[0]["reason"] == "hard_limit"
     death = supervisor.client.inspect("crosses")["Wherry"]["MemoryDeath"]

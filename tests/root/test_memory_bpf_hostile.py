@@ -1,4 +1,8 @@
-"""The BPF enforcer against who tries to get past it, or to wear it out; nobody reads events unless a test says so."""
+"""The BPF enforcer against who tries to get past it, or to wear it out; nobody reads events unless a test says so.
+
+Some of these run in guests with other kernels as well (tests/vm/test_engine.py), where up to Linux 6.1 a thread has 64
+page faults that nobody sees yet.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +83,7 @@ def test_every_process_of_an_address_space_dies(limiter: BpfLimiter, arm: Arm, m
     armed = arm(Limits(hard_bytes=32 * MIB), HOSTILE, mode, "64", "200")
     armed.go()
     assert armed.ended() == KILLED
-    assert 32 * MIB <= limiter.stat(armed.id).peak_bytes <= 32 * MIB + 64 * PAGE
+    assert 32 * MIB <= limiter.stat(armed.id).peak_bytes <= 33 * MIB
     assert armed.wait_for(Kind.HARD).pid != armed.pid
     check_nothing_left(limiter, armed)
 
@@ -136,7 +140,8 @@ def test_one_container_leaves_room_for_the_others(opened: Open, arm: Arm) -> Non
     other.go()
     assert other.ended() == KILLED
     found = other.wait_for(Kind.HARD)
-    assert (found.detail, found.rss_bytes) == ("", 32 * MIB)
+    assert (found.detail, found.limit_bytes) == ("", 32 * MIB)
+    assert 32 * MIB <= found.rss_bytes <= 33 * MIB
 
 
 # Whose limit it is.
@@ -330,3 +335,27 @@ def test_it_stays_attached_while_there_is_something(
     limiter.read()
     first.go()
     assert first.ended() == KILLED
+
+
+def test_who_takes_over_can_detach_and_attach_again(host: Host, arm: Arm, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = bpf.open_limiter(host, {})
+    armed = arm(Limits(hard_bytes=32 * MIB), GROW, "pages", "100", "1", by=first)
+    kept = {name: os.dup(descriptor) for name, descriptor in first.descriptors().items()}
+    assert len(kept) <= 12
+    first.close()
+    second = bpf.open_limiter(host, kept)
+    for descriptor in kept.values():
+        os.close(descriptor)
+    try:
+        second.adopt(armed.target, Limits(hard_bytes=32 * MIB), armed.kept)
+        armed.go()
+        assert armed.ended() == KILLED
+        second.disarm(armed.id)
+        monkeypatch.setattr(bpf, "_LINGER_SECONDS", 0.0)
+        second.read()
+        assert (second.descriptors(), links_of(os.getpid())) == ({}, 0)
+        again = arm(Limits(hard_bytes=32 * MIB), GROW, "pages", "100", "1", by=second)
+        again.go()
+        assert again.ended() == KILLED
+    finally:
+        second.close()

@@ -321,6 +321,8 @@ INFO = {
         "CgroupVersion": 2,
         "CgroupParent": "/wherry",
         "Enforcer": "cgroup",
+        "Backstop": False,
+        "NotCounted": ["huge pages", "page tables"],
         "ContainersRunning": 1,
         "ContainersCreated": 2,
         "ContainersExited": 3,
@@ -337,6 +339,7 @@ State directory:  /d
 Containers:       1 running, 2 created, 3 exited
 Prepared ahead:   2
 Memory limits by: cgroup
+Backstop:         no backstop (no memory controller); hard limits do not count huge pages, page tables
 Cgroups:          v2, below /wherry
 Disk:             5 GiB free; 3 MiB in 2 unpacked archives, 1 MiB of it used by no container
 Kernel:           6.1

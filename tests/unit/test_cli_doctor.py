@@ -99,7 +99,11 @@ def test_a_missing_controller_autogroup_and_a_missing_option_are_warnings(host: 
     write(host / "proc/sys/kernel/printk_devkmsg", "off\n")
     write(host / f"boot/config-{os.uname().release}", "# CONFIG_MEMCG is not set\n")
     found = states(host)
-    assert {found[name] for name in ("control groups", "autogroup", "kernel log", "kernel options")} == {"warning"}
+    (backstop,) = [each for each in doctor.examine(str(host)) if each.subject == "memory backstop"]
+    assert backstop.found.startswith("no backstop: ")
+    assert {
+        found[name] for name in ("control groups", "memory backstop", "autogroup", "kernel log", "kernel options")
+    } == {"warning"}
 
 
 def test_nothing_can_hold_memory_limits(host: Path) -> None:

@@ -28,6 +28,8 @@ CONTROL_GROUPS = [
     "'tests/root/test_update_memory.py::test_limits_are_raised_and_lowered[cgroup]'",
 ]
 CONTRACT = "tests/root/test_memory_contract.py tests/root/test_memory_contract_supervised.py -m 'not host_variant'"
+# What depends on the kernel: the signal, the map that is full, the sums.
+HOSTILE = "tests/root/test_memory_bpf_hostile.py -k 'address_space or saves_nobody or limit_dies or leaves_room'"
 ATTACKS = "tests/root/test_group_attacks.py -m 'not host_variant'"
 JOBS = {
     "module": Job("amd64", "engine", "tests/vm/inside/test_engine.py"),
@@ -36,6 +38,9 @@ JOBS = {
     "ends-bpf": Job("amd64", "enforcers", MATRIX, "bpf"),
     "ends-bpf-rt": Job("rt-amd64", "module", HUGE_READ, "bpf"),
     "ends-bpf-6.12": Job("6.12-amd64", "module", MATRIX, "bpf"),
+    "hostile-bpf": Job("amd64", "enforcers", HOSTILE),
+    "hostile-bpf-rt": Job("rt-amd64", "module", HOSTILE),
+    "hostile-bpf-6.12": Job("6.12-amd64", "module", HOSTILE),
     "attacks-limits": Job("amd64", "attacks", f"{ATTACKS} -k 'limit or escapes'", "bpf cgroup"),
     "attacks-ends": Job("amd64", "attacks", f"{ATTACKS} -k 'not limit and not escapes'", "cgroup"),
     "stops": Job("amd64", "attacks", "-m 'not host_variant and not docker' tests/root/test_stop_times.py", "cgroup"),

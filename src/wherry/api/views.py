@@ -63,6 +63,8 @@ class WherryView(msgspec.Struct, rename="pascal"):
     peak_pids: int | None
     peak_rss: int | None
     enforcer: str
+    backstop: int | None
+    not_counted: tuple[str, ...]
     oom_children: int
     memory_death: MemoryDeathView | None
 
@@ -183,6 +185,8 @@ def wherry(record: Record, log: Log, command: tuple[str, ...]) -> WherryView:
         peak_pids=record.peak_pids,
         peak_rss=record.peak_rss_bytes,
         enforcer=record.enforcer,
+        backstop=record.backstop_bytes,
+        not_counted=record.not_counted,
         oom_children=record.oom_children,
         memory_death=_memory_death(record),
     )

@@ -54,6 +54,7 @@ def examine(root: str) -> list[Finding]:
         _bpf,
         _enforcer,
         _soft_limits,
+        _backstop,
         _kernel_log,
         _autogroup,
         _io_weight,
@@ -185,6 +186,16 @@ def _soft_limits(root: str) -> Finding:
     if missing:
         return Finding(WARNING, "soft limits", f"not on this host: {', '.join(missing)}", "; ".join(fixes))
     return Finding(OK, "soft limits", "with actions and memory-pressure events")
+
+
+def _backstop(root: str) -> Finding:
+    """What counts for a hard limit that sums the resident memory of processes, beside that."""
+    subject = "memory backstop"
+    if "memory" in set.union(*_hierarchies(root)):
+        return Finding(OK, subject, "a memory group stands behind every hard limit")
+    missed = "files of tmpfs and memfd that are not mapped, page tables, swap, buffers of sockets and pipes"
+    found = f"no backstop: hard limits count resident memory only, not {missed}, other kernel memory"
+    return Finding(WARNING, subject, found, "boot with cgroup_enable=memory")
 
 
 def _kernel_log(root: str) -> Finding:

@@ -9,6 +9,7 @@ import os
 
 from wherry.kernel import cgroup_trees as trees
 from wherry.kernel.cgroups import Group
+from wherry.memory.limiter import Host
 
 _MEMORY = "memory"
 _MOST_GROUPS = 1000
@@ -22,6 +23,13 @@ def is_there(group: Group) -> bool:
     if group.layout.version == 1:
         return _MEMORY in group.directories
     return os.path.exists(f"{group.directories['']}/memory.max")
+
+
+def is_offered(host: Host) -> bool:
+    """Whether containers' groups can have a memory controller."""
+    if host.layout.version == 1:
+        return _MEMORY in host.layout.mounts
+    return _MEMORY in (Group(host.layout, host.parent).read("", "cgroup.controllers") or "").split()
 
 
 def usage(group: Group) -> int | None:
@@ -90,6 +98,15 @@ def reclaim(group: Group, size: int) -> bool:
     except OSError:  # EAGAIN: less than that
         return False
     return True
+
+
+def set_backstop(group: Group, size: int) -> None:
+    """As ``set_limit``, of a limit that is there in case that another one does not hold: the kernel kills the whole
+    container then, where it can, and not a process of its choice. Raises OSError.
+    """
+    if group.layout.version == 2:
+        group.write(_MEMORY, "memory.oom.group", 1)
+    set_limit(group, size)
 
 
 def oom_kills(group: Group) -> int:

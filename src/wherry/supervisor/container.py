@@ -69,6 +69,7 @@ class Container:
         record.reason, record.error = Reason.NONE, ""
         record.exit_code = record.signal = None
         record.peak_memory_bytes = record.peak_pids = record.peak_rss_bytes = None
+        record.backstop_bytes = None
         record.enforcer, record.oom_children, record.memory_death = "", 0, None
         record.finished_ns = record.killed_ns = 0
         record.stop_requested = False

@@ -137,6 +137,7 @@ class Lifespan(abc.ABC):
         records = self._records.load()
         await self._open_memory({record.enforcer for record in records if record.slot and record.enforcer})
         self._keeper = asyncio.get_running_loop().create_task(self._keep_records())
+        self._auditing = asyncio.get_running_loop().create_task(self._memory.auditor.run())
         await self._recover(held, records)
 
     async def _open_memory(self, in_use: set[str]) -> None:
@@ -376,6 +377,7 @@ class Lifespan(abc.ABC):
     async def _detach(self) -> None:
         self._closing = True
         self._keeper.cancel()
+        self._auditing.cancel()
         await leaving.leave_ends(self._containers.values(), self._children, self._tasks)
         await self._starter.close()
         await self._children.close()
@@ -405,6 +407,7 @@ class Lifespan(abc.ABC):
             await self._detach()
             return left
         self._keeper.cancel()
+        self._auditing.cancel()
         self._ender.close()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=30)

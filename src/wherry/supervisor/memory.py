@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from wherry.errors import Conflict, InvalidRequest, NotSupported, StartFailed
 from wherry.kernel import procfs
@@ -16,6 +16,7 @@ from wherry.memory import Alarm, Event, Host, Kind, Limits, MemoryLimiter, Unusa
 from wherry.memory.oom import OomWatch
 from wherry.shim import protocol
 from wherry.supervisor import killing, soft
+from wherry.supervisor.audit import Audited, Auditor
 from wherry.supervisor.cause import MemoryEvidence
 from wherry.supervisor.children import Child
 from wherry.supervisor.container import Container
@@ -82,6 +83,7 @@ class Memory:
         """Called when ``descriptors`` are others, before ``arm`` returns. Set when the shim has got the first ones:
         what an earlier supervisor left there must stay until all of it has been taken over.
         """
+        self.auditor = Auditor(self._audited)
         self._looking: dict[str, bool] = {}
         """Containers whose OOM kills are about to be counted, and whether there was another signal since."""
 
@@ -115,6 +117,10 @@ class Memory:
     def name(self) -> str:
         """Of the enforcer for new containers, "" when there is none."""
         return "" if self._chosen is None else self._chosen.name
+
+    @property
+    def has_backstop(self) -> bool:
+        return controller.is_offered(self._host)
 
     @property
     def dropped(self) -> int:
@@ -250,7 +256,14 @@ class Memory:
             return
         size, own = backstop(limits.hard_bytes), record.request.memory_bytes
         if own is None or own > size:
-            controller.set_limit(group, size)
+            controller.set_backstop(group, size)
+            record.backstop_bytes = size
+
+    def _audited(self) -> Iterator[Audited]:
+        for container_id, each in list(self._watched.items()):
+            if each.limiter is not None and not each.child.exited.done():
+                name, child = each.container.record.name, each.child
+                yield Audited(container_id, name, child.pid, child.group, each.limiter)
 
     def usage(self, container: Container) -> Usage | None:
         """What the enforcer counts now; None for a container that it does not watch."""

@@ -275,6 +275,8 @@ def test_an_entry_of_the_list(api: Api) -> None:
         "PeakPids": None,
         "PeakRss": None,
         "Enforcer": "",
+        "Backstop": None,
+        "NotCounted": [],
         "OomChildren": 0,
         "MemoryDeath": None,
     }
