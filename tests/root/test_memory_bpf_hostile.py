@@ -188,13 +188,30 @@ def test_an_entry_that_another_container_left_is_not_used(limiter: BpfLimiter, a
     wait_until(lambda: holds(armed, 8))
     key, _ = entry_of(armed)
     slot, namespace = limiter._slots[other.id], other.target.inode
-    left = struct.pack("=4q3Q8x2I8x", 0, 0, 0, 0, *struct.unpack("=Q", key), 0, 0, slot, namespace)
+    left = struct.pack("=4q4Q4I", 0, 0, 0, 0, *struct.unpack("=Q", key), 0, 0, 0, slot, namespace, 0, 0)
     bpf_calls.update(limiter._maps["mms"], key, left)
     go_on(armed)
     wait_until(lambda: armed.resident() >= 16 * MIB)
     wait_until(lambda: struct.unpack_from("=I", entry_of(armed)[1], layout.MM_SLOT)[0] == limiter._slots[armed.id])
+    wait_until(lambda: struct.unpack_from("=q", entry_of(armed)[1], 8)[0] * PAGE >= 16 * MIB)  # anonymous, all of it
     assert held(other) == 0
-    assert struct.unpack_from("=q", entry_of(armed)[1], 8)[0] * PAGE >= 16 * MIB  # anonymous pages, all of them
+
+
+def test_a_counter_that_has_no_shares_is_what_it_says(limiter: BpfLimiter, arm: Arm) -> None:
+    """As posted changes to the kernel would have it for a process with one thread: the pointer is NULL, and what lies
+    at a CPU's offset from NULL is not the process's. Here it is the upper half of a kernel address, 0xffff, so that
+    it would be seen; counters and pointers of an address space that is not there are read as 0.
+    """
+    armed = arm(Limits(hard_bytes=512 * MIB), "/bin/true")
+    nowhere = 0xFFFFFFFFFFEFF000
+    slot, namespace = limiter._slots[armed.id], armed.target.inode
+    entry = struct.pack("=4q4Q4I", 0, 0, 0, 0, nowhere, 0, 0, 0, slot, namespace, 1, 0)
+    bpf_calls.update(limiter._maps["mms"], struct.pack("=Q", nowhere), entry)
+    offsets, own_cpu = limiter._object.offset_of("cpu_offset"), limiter._counter("laundry")
+    cpus = len(bpf._possible_cpus())
+    struct.pack_into(f"={cpus}Q", limiter._globals, offsets, *[own_cpu + 6] * cpus)
+    bpf_calls.run_raw_tracepoint(limiter._programs._programs["rss_stat"], nowhere, 1)
+    assert limiter.stat(armed.id)[:2] == (0, 0)
 
 
 # What is told, and when.
