@@ -74,6 +74,12 @@ def test_the_reason(status: ExitStatus | None, evidence: MemoryEvidence, how: st
     assert (cause.memory is not None) is (reason in (Reason.HARD_LIMIT, Reason.OOM))
 
 
+def test_what_could_not_be_counted_is_in_the_evidence() -> None:
+    evidence = RECORD._replace(hard=HARD._replace(detail="uncounted"))
+    cause = decide(KILLED, evidence, start_failed=False, stop_requested=False, with_init=False)
+    assert (cause.reason, cause.memory and cause.memory.detail) == (Reason.HARD_LIMIT, "uncounted")
+
+
 def test_the_evidence_of_a_hard_limit() -> None:
     death = decide(KILLED, RECORD, start_failed=False, stop_requested=False, with_init=False).memory
     assert death is not None
