@@ -48,7 +48,7 @@ class Guest:
     is tried again, a guest that dies later is not.
     """
 
-    def __init__(self, kernel: str, module: Path, *, parallel: bool = False, options: str = "") -> None:
+    def __init__(self, kernel: str, module: Path | None, *, parallel: bool = False, options: str = "") -> None:
         self.kernel = kernel
         self._parallel = parallel
         self._options = options
