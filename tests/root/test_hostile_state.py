@@ -21,7 +21,7 @@ from harness import Supervisor, Traces
 from tests.patience import PATIENCE
 
 from wherry import http1
-from wherry.api import unix_socket
+from wherry.api.http import unix_socket
 from wherry.errors import Conflict, InvalidRequest, StartFailed
 from wherry.experiments.command import make_folder
 from wherry.experiments.model import BadSettingsError

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from wherry.api import security_options
+from wherry.api.docker import security_options
 from wherry.errors import InvalidRequest, NotSupported
 from wherry.kernel import seccomp as kernel
 from wherry.runtime import defaults, plan, seccomp, steps

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from wherry.api.docker_models import create_request
+from wherry.api.docker.create import create_request
 from wherry.errors import InvalidRequest
 from wherry.supervisor import bounds
 

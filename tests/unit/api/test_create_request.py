@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wherry import defaults
-from wherry.api.docker_models import create_request
+from wherry.api.docker.create import create_request
 from wherry.errors import InvalidRequest, NotFound, NotSupported, WherryError
 from wherry.logs import LogOptions
 from wherry.supervisor.names import generate_name

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.patience import PATIENCE
 
-from wherry.api import unix_socket
+from wherry.api.http import unix_socket
 from wherry.errors import Conflict, InvalidRequest
 
 

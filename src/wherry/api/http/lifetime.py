@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from wherry.api.replies import ReloadingError
+from wherry.api.http.replies import ReloadingError
 from wherry.errors import WherryError
 
 T = TypeVar("T")

@@ -15,12 +15,12 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from wherry.api.delivery import Budget
-from wherry.api.lifetime import Lifetime
-from wherry.api.pace import Pace
-from wherry.api.ports import Engine
-from wherry.api.query import Query
-from wherry.api.replies import API_VERSION, MIN_API_VERSION, MethodNotAllowedError, PageNotFoundError, Replies
+from wherry.api.http.delivery import Budget
+from wherry.api.http.lifetime import Lifetime
+from wherry.api.http.pace import Pace
+from wherry.api.http.query import Query
+from wherry.api.http.replies import API_VERSION, MIN_API_VERSION, MethodNotAllowedError, PageNotFoundError, Replies
+from wherry.api.needs import Engine
 from wherry.errors import InternalError, InvalidRequest, NotFound, WherryError
 from wherry.supervisor.request import quoted
 

@@ -14,10 +14,10 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from wherry.api import views
-from wherry.api.ports import Engine
-from wherry.api.replies import encode
-from wherry.api.router import Call
+from wherry.api.docker import views
+from wherry.api.http.replies import encode
+from wherry.api.http.router import Call
+from wherry.api.needs import Engine
 from wherry.errors import NotFound
 from wherry.logs import rfc3339_nano
 from wherry.supervisor.model import State

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from wherry.api.rootfs_images import is_named
-from wherry.api.views import status_code
+from wherry.api.docker.rootfs_images import is_named
+from wherry.api.docker.views import status_code
 from wherry.errors import InvalidRequest, NotSupported
 from wherry.supervisor.model import Record, State
 from wherry.supervisor.request import quoted

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from wherry.api.replies import JSON, BadMediaTypeError, BodyTooLargeError, BodyTooSlowError
+from wherry.api.http.replies import JSON, BadMediaTypeError, BodyTooLargeError, BodyTooSlowError
 from wherry.errors import InvalidRequest
 
 MAX_BODY = 4 * 1024 * 1024

@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from wherry.api.bodies import read_json
-from wherry.api.docker_models import asks_for_nothing, shown_field
-from wherry.api.router import Call
+from wherry.api.docker.create import asks_for_nothing, shown_field
+from wherry.api.http.bodies import read_json
+from wherry.api.http.router import Call
 from wherry.errors import InvalidRequest, NotSupported
 
 _UNLIMITED = -1

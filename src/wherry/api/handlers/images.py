@@ -10,10 +10,10 @@ from typing import Any
 
 from aiohttp import web
 
-from wherry.api.filters import decode_filters
-from wherry.api.ports import Engine
-from wherry.api.rootfs_images import image_id, is_named
-from wherry.api.router import Call
+from wherry.api.docker.filters import decode_filters
+from wherry.api.docker.rootfs_images import image_id, is_named
+from wherry.api.http.router import Call
+from wherry.api.needs import Engine
 from wherry.errors import Conflict, InvalidRequest, NotFound
 from wherry.logs import rfc3339_nano
 from wherry.supervisor.request import quoted

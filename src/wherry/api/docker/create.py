@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from wherry import defaults
-from wherry.api import security_options
+from wherry.api.docker import security_options
 from wherry.errors import InvalidRequest, NotFound, NotSupported
 from wherry.logs import LogOptions
 from wherry.supervisor.request import CreateRequest, check, clean_path, parse_bind, parse_env, parse_size, quoted

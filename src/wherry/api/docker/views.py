@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from wherry.api import times
-from wherry.api.rootfs_images import image_id
+from wherry.api.docker import durations
+from wherry.api.docker.rootfs_images import image_id
 from wherry.logs import Log, LogOptions, rfc3339_nano
 from wherry.supervisor.model import MEMORY_REASONS, End, Reason, Record, State
 from wherry.supervisor.request import CreateRequest
@@ -290,8 +290,8 @@ def _state(record: Record) -> dict[str, Any]:
         "Pid": record.pid,
         "ExitCode": status_code(record),
         "Error": record.error,
-        "StartedAt": _time(record.started_ns, times.ZERO),
-        "FinishedAt": _time(record.finished_ns, times.ZERO),
+        "StartedAt": _time(record.started_ns, durations.ZERO),
+        "FinishedAt": _time(record.finished_ns, durations.ZERO),
     }
 
 
@@ -368,7 +368,7 @@ def _status(record: Record) -> str:
 
 
 def _since(ns: int) -> str:
-    return times.human_duration((time.time_ns() - ns) / 1e9)
+    return durations.human_duration((time.time_ns() - ns) / 1e9)
 
 
 def _time(ns: int, never: str) -> str:

@@ -1,4 +1,4 @@
-"""Handlers for containers, except those that stream (``streams``)."""
+"""Handlers for containers, except those that stream (``log_streams``, ``attach``)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from wherry.api import views
-from wherry.api.bodies import read_body, read_json
-from wherry.api.delivery import send_list, send_whole
-from wherry.api.docker_models import create_request
-from wherry.api.filters import Filters
-from wherry.api.pace import Slices
-from wherry.api.replies import encode
-from wherry.api.router import Call
+from wherry.api.docker import views
+from wherry.api.docker.create import create_request
+from wherry.api.docker.filters import Filters
+from wherry.api.http.bodies import read_body, read_json
+from wherry.api.http.delivery import send_list, send_whole
+from wherry.api.http.pace import Slices
+from wherry.api.http.replies import encode
+from wherry.api.http.router import Call
 from wherry.errors import InvalidRequest, NotFound
 from wherry.supervisor.bounds import is_large
 from wherry.supervisor.model import State

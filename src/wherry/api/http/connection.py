@@ -15,8 +15,8 @@ from typing import Any, cast
 
 from aiohttp import web
 
-from wherry.api.peers import Peers
-from wherry.api.replies import JSON, Replies, TooManyConnectionsError, encode
+from wherry.api.http.peers import Peers
+from wherry.api.http.replies import JSON, Replies, TooManyConnectionsError, encode
 from wherry.errors import InternalError, InvalidRequest, WherryError
 
 _log = logging.getLogger(__name__)

@@ -27,12 +27,12 @@ from aiohttp import web
 from aiohttp.http_writer import StreamWriter
 
 from wherry import logs
-from wherry.api.containers import wanted
-from wherry.api.outlet import Outlet, Piece
-from wherry.api.pace import Pace
-from wherry.api.query import Query
-from wherry.api.replies import FrameResponse, encode
-from wherry.api.router import Call
+from wherry.api.handlers.containers import wanted
+from wherry.api.http.file_sender import Outlet, Piece
+from wherry.api.http.pace import Pace
+from wherry.api.http.query import Query
+from wherry.api.http.replies import FrameResponse, encode
+from wherry.api.http.router import Call
 from wherry.errors import InvalidRequest
 from wherry.supervisor.model import End, Record
 from wherry.supervisor.request import quoted

@@ -18,7 +18,7 @@ import socket
 import struct
 from pathlib import Path
 
-from wherry.api.replies import ForbiddenError
+from wherry.api.http.replies import ForbiddenError
 from wherry.errors import WherryError
 
 _UCRED = struct.Struct("3i")  # struct ucred (unix(7)): pid, uid, gid

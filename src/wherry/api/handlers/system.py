@@ -10,10 +10,10 @@ from typing import Any
 
 from aiohttp import web
 
-from wherry.api import disk
-from wherry.api.images import known
-from wherry.api.replies import API_VERSION, MIN_API_VERSION
-from wherry.api.router import Call
+from wherry.api.handlers import disk
+from wherry.api.handlers.images import known
+from wherry.api.http.replies import API_VERSION, MIN_API_VERSION
+from wherry.api.http.router import Call
 from wherry.logs import rfc3339_nano
 from wherry.supervisor.model import EngineInfo
 

@@ -15,10 +15,10 @@ from typing import cast
 from aiohttp import web
 
 from wherry import logs
-from wherry.api.connection import Connection
-from wherry.api.replies import FrameResponse
-from wherry.api.router import Call
-from wherry.api.streams import Framer, LogQuery, Sender, complaint, dump, forward, let_go
+from wherry.api.handlers.log_streams import Framer, LogQuery, Sender, complaint, dump, forward, let_go
+from wherry.api.http.connection import Connection
+from wherry.api.http.replies import FrameResponse
+from wherry.api.http.router import Call
 from wherry.errors import InvalidRequest
 from wherry.supervisor.model import State
 

@@ -14,8 +14,8 @@ from collections.abc import AsyncIterator, Callable, Iterable
 
 from aiohttp import web
 
-from wherry.api.pace import Pace, Slices
-from wherry.api.replies import Replies, TooManyRepliesError
+from wherry.api.http.pace import Pace, Slices
+from wherry.api.http.replies import Replies, TooManyRepliesError
 
 SMALL = 64 * 1024
 """Bytes of an answer that is sent at once, as a whole, and of a piece of a larger one."""

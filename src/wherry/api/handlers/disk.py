@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from wherry.api import views
-from wherry.api.filters import decode_filters, label_test
-from wherry.api.replies import encode
-from wherry.api.router import Call
-from wherry.api.times import moment
+from wherry.api.docker import views
+from wherry.api.docker.durations import moment
+from wherry.api.docker.filters import decode_filters, label_test
+from wherry.api.http.replies import encode
+from wherry.api.http.router import Call
 from wherry.errors import InvalidRequest
 from wherry.logs import rfc3339_nano
 from wherry.rootfs import Unpacked

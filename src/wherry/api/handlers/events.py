@@ -14,12 +14,12 @@ from typing import Any
 
 from aiohttp import web
 
-from wherry.api.delivery import write_lines
-from wherry.api.filters import decode_filters
-from wherry.api.pace import Pace
-from wherry.api.query import Query
-from wherry.api.replies import encode
-from wherry.api.router import Call
+from wherry.api.docker.filters import decode_filters
+from wherry.api.http.delivery import write_lines
+from wherry.api.http.pace import Pace
+from wherry.api.http.query import Query
+from wherry.api.http.replies import encode
+from wherry.api.http.router import Call
 from wherry.errors import InvalidRequest, NotSupported
 from wherry.supervisor.events import Event, Missed
 from wherry.supervisor.request import quoted
