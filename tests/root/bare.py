@@ -19,8 +19,8 @@ from wherry.runtime import binds, launch
 from wherry.runtime.launch import Report
 from wherry.runtime.plan import Plan, make_plan, wants_init
 from wherry.runtime.steps import Step, in_cgroups
+from wherry.storage.layers import Layers, open_rootfs
 from wherry.supervisor import users
-from wherry.supervisor.layers import Layers, open_rootfs
 from wherry.supervisor.request import CreateRequest
 from wherry.supervisor.shimlink import ExitStatus
 from wherry.supervisor.specgen import make_spec

@@ -27,7 +27,7 @@ from wherry.experiments.command import make_folder
 from wherry.experiments.model import BadSettingsError
 from wherry.kernel import trust
 from wherry.logs import Log
-from wherry.supervisor.layers import Layers, open_rootfs
+from wherry.storage.layers import Layers, open_rootfs
 from wherry.supervisor.records import Records
 from wherry.supervisor.state_directory import StateDirectory
 

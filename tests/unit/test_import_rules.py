@@ -1,4 +1,4 @@
-"""Imports run one way: kernel <- runtime <- shim, rootfs, memory, logs <- supervisor <- api; cli -> client -> http1.
+"""Imports run one way: kernel <- runtime <- shim, storage, memory, logs <- supervisor <- api; cli -> client -> http1.
 
 Read from the syntax trees, so that imports inside functions and under TYPE_CHECKING count too.
 """
@@ -54,22 +54,22 @@ LAYERS = {
     "wherry.runtime.spec": layer("wherry.kernel", "wherry.runtime", *BOTH_SIDES, third_party=("msgspec",)),
     "wherry.runtime.seccomp": layer("wherry.kernel", "wherry.runtime", *BOTH_SIDES, third_party=("msgspec",)),
     "wherry.shim": layer("wherry.kernel", "wherry.runtime", *BOTH_SIDES),
-    "wherry.rootfs": layer("wherry.kernel", *BOTH_SIDES, third_party=("zstandard",)),
+    "wherry.storage": layer("wherry.kernel", *BOTH_SIDES, third_party=("zstandard",)),
     "wherry.logs": layer("wherry.kernel", *BOTH_SIDES),
     "wherry.memory": layer("wherry.kernel", *BOTH_SIDES),
     "wherry.supervisor": layer(
-        *("wherry.kernel", "wherry.runtime", "wherry.shim", "wherry.rootfs", "wherry.logs", "wherry.memory"),
+        *("wherry.kernel", "wherry.runtime", "wherry.shim", "wherry.storage", "wherry.logs", "wherry.memory"),
         *BOTH_SIDES,
         third_party=("msgspec",),
     ),
     # The composition root: the one place that puts the API on top of the supervisor.
     "wherry.supervisor.main": layer(
-        *("wherry.kernel", "wherry.runtime", "wherry.shim", "wherry.rootfs", "wherry.logs", "wherry.memory"),
+        *("wherry.kernel", "wherry.runtime", "wherry.shim", "wherry.storage", "wherry.logs", "wherry.memory"),
         *("wherry.supervisor", "wherry.api", *BOTH_SIDES),
         third_party=("aiohttp", "msgspec", "multidict"),
     ),
     "wherry.api": layer(
-        *("wherry.kernel", "wherry.runtime", "wherry.rootfs", "wherry.logs", "wherry.supervisor"),
+        *("wherry.kernel", "wherry.runtime", "wherry.storage", "wherry.logs", "wherry.supervisor"),
         *BOTH_SIDES,
         third_party=("aiohttp", "msgspec", "multidict"),
     ),

@@ -1,4 +1,4 @@
-"""wherry.rootfs.archive: compressed files as streams of bounded pieces."""
+"""wherry.storage.tar.archive: compressed files as streams of bounded pieces."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import zstandard
 from tests.tarballs import COMPRESS
 
 from wherry.errors import Conflict
-from wherry.rootfs.archive import ArchiveError, ArchiveFile, Stream, open_archive
+from wherry.storage.tar.archive import ArchiveError, ArchiveFile, Stream, open_archive
 
 CONTENT = random.Random(7).randbytes(300_000) + b"the same again and again " * 40_000
 COMPRESSED = [name for name in COMPRESS if name != "plain"]

@@ -1,4 +1,4 @@
-"""wherry.rootfs.members: the tar format, against tarfile and GNU tar, and what is wrong with corrupt archives."""
+"""wherry.storage.tar.members: the tar format, against tarfile and GNU tar, and what is wrong with corrupt archives."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.tarballs import END, changed, directory, file, hard_link, header, long_name, padded, pax, pax_record, symlink
 
-from wherry.rootfs.archive import ArchiveError
-from wherry.rootfs.members import Archive, Kind, Member
+from wherry.storage.tar.archive import ArchiveError
+from wherry.storage.tar.members import Archive, Kind, Member
 
 
 class Pieces:

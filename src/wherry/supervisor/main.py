@@ -20,7 +20,7 @@ from typing import NamedTuple
 from wherry.api.server import Server, serve
 from wherry.errors import InvalidRequest, WherryError
 from wherry.kernel import descriptors
-from wherry.rootfs import Limits
+from wherry.storage.tar.budget import Limits
 from wherry.supervisor import reload, turns
 from wherry.supervisor.engine import Engine
 from wherry.supervisor.quiet_log import RateLimit

@@ -12,10 +12,11 @@ from pathlib import Path
 from wherry.errors import InvalidRequest, RootfsInUse, StartFailed, WherryError
 from wherry.kernel.libc import describe_errno
 from wherry.logs import Pipeline, duplicate_pipe, make_buffer, make_pipe
-from wherry.rootfs import RootfsStore
 from wherry.runtime import binds, launch
 from wherry.runtime.plan import Plan, make_plan, wants_init
-from wherry.supervisor import layers, limits, users
+from wherry.storage import layers
+from wherry.storage.rootfs import RootfsStore
+from wherry.supervisor import limits, users
 from wherry.supervisor.bounds import is_large
 from wherry.supervisor.children import Child, Children
 from wherry.supervisor.container import Container

@@ -32,7 +32,9 @@ from wherry.api import needs
 from wherry.api.handlers import log_streams
 from wherry.api.server import Server, serve
 from wherry.logs import BufferStats, Chunk, Extent, Hold, Log, LogOptions, Stamper
-from wherry.rootfs import Space, Unpacked, trees
+from wherry.storage import trees
+from wherry.storage.catalogue import Unpacked
+from wherry.storage.tar.budget import Space
 from wherry.supervisor.disk import ContainerUsage, Disk, DiskUsage, Pruned
 from wherry.supervisor.events import Events
 from wherry.supervisor.model import End, EngineInfo, Reason, Record, State

@@ -15,7 +15,7 @@ from wherry.api.http.replies import encode
 from wherry.api.http.router import Call
 from wherry.errors import InvalidRequest
 from wherry.logs import rfc3339_nano
-from wherry.rootfs import Unpacked
+from wherry.storage.catalogue import Unpacked
 from wherry.supervisor.disk import ContainerUsage, Disk, DiskUsage
 from wherry.supervisor.model import Record
 from wherry.supervisor.request import quoted

@@ -6,9 +6,9 @@ import enum
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from wherry.rootfs import headers, sparse
-from wherry.rootfs.archive import ArchiveError, Stream
-from wherry.rootfs.headers import BLOCK, Header
+from wherry.storage.tar import headers, sparse
+from wherry.storage.tar.archive import ArchiveError, Stream
+from wherry.storage.tar.headers import BLOCK, Header
 
 _CHUNK = 1 << 20
 _LONGEST_NAME = 1 << 16

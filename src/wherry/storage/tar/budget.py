@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
-from wherry.rootfs.archive import ArchiveError, Stream
+from wherry.storage.tar.archive import ArchiveError, Stream
 
 _BLOCK = 4096  # what one entry or a started block takes on most file systems
 _CHECK_BYTES = 8 << 20

@@ -14,9 +14,9 @@ import stat
 from collections.abc import Iterable, Iterator
 
 from wherry.kernel import paths
-from wherry.rootfs.archive import ArchiveError
-from wherry.rootfs.budget import Budget
-from wherry.rootfs.members import Archive, Kind, Member
+from wherry.storage.tar.archive import ArchiveError
+from wherry.storage.tar.budget import Budget
+from wherry.storage.tar.members import Archive, Kind, Member
 
 _CONFINED = paths.RESOLVE_IN_ROOT | paths.RESOLVE_NO_MAGICLINKS | paths.RESOLVE_NO_XDEV
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

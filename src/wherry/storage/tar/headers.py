@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from wherry.rootfs.archive import ArchiveError
+from wherry.storage.tar.archive import ArchiveError
 
 BLOCK = 512
 ZEROS = bytes(BLOCK)

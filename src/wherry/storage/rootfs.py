@@ -22,12 +22,12 @@ from pathlib import Path
 from wherry.errors import Conflict, InvalidRequest, StartFailed
 from wherry.kernel import libc
 from wherry.kernel.libc import describe, describe_errno
-from wherry.rootfs import trees
-from wherry.rootfs.archive import ArchiveError, ArchiveFile, open_archive
-from wherry.rootfs.budget import Budget, Limits, NoSpaceError, Space, space
-from wherry.rootfs.catalogue import Catalogue, Unpacked
-from wherry.rootfs.extract import unpack
-from wherry.rootfs.members import Archive
+from wherry.storage import trees
+from wherry.storage.catalogue import Catalogue, Unpacked
+from wherry.storage.tar.archive import ArchiveError, ArchiveFile, open_archive
+from wherry.storage.tar.budget import Budget, Limits, NoSpaceError, Space, space
+from wherry.storage.tar.extract import unpack
+from wherry.storage.tar.members import Archive
 
 _log = logging.getLogger(__name__)
 

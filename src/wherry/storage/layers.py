@@ -13,7 +13,7 @@ from pathlib import Path
 from wherry.errors import InvalidRequest, StartFailed
 from wherry.kernel import mounts
 from wherry.kernel.libc import describe, describe_errno
-from wherry.rootfs import trees
+from wherry.storage import trees
 
 _log = logging.getLogger(__name__)
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from wherry.kernel.libc import describe
-from wherry.rootfs.trees import Usage
+from wherry.storage.trees import Usage
 
 _log = logging.getLogger(__name__)
 _ATTRIBUTE = "trusted.wherry.archive"

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from wherry.rootfs.archive import ArchiveError
-from wherry.rootfs.headers import BLOCK, decimal, number
+from wherry.storage.tar.archive import ArchiveError
+from wherry.storage.tar.headers import BLOCK, decimal, number
 
 Map = list[tuple[int, int]]
 
