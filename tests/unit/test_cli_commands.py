@@ -392,10 +392,10 @@ def test_version_without_a_supervisor_shows_the_clients_and_fails(engine: Engine
 
 
 class StubSupervisor(ModuleType):
-    """Stands for wherry.supervisor.main: what the command line hands over is what is tested."""
+    """Stands for wherry.daemon: what the command line hands over is what is tested."""
 
     def __init__(self) -> None:
-        super().__init__("wherry.supervisor.main")
+        super().__init__("wherry.daemon")
         self.calls: list[tuple[object, ...]] = []
 
     def check(self, rootfs: str | None) -> int:
@@ -410,7 +410,7 @@ class StubSupervisor(ModuleType):
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> StubSupervisor:
     module = StubSupervisor()
-    monkeypatch.setitem(sys.modules, "wherry.supervisor.main", module)
+    monkeypatch.setitem(sys.modules, "wherry.daemon", module)
     monkeypatch.delenv("ENGINE_SOCKET", raising=False)
     return module
 

@@ -63,7 +63,7 @@ LAYERS = {
         third_party=("msgspec",),
     ),
     # The composition root: the one place that puts the API on top of the supervisor.
-    "wherry.supervisor.main": layer(
+    "wherry.daemon": layer(
         *("wherry.kernel", "wherry.runtime", "wherry.shim", "wherry.storage", "wherry.logs", "wherry.memory"),
         *("wherry.supervisor", "wherry.api", *BOTH_SIDES),
         third_party=("aiohttp", "msgspec", "multidict"),
@@ -159,7 +159,7 @@ def _is_allowed(found: Import, own: str) -> bool:
     if target.partition(".")[0] != "wherry":
         top = target.partition(".")[0]
         return top in rules.third_party or (top in sys.stdlib_module_names and _may_call_c(top, found.importer))
-    if own == "wherry.cli" and target == "wherry.supervisor.main":
+    if own == "wherry.cli" and target == "wherry.daemon":
         return found.is_lazy  # the `supervisor` sub-command alone starts the server side
     if own == "wherry.kernel" and found.importer != "wherry.kernel":
         return target == "wherry.kernel.libc"  # each file of kernel/ stands alone on libc
@@ -236,7 +236,7 @@ FORBIDDEN = {
     "the supervisor imports the api": ("supervisor/engine", "from wherry.api import app"),
     "the api imports the client": ("api/app", "from wherry import client\nimport wherry.client"),
     "the cli imports the supervisor": ("cli/ps", "def f():\n    from wherry.supervisor import records"),
-    "the cli imports the composition root at once": ("cli/supervise", "from wherry.supervisor.main import serve"),
+    "the cli imports the composition root at once": ("cli/supervise", "from wherry.daemon import serve"),
     "the client imports the kernel": ("client", "from wherry.kernel.libc import call"),
     "the client imports a third party": ("client", "import aiohttp"),
     "logs import the runtime": ("logs/capture", "from wherry.runtime import spec"),
@@ -257,8 +257,8 @@ ALLOWED = {
     "kernel on libc": ("kernel/mounts", "import os\nfrom wherry.kernel.libc import call\nfrom . import libc"),
     "libc on ctypes": ("kernel/libc", "import ctypes"),
     "the runtime on the kernel": ("runtime/plan", "from ..kernel import mounts\nfrom wherry.errors import StartFailed"),
-    "the composition root on the api": ("supervisor/main", "from wherry.api import app\nimport aiohttp"),
-    "the sub-command on the composition root": ("cli/supervise", "def f():\n    import wherry.supervisor.main"),
+    "the composition root on the api": ("daemon", "from wherry.api import app\nimport aiohttp"),
+    "the sub-command on the composition root": ("cli/supervise", "def f():\n    import wherry.daemon"),
     "the version": ("cli/version", "from wherry import __version__"),
 }
 
