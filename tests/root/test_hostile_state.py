@@ -20,8 +20,8 @@ import pytest
 from harness import Supervisor, Traces
 from tests.patience import PATIENCE
 
-from wherry import http1
 from wherry.api.http import unix_socket
+from wherry.client import http1
 from wherry.errors import Conflict, InvalidRequest, StartFailed
 from wherry.experiments.command import make_folder
 from wherry.experiments.model import BadSettingsError

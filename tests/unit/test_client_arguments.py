@@ -13,8 +13,8 @@ from tests.patience import PATIENCE
 from tests.unit.fake_supervisor import FakeSupervisor, empty, exited, reply, started, streaming
 
 from wherry import Client, InvalidRequest
-from wherry.wire import arguments, config
-from wherry.wire.config import config_of
+from wherry.client import arguments, config
+from wherry.client.config import config_of
 
 
 @pytest.fixture

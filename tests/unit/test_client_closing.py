@@ -13,8 +13,8 @@ import pytest
 from tests.patience import PATIENCE
 from tests.unit.fake_supervisor import FakeSupervisor, Request, frame, started, streaming
 
-from wherry import Client, errors, http1
-from wherry.client import LogStream
+from wherry import Client, errors
+from wherry.client import LogStream, http1
 
 
 class Quiet(FakeSupervisor):

@@ -11,12 +11,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.unit.fake_supervisor import entry, frame
 
+from wherry.client import jsontext
+from wherry.client.config import MAX_MIB, absolute, config_of, container_config, update_config
+from wherry.client.http1 import ProtocolError, TruncatedError
+from wherry.client.replies import Container, RunResult, StartedContainer, status_from
+from wherry.client.stream import MAX_STATUS, frames
 from wherry.errors import InternalError, InvalidRequest
-from wherry.http1 import ProtocolError, TruncatedError
-from wherry.wire import jsontext
-from wherry.wire.config import MAX_MIB, absolute, config_of, container_config, update_config
-from wherry.wire.replies import Container, RunResult, StartedContainer, status_from
-from wherry.wire.stream import MAX_STATUS, frames
 
 
 def test_only_what_was_asked_for_is_sent() -> None:

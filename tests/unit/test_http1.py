@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from tests.patience import PATIENCE
 from tests.unit.fake_supervisor import RawServer, read_request
 
-from wherry import http1
-from wherry.http1 import NoReplyError, Pool, ProtocolError, TruncatedError
+from wherry.client import http1
+from wherry.client.http1 import NoReplyError, Pool, ProtocolError, TruncatedError
 
 OK = b"HTTP/1.1 200 OK\r\n"
 

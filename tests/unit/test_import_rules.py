@@ -1,4 +1,5 @@
-"""Imports run one way: kernel <- runtime <- shim, storage, memory, logs <- supervisor <- api; cli -> client -> http1.
+"""Imports run one way: kernel <- runtime <- shim; kernel <- storage, memory, logs; all these <- supervisor <- api <-
+daemon; client <- cli, experiments.
 
 Read from the syntax trees, so that imports inside functions and under TYPE_CHECKING count too.
 """
@@ -32,23 +33,19 @@ BOTH_SIDES = ("wherry", "wherry.errors", "wherry.defaults", "wherry.weights")
 
 # By longest prefix. "wherry" stands for the package's own __init__ alone, not for all below it.
 LAYERS = {
-    "wherry": layer("wherry.client", "wherry.wire", "wherry.errors", "wherry.defaults"),
+    "wherry": layer("wherry.client", "wherry.errors", "wherry.defaults"),
     "wherry.__main__": layer("wherry.cli"),
     "wherry.errors": layer(),
     "wherry.defaults": layer(),
     "wherry.weights": layer(),
-    "wherry.http1": layer(*BOTH_SIDES),
-    "wherry.wire": layer("wherry.http1", *BOTH_SIDES),
-    "wherry.client": layer("wherry.http1", "wherry.wire", *BOTH_SIDES),
-    "wherry.cli": layer("wherry.client", "wherry.wire", *BOTH_SIDES, third_party=("argcomplete",)),
+    "wherry.client": layer(*BOTH_SIDES),
+    "wherry.cli": layer("wherry.client", *BOTH_SIDES, third_party=("argcomplete",)),
     # The one command that is more than a front of the client.
     "wherry.cli.experiment": layer("wherry.client", "wherry.cli", "wherry.experiments", *BOTH_SIDES),
     "wherry.experiments.__main__": layer("wherry.cli"),
     "wherry.experiments.terminal": layer("wherry.cli.terminal", "wherry.experiments", third_party=("rich",)),
     # What users copy: nothing but the public client.
-    "wherry.experiments": layer(
-        "wherry.client", "wherry.wire", *BOTH_SIDES, third_party=("jinja2", "matplotlib", "rich")
-    ),
+    "wherry.experiments": layer("wherry.client", *BOTH_SIDES, third_party=("jinja2", "matplotlib", "rich")),
     "wherry.kernel": layer("wherry.kernel.libc"),
     "wherry.runtime": layer("wherry.kernel", *BOTH_SIDES),
     "wherry.runtime.spec": layer("wherry.kernel", "wherry.runtime", *BOTH_SIDES, third_party=("msgspec",)),
@@ -237,8 +234,8 @@ FORBIDDEN = {
     "the api imports the client": ("api/app", "from wherry import client\nimport wherry.client"),
     "the cli imports the supervisor": ("cli/ps", "def f():\n    from wherry.supervisor import records"),
     "the cli imports the composition root at once": ("cli/supervise", "from wherry.daemon import serve"),
-    "the client imports the kernel": ("client", "from wherry.kernel.libc import call"),
-    "the client imports a third party": ("client", "import aiohttp"),
+    "the client imports the kernel": ("client/client", "from wherry.kernel.libc import call"),
+    "the client imports a third party": ("client/client", "import aiohttp"),
     "logs import the runtime": ("logs/capture", "from wherry.runtime import spec"),
     "memory imports the supervisor": ("memory/bpf", "from wherry.supervisor import model"),
     "memory imports the logs": ("memory/bpf", "from wherry import logs\nimport wherry.logs"),

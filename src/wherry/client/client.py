@@ -1,29 +1,14 @@
-"""The Python API: containers of the supervisor behind one UNIX socket.
-
-    client = Client()                                  # ENGINE_SOCKET, or /run/wherry/engine.sock
-    started = client.start("job", "rootfs", ["/bin/sleep", "60"], hard_mib=64)
-    for stream, data in client.logs("job", follow=True):
-        ...
-
-Every method raises the errors of ``wherry.errors`` as the supervisor sent them (NotFound, NameInUse, CommandNotFound
-...), Unavailable when no supervisor answers or it goes away in the middle, and InternalError for a reply that makes
-no sense.
-
-Threads may share a Client: each call in flight has a connection of its own, and idle connections are kept and reused. A
-LogStream belongs to one thread at a time. After fork() both processes can go on using it.
-"""
+"""``Client``: what a caller can ask the supervisor for."""
 
 from __future__ import annotations
 
-import errno
-import os
 import time
 
-from wherry import defaults, errors, http1
-from wherry.wire import arguments, jsontext, queries
-from wherry.wire.config import MAX_MIB, absolute, changes_of, config_of
-from wherry.wire.disk import DiskCalls
-from wherry.wire.replies import (
+from wherry import errors
+from wherry.client import arguments, queries
+from wherry.client.config import changes_of, config_of
+from wherry.client.disk import DiskCalls
+from wherry.client.replies import (
     MAKES_SENSE,
     Container,
     RunResult,
@@ -32,60 +17,24 @@ from wherry.wire.replies import (
     started_container,
     status_from,
 )
-from wherry.wire.stream import STATUS, STDERR, STDOUT, LogStream, frames
+from wherry.client.stream import STATUS, STDERR, STDOUT, LogStream
+from wherry.client.transport import CLOSED, decoded, drain, path_of, quoted_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
     from typing import Any, Literal, Self, Unpack
 
-    from wherry.wire.callbacks import Subscription
-    from wherry.wire.config import Changes, Options, StrPath
-    from wherry.wire.events import Event, EventStream
+    from wherry.client.callbacks import Subscription
+    from wherry.client.config import Changes, Options, StrPath
+    from wherry.client.events import Event, EventStream
 
     OnEvent = Callable[[Event], object]
 
-__all__ = [
-    "MAX_MIB",
-    "STDERR",
-    "STDOUT",
-    "Client",
-    "Container",
-    "LogStream",
-    "RunResult",
-    "StartedContainer",
-    "absolute",
-    "socket_path",
-]
-
-_UNRESERVED = frozenset(b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-._~")
-_MAX_SOCKET_PATH = 107
 _LAST_EVENT_SECONDS = 5
 _NAMES_AT_ONCE = 64
 """So that a request's first line stays below the 16 KiB that the supervisor reads."""
-_CLOSED = "the client was closed while it waited for the supervisor"
-_BY_STATUS: dict[int, type[errors.WherryError]] = {
-    400: errors.InvalidRequest,
-    404: errors.NotFound,
-    409: errors.Conflict,
-}
-
-
-def socket_path(path: StrPath | None = None) -> str:
-    """Where the supervisor is: ``path``, or ENGINE_SOCKET, or the default; "unix://" before it is dropped, as docker
-    does.
-
-    Raises InvalidRequest for a path that the kernel cannot take (sun_path of unix(7): 107 bytes and a NUL).
-    """
-    given = None if path is None else arguments.path("socket", path)
-    path = (given or os.environ.get("ENGINE_SOCKET") or defaults.SOCKET).removeprefix("unix://")
-    size = len(os.fsencode(path))
-    if size > _MAX_SOCKET_PATH:
-        raise errors.InvalidRequest(f"socket path is {size} bytes long, the most is {_MAX_SOCKET_PATH}: {path}")
-    if not path or "\0" in path:
-        raise errors.InvalidRequest(f"not a socket path: {path!r}")
-    return path
 
 
 class Client(DiskCalls):
@@ -95,13 +44,6 @@ class Client(DiskCalls):
     archive (run, start, stop, wait, following logs) have no limit, None means none for the others either. Nothing is
     connected before the first call.
     """
-
-    def __init__(self, socket: StrPath | None = None, timeout: float | None = 60) -> None:
-        if timeout is not None:
-            arguments.number("timeout", timeout, 1e-9, 1e9, "a number of seconds above 0, or None")
-        self.socket = socket_path(socket)
-        self._timeout = timeout
-        self._pool = http1.Pool(self.socket)
 
     def __enter__(self) -> Self:
         return self
@@ -190,10 +132,10 @@ class Client(DiskCalls):
                 if kind != STATUS:
                     take(kind, bytes(data))
                     continue
-                status = status_from(_decoded(bytes(data)))
+                status = status_from(decoded(bytes(data)))
                 if isinstance(status, RunResult):
                     status.stdout, status.stderr = b"".join(written[STDOUT]), b"".join(written[STDERR])
-                    _drain(response)
+                    drain(response)
                     if subscription is not None:
                         subscription.wait(_LAST_EVENT_SECONDS)
                     return status
@@ -206,7 +148,7 @@ class Client(DiskCalls):
             if subscription is not None:
                 subscription.close()
         if response.was_closed:
-            raise errors.Unavailable(_CLOSED)
+            raise errors.Unavailable(CLOSED)
         raise errors.Unavailable(f"the supervisor at {self.socket} did not say how the container ended")
 
     def ps(self, running: bool = False) -> list[Container]:
@@ -217,7 +159,7 @@ class Client(DiskCalls):
 
     def inspect(self, name: str) -> dict[str, Any]:
         """Everything known of one container, as Docker's inspect with our ``Wherry`` object."""
-        return json_object(self._fetch("GET", _of(name, "json")))
+        return json_object(self._fetch("GET", path_of(name, "json")))
 
     def logs(  # noqa: PLR0913 (docker's has as many)
         self,
@@ -241,7 +183,7 @@ class Client(DiskCalls):
         The call raises NotFound, and InvalidRequest for another container's cursor; iterating may raise Unavailable.
         """
         query = queries.logs(follow, tail, since_ns, until_ns, timestamps, stdout, stderr, after)
-        response = self._send("GET", _of(name, "logs"), query, patient=follow)
+        response = self._send("GET", path_of(name, "logs"), query, patient=follow)
         return LogStream(self._frames(response), response.close, counts=not timestamps, after=after or "")
 
     def stats(self, name: str) -> dict[str, Any]:
@@ -249,13 +191,13 @@ class Client(DiskCalls):
 
         CPU times are totals in nanoseconds: two calls make a share. Raises NotFound.
         """
-        return json_object(self._fetch("GET", _of(name, "stats"), {"stream": "0", "one-shot": "1"}))
+        return json_object(self._fetch("GET", path_of(name, "stats"), {"stream": "0", "one-shot": "1"}))
 
     def stats_of(self, names: Sequence[str] = ()) -> list[dict[str, Any]]:
         """As ``stats``, of many containers by one request: all that run, or ``names``. Raises NotFound."""
         found, asked = [], arguments.words("names", names)
         for begin in range(0, max(len(asked), 1), _NAMES_AT_ONCE):
-            some = ",".join(_quoted_name(name) for name in asked[begin : begin + _NAMES_AT_ONCE])
+            some = ",".join(quoted_name(name) for name in asked[begin : begin + _NAMES_AT_ONCE])
             reply = self._fetch("GET", "/wherry/stats", {"names": some or None})
             with MAKES_SENSE:
                 found += [json_object(entry) for entry in reply]
@@ -276,7 +218,7 @@ class Client(DiskCalls):
         event, label, image, type, each with a value
         or several. Raises InvalidRequest; iterating may raise Unavailable.
         """
-        from wherry.wire.events import EventStream  # noqa: PLC0415 (few calls need it)
+        from wherry.client.events import EventStream  # noqa: PLC0415 (few calls need it)
 
         query = queries.events(since_ns, until_ns, filters)
         response = self._send("GET", "/events", query, patient=True)
@@ -287,7 +229,7 @@ class Client(DiskCalls):
 
         Calls come from a thread of the subscription's. ``since_ns`` as in ``events``.
         """
-        from wherry.wire.callbacks import Subscription  # noqa: PLC0415 (loads threading)
+        from wherry.client.callbacks import Subscription  # noqa: PLC0415 (loads threading)
 
         for kind, handler in handlers.items():
             arguments.callback(f"handlers[{kind!r}]", handler)
@@ -300,14 +242,14 @@ class Client(DiskCalls):
         signal is killed at once. False means that it was not running. Raises NotFound, and NotKilled when a process has
         not ended 10 seconds after SIGKILL.
         """
-        return self._done("POST", _of(name, "stop"), queries.stop(seconds), patient=True)
+        return self._done("POST", path_of(name, "stop"), queries.stop(seconds), patient=True)
 
     def kill(self, name: str, signal: str | int = "KILL") -> None:
         """Send a signal, by name or number, to the container's first process.
 
         Raises NotFound, and Conflict when it is not running.
         """
-        self._done("POST", _of(name, "kill"), queries.kill(signal))
+        self._done("POST", path_of(name, "kill"), queries.kill(signal))
 
     def update(self, name: str, **changes: Unpack[Changes]) -> None:
         """Change what a container may use, at once if it runs, else from its next start on.
@@ -317,7 +259,7 @@ class Client(DiskCalls):
         its own. ``soft_mib`` and ``hard_mib`` need a container that was started with such a limit. Raises NotFound,
         InvalidRequest, NotSupported, and Conflict when the container is just ending.
         """
-        self._done("POST", _of(name, "update"), body=changes_of("update", changes))
+        self._done("POST", path_of(name, "update"), body=changes_of("update", changes))
 
     def rm(self, name: str, force: bool = False) -> None:
         """Forget an ended container and delete its files; ``force`` kills a running one.
@@ -325,7 +267,7 @@ class Client(DiskCalls):
         Raises NotFound, Conflict, and NotKilled as ``stop``.
         """
         query = {"force": queries.boolean("force", force)}
-        self._done("DELETE", f"/containers/{_quoted_name(name)}", query, patient=True)
+        self._done("DELETE", f"/containers/{quoted_name(name)}", query, patient=True)
 
     def wait(self, name: str, condition: Literal["not-running", "next-exit", "removed"] = "not-running") -> int:
         """Wait for a container and return its exit code (128+N after signal N). Raises NotFound.
@@ -334,7 +276,7 @@ class Client(DiskCalls):
         "not-running" and "removed" give that at once, by id, unique beginning of an id, or name (of a name the
         container that lives, else the one removed last).
         """
-        reply = self._fetch("POST", _of(name, "wait"), queries.wait(condition), patient=True)
+        reply = self._fetch("POST", path_of(name, "wait"), queries.wait(condition), patient=True)
         with MAKES_SENSE:
             return int(reply["StatusCode"])
 
@@ -351,148 +293,3 @@ class Client(DiskCalls):
         response = self._send("GET", "/_ping")
         self._body(response)
         return response.headers.get("server", "")
-
-    def _done(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, str | None] | None = None,
-        body: dict[str, object] | None = None,
-        patient: bool = False,
-    ) -> bool:
-        response = self._send(method, path, query, body, patient)
-        self._body(response)
-        return response.status != 304
-
-    def _fetch(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, str | None] | None = None,
-        body: dict[str, object] | None = None,
-        patient: bool = False,
-    ) -> Any:
-        return _decoded(self._body(self._send(method, path, query, body, patient)))
-
-    def _send(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, str | None] | None = None,
-        body: dict[str, object] | None = None,
-        patient: bool = False,
-    ) -> http1.Response:
-        """A reply with a good status; ``patient`` waits for it as long as it takes."""
-        limit = None if patient else self._timeout
-        try:
-            response = self._pool.request(method, path + _encoded(query or {}), _serialised(body), timeout=limit)
-        except (OSError, http1.ProtocolError) as failure:
-            raise self._explained(failure) from failure
-        if response.status >= 400:
-            raise _error(response, self._body(response))
-        return response
-
-    def _body(self, response: http1.Response) -> bytes:
-        try:
-            return response.read()
-        except (OSError, http1.ProtocolError) as failure:
-            raise self._explained(failure) from failure
-
-    def _frames(self, response: http1.Response) -> Iterator[tuple[int, memoryview]]:
-        try:
-            yield from frames(response)
-        except http1.ClosedError:
-            return
-        except (OSError, http1.ProtocolError) as failure:
-            raise self._explained(failure) from failure
-
-    def _pieces(self, response: http1.Response) -> Iterator[memoryview]:
-        try:
-            yield from response
-        except http1.ClosedError:
-            return
-        except (OSError, http1.ProtocolError) as failure:
-            raise self._explained(failure) from failure
-
-    def _explained(self, failure: Exception) -> errors.WherryError:
-        """One line that says what is wrong and, where it is known, what to do."""
-        where = self.socket
-        if isinstance(failure, http1.ClosedError):
-            return errors.Unavailable(_CLOSED)
-        if isinstance(failure, http1.TruncatedError):
-            return errors.Unavailable(f"the supervisor at {where} went away: {failure}")
-        if isinstance(failure, TimeoutError):
-            return errors.Unavailable(f"the supervisor at {where} did not answer in time")
-        if not isinstance(failure, OSError):
-            return errors.InternalError(f"no sensible reply from {where}: {failure}")
-        if failure.errno == errno.EACCES:
-            return errors.Unavailable(f"permission denied on {where}: be the user who runs the supervisor, or root")
-        if failure.errno in {errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR}:
-            there = "" if where == defaults.SOCKET else f" --socket {where}"
-            return errors.Unavailable(
-                f"no supervisor is running at {where}: start one with `engine supervisor ROOTFS{there}`"
-            )
-        return errors.Unavailable(f"cannot reach the supervisor at {where}: {failure.strerror or failure}")
-
-
-def _drain(response: http1.Response) -> None:
-    """Take the end of a stream that has said all, so that its connection can be kept; a broken end changes nothing."""
-    try:
-        response.read(limit=0)
-    except (OSError, http1.ProtocolError):
-        response.close()
-
-
-def _quoted(text: str) -> str:
-    return "".join(chr(byte) if byte in _UNRESERVED else f"%{byte:02X}" for byte in os.fsencode(text))
-
-
-def _quoted_name(name: str) -> str:
-    if not isinstance(name, str):
-        arguments.refuse("name", name, "a container's name or id")
-    # These would make another path of it, quoted or not (RFC 3986, section 5.2.4); no container can have such a name.
-    if name in {"", ".", ".."}:
-        raise errors.NotFound(f"No such container: {name!r}")
-    return _quoted(name)
-
-
-def _of(name: str, what: str) -> str:
-    return f"/containers/{_quoted_name(name)}/{what}"
-
-
-def _encoded(query: Mapping[str, str | None]) -> str:
-    given = [f"{key}={_quoted(value)}" for key, value in query.items() if value is not None]
-    return "?" + "&".join(given) if given else ""
-
-
-def _serialised(body: dict[str, object] | None) -> bytes | None:
-    if body is None:
-        return None
-    try:
-        return jsontext.encode(body).encode()
-    except UnicodeEncodeError as failure:
-        # Bytes of a command line that are not UTF-8 become lone surrogates in Python, and JSON cannot carry them.
-        text = failure.object[max(failure.start - 20, 0) : failure.end + 20]
-        raise errors.InvalidRequest(f"not UTF-8, which is all the supervisor takes: {text!r}") from None
-    except TypeError as failure:
-        raise errors.InvalidRequest(f"an option has a value of the wrong type: {failure}") from None
-
-
-def _decoded(body: bytes) -> Any:
-    try:
-        return jsontext.decode(body)
-    except (ValueError, RecursionError) as failure:
-        raise errors.InternalError(f"the supervisor's reply is not JSON: {failure}") from None
-
-
-def _error(response: http1.Response, body: bytes) -> errors.WherryError:
-    """The supervisor's error; without our code (another engine, a proxy) by the status."""
-    try:
-        reply = jsontext.decode(body)
-        message = str(reply["message"])
-        code = reply.get("code")
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
-        return errors.InternalError(f"the supervisor answered {response.status} {response.reason}")
-    if isinstance(code, str):
-        return errors.from_wire(code, message)
-    return _BY_STATUS.get(response.status, errors.InternalError)(message)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Self
 
-    from wherry.wire.events import Event, EventStream
+    from wherry.client.events import Event, EventStream
 
 _LAST = frozenset({"die", "destroy"})
 """After one of these, a run of the container has no more events of its own."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from wherry import errors
-from wherry.wire import arguments
-from wherry.wire.arguments import MAX_MIB, MIB
+from wherry.client import arguments
+from wherry.client.arguments import MAX_MIB, MIB
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wherry import errors
-from wherry.wire import arguments, jsontext
+from wherry.client import arguments, jsontext
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from wherry import errors
-from wherry.wire import jsontext
-from wherry.wire.replies import MAKES_SENSE, Value
-from wherry.wire.stream import ClosableStream
+from wherry.client import jsontext
+from wherry.client.replies import MAKES_SENSE, Value
+from wherry.client.stream import ClosableStream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from wherry.wire import queries
-from wherry.wire.replies import MAKES_SENSE, Value, json_object
+from wherry.client import queries
+from wherry.client.replies import MAKES_SENSE, Value, json_object
+from wherry.client.transport import Transport
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from typing import Any
 
 
@@ -22,19 +23,8 @@ class PruneResult(Value):
         self.bytes = size
 
 
-class DiskCalls:
+class DiskCalls(Transport):
     """Methods of ``Client``."""
-
-    if TYPE_CHECKING:
-
-        def _fetch(
-            self,
-            method: str,
-            path: str,
-            query: Mapping[str, str | None] | None = None,
-            body: dict[str, object] | None = None,
-            patient: bool = False,
-        ) -> Any: ...
 
     def prune(
         self,

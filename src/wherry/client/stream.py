@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wherry.http1 import ProtocolError, TruncatedError
+from wherry.client.http1 import ProtocolError, TruncatedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class LogStream(ClosableStream):
             yield kind, data
 
     def _take_status(self, data: bytes) -> None:
-        from wherry.wire import jsontext  # noqa: PLC0415 (run decodes status frames itself)
+        from wherry.client import jsontext  # noqa: PLC0415 (run decodes status frames itself)
 
         try:
             fields = jsontext.decode(data)
