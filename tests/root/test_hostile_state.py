@@ -21,9 +21,9 @@ from harness import Supervisor, Traces
 from tests.patience import PATIENCE
 
 from wherry.api.http import unix_socket
+from wherry.cli.experiment_run import make_folder
 from wherry.client import http1
 from wherry.errors import Conflict, InvalidRequest, StartFailed
-from wherry.experiments.command import make_folder
 from wherry.experiments.model import BadSettingsError
 from wherry.kernel import trust
 from wherry.logs import Log

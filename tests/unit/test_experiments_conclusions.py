@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from wherry.experiments import disturbance, hogs, hostload
+from wherry.experiments import cpu_windows, disturbance, hostload
 from wherry.experiments.catalogue import EXPERIMENTS
+from wherry.experiments.machine import online_cpus
 from wherry.experiments.model import BadSettingsError, Conclusion, Settings
-from wherry.experiments.setup import online_cpus
 from wherry.experiments.theory import shares
 from wherry.weights import weight_of_nice
 
@@ -162,7 +162,7 @@ def test_tables_and_plots_are_whole(name: str, data: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("count", "text"), [(1, "no repeat, so no interval"), (3, "3 windows of 2 s")])
 def test_repeats_are_stated(count: int, text: str) -> None:
-    assert text in hogs.repeats([None] * count, 2.0)
+    assert text in cpu_windows.repeats([None] * count, 2.0)
 
 
 def test_two_values_that_are_the_same_are_nothing_to_compare() -> None:

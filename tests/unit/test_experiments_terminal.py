@@ -9,7 +9,8 @@ import sys
 import pytest
 from tests import reportsamples
 
-from wherry.experiments import numbers, terminal
+from wherry.cli import experiment_output
+from wherry.experiments import numbers
 from wherry.experiments.catalogue import EXPERIMENTS
 from wherry.experiments.model import Table
 
@@ -28,11 +29,11 @@ gone         19            -
 
 
 def test_a_table_has_columns_and_bars() -> None:
-    assert terminal.text_table(TABLE) == SHOWN
+    assert experiment_output.text_table(TABLE) == SHOWN
 
 
 def test_a_table_without_rows_is_its_headings() -> None:
-    assert terminal.text_table(Table(title="", columns=("A", "B %"), rows=[], bar="B %")) == "A   B %\n"
+    assert experiment_output.text_table(Table(title="", columns=("A", "B %"), rows=[], bar="B %")) == "A   B %\n"
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ def test_bars_are_parts_of_the_greatest() -> None:
 def test_a_terminal_is_told_nothing_by_what_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     file = io.StringIO()
-    terminal.print_result(reportsamples.result(), file)
+    experiment_output.print_result(reportsamples.result(), file)
     shown = file.getvalue()
     assert [char for char in shown if not char.isprintable() and char != "\n"] == []
     assert "\\x1b[31m" in shown
@@ -76,7 +77,7 @@ def test_progress_says_one_line_where_there_is_no_terminal(
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
     assert not sys.stderr.isatty()
-    with terminal.progress(EXPERIMENTS["nice"], 12) as progress:
+    with experiment_output.progress(EXPERIMENTS["nice"], 12) as progress:
         progress(3.0, "a\x1b[31m")
     assert capsys.readouterr() == ("", "nice: about 12 s\n")
 
@@ -85,7 +86,7 @@ def test_progress_on_a_terminal_escapes_what_is_done(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes the stream for a terminal then
-    with terminal.progress(EXPERIMENTS["nice"], 12) as progress:
+    with experiment_output.progress(EXPERIMENTS["nice"], 12) as progress:
         progress(3.0, "[bold]what\x1b[2J")
         progress(300.0, "later than [/nonsense] thought")
     shown = capsys.readouterr().err

@@ -41,9 +41,13 @@ LAYERS = {
     "wherry.client": layer(*BOTH_SIDES),
     "wherry.cli": layer("wherry.client", *BOTH_SIDES, third_party=("argcomplete",)),
     # The one command that is more than a front of the client.
-    "wherry.cli.experiment": layer("wherry.client", "wherry.cli", "wherry.experiments", *BOTH_SIDES),
+    **{
+        f"wherry.cli.{name}": layer(
+            "wherry.client", "wherry.cli", "wherry.experiments", *BOTH_SIDES, third_party=("rich",)
+        )
+        for name in ("experiment", "experiment_run", "experiment_output")
+    },
     "wherry.experiments.__main__": layer("wherry.cli"),
-    "wherry.experiments.terminal": layer("wherry.cli.terminal", "wherry.experiments", third_party=("rich",)),
     # What users copy: nothing but the public client.
     "wherry.experiments": layer("wherry.client", *BOTH_SIDES, third_party=("jinja2", "matplotlib", "rich")),
     "wherry.kernel": layer("wherry.kernel.libc"),

@@ -17,7 +17,7 @@ import resource
 import stat
 from typing import NamedTuple, Protocol
 
-from wherry.kernel import capabilities, mounts, namespaces, network, paths, process, seccomp
+from wherry.kernel import capabilities, interfaces, mounts, namespaces, paths, process, seccomp
 from wherry.kernel.libc import call_error, setdomainname, sethostname
 from wherry.runtime.namefiles import AttachNameFile, StageNameFiles
 from wherry.runtime.workdir import ChangeDirectory, EnterDirectory, MakeWorkingDirectory
@@ -118,7 +118,7 @@ class LoopbackUp(NamedTuple):
         return "bring up lo"
 
     def execute(self, context: Context) -> None:
-        network.bring_up("lo")
+        interfaces.bring_up("lo")
 
 
 class MountStage(NamedTuple):

@@ -70,17 +70,17 @@ def run(request: Request) -> int:
 def _run_all(
     client: Client, experiments: Sequence[Experiment], settings: Settings, request: Request, folder: str
 ) -> list[Result]:
-    from wherry.experiments import terminal  # noqa: PLC0415 (rich)
+    from wherry.cli import experiment_output  # noqa: PLC0415 (rich)
     from wherry.experiments.report import Report  # noqa: PLC0415 (matplotlib)
 
     report = Report(folder)
     results: list[Result] = []
     for experiment in experiments:
-        result = runner.run(client, experiment, settings, terminal.progress)
+        result = runner.run(client, experiment, settings, experiment_output.progress)
         results.append(result)
         report.add(result)  # after each, so that what there is stays whatever comes
         if not request.as_json:
-            terminal.print_result(result, sys.stdout)
+            experiment_output.print_result(result, sys.stdout)
         if result.error:
             break
     print(f"report: {report.path}", file=sys.stderr if request.as_json else sys.stdout)
