@@ -15,14 +15,13 @@ from tests.forked import in_child
 from tests.patience import PATIENCE
 
 from wherry.kernel import libc
-from wherry.runtime import binds, launch
+from wherry.runtime import binds, launch, users
+from wherry.runtime.exit_status import ExitStatus
 from wherry.runtime.launch import Report
 from wherry.runtime.plan import Plan, make_plan, wants_init
 from wherry.runtime.steps import Step, in_cgroups
 from wherry.storage.layers import Layers, open_rootfs
-from wherry.supervisor import users
 from wherry.supervisor.request import CreateRequest
-from wherry.supervisor.shimlink import ExitStatus
 from wherry.supervisor.specgen import make_spec
 
 T = TypeVar("T")
@@ -138,7 +137,7 @@ class Parked:
         return Ended(report, status, *written)
 
 
-class Bare:
+class Unsupervised:
     """Makes containers over ``rootfs``, with layers and a stage in ``directory``."""
 
     def __init__(self, rootfs: Path, directory: Path) -> None:

@@ -163,7 +163,10 @@ def _is_allowed(found: Import, own: str) -> bool:
     if own == "wherry.cli" and target == "wherry.daemon":
         return found.is_lazy  # the `supervisor` sub-command alone starts the server side
     if own == "wherry.kernel" and found.importer != "wherry.kernel":
-        return target == "wherry.kernel.libc"  # each file of kernel/ stands alone on libc
+        # Each file of kernel/ stands alone on libc; those of control groups are one facility.
+        return target == "wherry.kernel.libc" or all(
+            name.startswith("wherry.kernel.cgroup") for name in (target, found.importer)
+        )
     return _is_below(target, own) or any(_is_below(target, name) for name in rules.ours)
 
 
@@ -187,6 +190,11 @@ def test_the_package_holds_the_import_rules() -> None:
 
 def loaded_third_parties(source: Path, prefix: str) -> set[str]:
     """What is loaded from outside the standard library when the modules below ``prefix`` are."""
+    return loaded(source, prefix) - sys.stdlib_module_names - {"wherry"}
+
+
+def loaded(source: Path, prefix: str) -> set[str]:
+    """The top-level names of what the modules below ``prefix`` load."""
     graph: dict[str, set[str]] = {}
     for found in imports(source):
         if not found.is_lazy:
@@ -199,8 +207,13 @@ def loaded_third_parties(source: Path, prefix: str) -> set[str]:
         new = (graph.get(name, set()) | parents) - seen
         seen |= new
         waiting += new
-    tops = {name.partition(".")[0] for name in seen}
-    return tops - sys.stdlib_module_names - {"wherry"}
+    return {name.partition(".")[0] for name in seen}
+
+
+@pytest.mark.parametrize("part", ["wherry.kernel", "wherry.runtime", "wherry.shim"])
+def test_no_event_loop_is_loaded_without_a_supervisor(part: str) -> None:
+    """Its import takes as long as three starts."""
+    assert "asyncio" not in loaded(SOURCE, part)
 
 
 @pytest.mark.parametrize("part", ["wherry.kernel", "wherry.shim", "wherry.client"])
@@ -213,6 +226,13 @@ def test_a_third_party_loaded_by_way_of_others_is_found(tmp_path: Path) -> None:
     files = {"shim/main": shim, "runtime/launch": "from . import spec", "runtime/spec": "import msgspec"}
     write_package(tmp_path, {f"wherry/{name}.py": code for name, code in files.items()})
     assert loaded_third_parties(tmp_path, "wherry.shim") == {"msgspec"}
+
+
+def test_an_event_loop_loaded_by_way_of_others_is_found(tmp_path: Path) -> None:
+    write_package(
+        tmp_path, {"wherry/runtime/plan.py": "from . import users", "wherry/runtime/users.py": "import asyncio"}
+    )
+    assert "asyncio" in loaded(tmp_path, "wherry.runtime.plan")
 
 
 def write_package(source: Path, files: dict[str, str]) -> None:

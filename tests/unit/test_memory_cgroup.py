@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from wherry.kernel import cgroup_memory
 from wherry.kernel.cgroups import Group, Layout
-from wherry.memory import Host, Kind, Limits, Unusable, cgroup, controller
+from wherry.memory import Host, Kind, Limits, Unusable, cgroup
 from wherry.memory.cgroup import _Version2
 
 MIB = 1 << 20
@@ -63,28 +64,37 @@ def either(request: pytest.FixtureRequest) -> Files:
 
 def test_what_is_read(either: Files) -> None:
     group = either.group
-    found = (controller.usage(group), controller.peak(group), controller.limit(group), controller.oom_kills(group))
+    found = (
+        cgroup_memory.usage(group),
+        cgroup_memory.peak(group),
+        cgroup_memory.limit(group),
+        cgroup_memory.oom_kills(group),
+    )
     assert found == (4096, 8192, None, 3)
-    assert controller.is_there(group)
+    assert cgroup_memory.is_there(group)
 
 
 def test_a_kernel_without_local_events_counts_all(version2: Files) -> None:
     (version2.directory / "memory.events.local").unlink()
-    assert controller.oom_kills(version2.group) == 5
+    assert cgroup_memory.oom_kills(version2.group) == 5
 
 
 def test_no_controller(tmp_path: Path) -> None:
     for number, layout in enumerate((Layout(1, {"cpu": str(tmp_path)}), Layout(2, {"": str(tmp_path)}))):
         group = Group(layout, f"g{number}")
-        assert not controller.is_there(group)
-        assert (controller.usage(group), controller.limit(group), controller.oom_kills(group)) == (None, None, 0)
+        assert not cgroup_memory.is_there(group)
+        assert (cgroup_memory.usage(group), cgroup_memory.limit(group), cgroup_memory.oom_kills(group)) == (
+            None,
+            None,
+            0,
+        )
         with pytest.raises(Unusable, match="no memory controller"):
             cgroup.open_limiter(Host(layout, f"g{number}"), {})
 
 
 def test_limits_are_written(either: Files) -> None:
-    controller.set_limit(either.group, 64 * MIB)
-    assert controller.limit(either.group) == 64 * MIB
+    cgroup_memory.set_limit(either.group, 64 * MIB)
+    assert cgroup_memory.limit(either.group) == 64 * MIB
     if either.group.layout.version == 2:
         assert either["memory.swap.max"] == "0"
 
@@ -96,7 +106,7 @@ def test_memory_and_swap_together_are_never_below_memory(
     version1["memory.memsw.limit_in_bytes"] = version1["memory.limit_in_bytes"] = before
     written: list[str] = []
     monkeypatch.setattr(Group, "write", lambda _self, _controller, file, _value: written.append(file))
-    controller.set_limit(version1.group, size * MIB, swap=MIB)
+    cgroup_memory.set_limit(version1.group, size * MIB, swap=MIB)
     assert written[0] == ("memory.limit_in_bytes" if order == "memory first" else "memory.memsw.limit_in_bytes")
     assert len(written) == 2
 

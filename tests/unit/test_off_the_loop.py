@@ -12,11 +12,12 @@ from typing import Any, cast
 
 import pytest
 
-from wherry.kernel import procfs
+from wherry.kernel import cgroup_memory, procfs
 from wherry.kernel.cgroups import Group, Layout
 from wherry.logs import Log, LogOptions
-from wherry.memory import Limits, controller
-from wherry.supervisor import limits, stopping, updating
+from wherry.memory import Limits
+from wherry.runtime import cgroup_limits
+from wherry.supervisor import stopping, updating
 from wherry.supervisor.children import Child
 from wherry.supervisor.container import Container
 from wherry.supervisor.events import Events
@@ -70,8 +71,8 @@ def test_stop_looks_at_a_container_s_threads_in_a_thread(records: Records, monke
 def test_control_groups_are_updated_in_a_thread(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel walks all threads for a list of CPUs, and reclaims memory to a lower limit before write returns."""
     groups, sizes = Threads(), Threads()
-    monkeypatch.setattr(limits, "update", groups)
-    monkeypatch.setattr(controller, "set_limit", sizes)
+    monkeypatch.setattr(cgroup_limits, "update", groups)
+    monkeypatch.setattr(cgroup_memory, "set_limit", sizes)
     updated: list[Limits] = []
     limiter = SimpleNamespace(name="cgroup", update=lambda _id, limits: updated.append(limits))
 

@@ -17,9 +17,10 @@ from tests.patience import PATIENCE
 from wherry.errors import InternalError, StartFailed
 from wherry.kernel import unix_sockets
 from wherry.kernel.cgroups import Group, Layout
+from wherry.runtime.exit_status import ExitStatus
 from wherry.runtime.plan import Plan
 from wherry.supervisor.children import Child, Children
-from wherry.supervisor.shimlink import ExitStatus, ShimLink
+from wherry.supervisor.shimlink import ShimLink
 
 READY, EXECUTED = b'{"ready": true}\n', b'{"exec": true}\n'
 FAILED = b'{"step": "mount /proc", "call": "mount", "path": "", "errno": 1, "message": "Operation not permitted"}\n'

@@ -15,13 +15,13 @@ from tests.patience import PATIENCE
 from wherry.errors import InvalidRequest, NotSupported
 from wherry.kernel.cgroups import Group, Layout
 from wherry.logs import Log
+from wherry.runtime import cgroup_limits
+from wherry.runtime.exit_status import ExitStatus
 from wherry.runtime.spec import BlockIO, Cpu, Memory, Pids, Resources
-from wherry.supervisor import limits
 from wherry.supervisor.children import Child
 from wherry.supervisor.container import Container
 from wherry.supervisor.model import Reason, Record, State
 from wherry.supervisor.request import CreateRequest
-from wherry.supervisor.shimlink import ExitStatus
 
 
 def container() -> Container:
@@ -212,7 +212,7 @@ ALL = Resources(
 
 
 def test_limits_of_version_1(written: Written) -> None:
-    limits.apply(VERSION1, ALL)
+    cgroup_limits.apply(VERSION1, ALL)
     assert written == {
         "memory/memory.limit_in_bytes": str(6 << 20),
         "memory/memory.soft_limit_in_bytes": str(3 << 20),
@@ -230,14 +230,14 @@ def test_swap_is_counted_together_on_version_1_and_alone_on_version_2(
 ) -> None:
     written["memory/memory.memsw.limit_in_bytes"] = written["memory/memory.swap.max"] = "max"
     resources = Resources(memory=Memory(limit=6 << 20, swap=swap))
-    limits.apply(VERSION1, resources)
-    limits.apply(VERSION2, resources)
+    cgroup_limits.apply(VERSION1, resources)
+    cgroup_limits.apply(VERSION2, resources)
     assert written["memory/memory.memsw.limit_in_bytes"] == str(together)
     assert written["memory/memory.swap.max"] == str(alone)
 
 
 def test_limits_of_version_2(written: Written) -> None:
-    limits.apply(VERSION2, ALL)
+    cgroup_limits.apply(VERSION2, ALL)
     assert written == {
         "memory/memory.max": str(6 << 20),
         "memory/memory.low": str(3 << 20),
@@ -249,21 +249,21 @@ def test_limits_of_version_2(written: Written) -> None:
 
 @pytest.mark.parametrize("group", [VERSION1, VERSION2])
 def test_no_limits_nothing_written(written: Written, group: Group) -> None:
-    limits.apply(group, Resources(cpu=Cpu(shares=1024)))
-    limits.apply(group, Resources())
+    cgroup_limits.apply(group, Resources(cpu=Cpu(shares=1024)))
+    cgroup_limits.apply(group, Resources())
     assert written == {}
 
 
 def test_a_nice_value_is_exact_on_version_2(written: Written) -> None:
-    limits.apply(VERSION2, Resources(cpu=Cpu(shares=36), unified={"cpu.weight.nice": "15"}))
+    cgroup_limits.apply(VERSION2, Resources(cpu=Cpu(shares=36), unified={"cpu.weight.nice": "15"}))
     assert written == {"cpu/cpu.weight.nice": "15"}
 
 
 def test_an_update_writes_what_differs(written: Written) -> None:
-    limits.update(VERSION1, ALL, Resources(memory=ALL.memory, cpu=Cpu(shares=335), pids=ALL.pids))
+    cgroup_limits.update(VERSION1, ALL, Resources(memory=ALL.memory, cpu=Cpu(shares=335), pids=ALL.pids))
     assert written == {"cpu/cpu.shares": "335", "cpu/cpu.cfs_quota_us": "-1"}
     written.clear()
-    limits.update(VERSION2, ALL, Resources(cpu=Cpu(shares=335), unified={"cpu.weight.nice": "5"}))
+    cgroup_limits.update(VERSION2, ALL, Resources(cpu=Cpu(shares=335), unified={"cpu.weight.nice": "5"}))
     assert written == {"cpu/cpu.weight.nice": "5", "cpu/cpu.max": "max 100000", "pids/pids.max": "max"}
 
 
@@ -271,7 +271,7 @@ def test_an_update_writes_what_differs(written: Written) -> None:
 def test_an_update_that_fails_half_way_is_undone(
     written: Written, group: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limits.apply(group, ALL)
+    cgroup_limits.apply(group, ALL)
     before = dict(written)
     write = Group.write
 
@@ -282,7 +282,7 @@ def test_an_update_that_fails_half_way_is_undone(
 
     monkeypatch.setattr(Group, "write", refuse)
     with pytest.raises(OSError, match="Invalid argument"):
-        limits.update(group, ALL, Resources(cpu=Cpu(shares=335, quota=7000), pids=Pids(limit=9)))
+        cgroup_limits.update(group, ALL, Resources(cpu=Cpu(shares=335, quota=7000), pids=Pids(limit=9)))
     assert written == before
 
 
@@ -298,9 +298,9 @@ def test_an_update_that_fails_half_way_is_undone(
 def test_weights_of_input_and_output(written: Written, group: Group, file: str, value: str) -> None:
     resources = Resources(block_io=BlockIO(weight=505))
     with pytest.raises(NotSupported, match="cannot weigh I/O"):
-        limits.apply(group, resources)
+        cgroup_limits.apply(group, resources)
     written[file] = "100"
-    limits.apply(group, resources)
+    cgroup_limits.apply(group, resources)
     assert written == {file: value}
 
 
@@ -308,34 +308,42 @@ def test_weights_of_input_and_output(written: Written, group: Group, file: str, 
 def test_cpus_that_are_not_there(written: Written, group: Group, file: str) -> None:
     resources = Resources(cpu=Cpu(cpus="1-2"))
     with pytest.raises(NotSupported, match="no cpuset controller"):
-        limits.apply(group, resources)
+        cgroup_limits.apply(group, resources)
     written[f"cpuset/{file}"] = "0-1,3"
     with pytest.raises(InvalidRequest, match="requested 1-2, available: 0-1,3"):
-        limits.apply(group, resources)
+        cgroup_limits.apply(group, resources)
     written[f"cpuset/{file}"] = "0-3"
-    limits.apply(group, resources)
+    cgroup_limits.apply(group, resources)
     assert written["cpuset/cpuset.cpus"] == "1-2"
 
 
 def test_other_changes_do_not_ask_for_the_cpus_again(written: Written) -> None:
     """One of them may have been taken offline since; here there is not even a cpuset controller."""
-    limits.update(VERSION1, Resources(cpu=Cpu(cpus="1-2")), Resources(cpu=Cpu(cpus="1-2", shares=36)))
+    cgroup_limits.update(VERSION1, Resources(cpu=Cpu(cpus="1-2")), Resources(cpu=Cpu(cpus="1-2", shares=36)))
     assert written == {"cpu/cpu.shares": "36"}
 
 
 def test_real_time_policies_need_real_time_time(written: Written) -> None:
-    limits.check_real_time(VERSION1)  # a kernel without groups of real-time processes
+    cgroup_limits.check_real_time(VERSION1)  # a kernel without groups of real-time processes
     written["cpu/cpu.rt_runtime_us"] = "0"
     with pytest.raises(NotSupported, match="CONFIG_RT_GROUP_SCHED"):
-        limits.check_real_time(VERSION1)
+        cgroup_limits.check_real_time(VERSION1)
     written["cpu/cpu.rt_runtime_us"] = "1000"
-    limits.check_real_time(VERSION1)
+    cgroup_limits.check_real_time(VERSION1)
 
 
 def test_high_water_marks(written: Written) -> None:
-    assert (limits.peak_memory(VERSION1), limits.peak_memory(VERSION2), limits.peak_pids(VERSION1)) == (None,) * 3
+    assert (
+        cgroup_limits.peak_memory(VERSION1),
+        cgroup_limits.peak_memory(VERSION2),
+        cgroup_limits.peak_pids(VERSION1),
+    ) == (None,) * 3
     written |= {"memory/memory.max_usage_in_bytes": "4096", "memory/memory.peak": "8192", "pids/pids.peak": "max"}
-    assert (limits.peak_memory(VERSION1), limits.peak_memory(VERSION2), limits.peak_pids(VERSION1)) == (
+    assert (
+        cgroup_limits.peak_memory(VERSION1),
+        cgroup_limits.peak_memory(VERSION2),
+        cgroup_limits.peak_pids(VERSION1),
+    ) == (
         4096,
         8192,
         None,

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from wherry.errors import Conflict, StartFailed
-from wherry.kernel import procfs
+from wherry.kernel import cgroup_memory, procfs
 from wherry.kernel.cgroups import Group, Layout
 from wherry.logs import Log
-from wherry.memory import Event, Host, Limits, Target, Usage, Verdict, controller
+from wherry.memory import Event, Host, Limits, Target, Usage, Verdict
 from wherry.supervisor.children import Child
 from wherry.supervisor.container import Container
 from wherry.supervisor.events import Events
@@ -97,7 +97,7 @@ def run(tmp_path: Path, work: Work, **limits: int) -> None:
 def written(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Limits of groups that were set; there is no OOM signal to register for."""
     found: list[int] = []
-    monkeypatch.setattr(controller, "set_limit", lambda _group, size: found.append(size))
+    monkeypatch.setattr(cgroup_memory, "set_limit", lambda _group, size: found.append(size))
     monkeypatch.setattr("wherry.memory.oom.OomWatch.add", lambda *_: None)
     return found
 
@@ -116,8 +116,8 @@ def test_who_has_not_run_since_a_kill_may_be_its_victim(
 
     monkeypatch.setattr(procfs, "running_threads", threads)
     monkeypatch.setattr(procfs, "is_dying", lambda _pid: what == "dies" and looks <= 5)
-    monkeypatch.setattr(controller, "oom_kills", lambda _group: 1)
-    monkeypatch.setattr(controller, "limit", lambda _group: None)
+    monkeypatch.setattr(cgroup_memory, "oom_kills", lambda _group: 1)
+    monkeypatch.setattr(cgroup_memory, "limit", lambda _group: None)
     monkeypatch.setattr(Memory, "_oom_children", lambda _memory, _record, _what, number: children.append(number))
 
     async def work(memory: Memory, _limiter: FakeLimiter, container: Container, child: Child) -> None:
@@ -177,7 +177,7 @@ def test_a_group_that_refuses_leaves_nothing_armed(tmp_path: Path, monkeypatch: 
     def refuse(_group: Group, _size: int) -> None:
         raise OSError(16, "Device or resource busy")
 
-    monkeypatch.setattr(controller, "set_limit", refuse)
+    monkeypatch.setattr(cgroup_memory, "set_limit", refuse)
 
     def work(memory: Memory, limiter: FakeLimiter, container: Container, child: Child) -> None:
         with pytest.raises(StartFailed, match="resource busy"):

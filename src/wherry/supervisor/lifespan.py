@@ -17,6 +17,7 @@ from wherry.errors import InvalidRequest, NotFound, WherryError
 from wherry.kernel import cgroups, process
 from wherry.logs import Log, Pipeline
 from wherry.memory import Host
+from wherry.runtime.exit_status import ExitStatus
 from wherry.storage.layers import Layers
 from wherry.storage.rootfs import RootfsStore
 from wherry.storage.tar.budget import Limits
@@ -30,7 +31,7 @@ from wherry.supervisor.log_reports import LogReports
 from wherry.supervisor.memory import Memory
 from wherry.supervisor.model import Record, State
 from wherry.supervisor.records import Records
-from wherry.supervisor.shimlink import ExitStatus, HeldSlot, ShimLink
+from wherry.supervisor.shimlink import HeldSlot, ShimLink
 from wherry.supervisor.starting import Starter
 from wherry.supervisor.state_directory import StateDirectory
 from wherry.supervisor.takeover import Takeover

@@ -13,9 +13,9 @@ import msgspec
 
 from wherry import defaults
 from wherry.api.docker import security_options
-from wherry.errors import InvalidRequest, NotFound, NotSupported
+from wherry.errors import InvalidRequest, NotFound, NotSupported, quoted
 from wherry.logs import LogOptions
-from wherry.supervisor.request import CreateRequest, check, clean_path, parse_bind, parse_env, parse_size, quoted
+from wherry.supervisor.request import CreateRequest, check, clean_path, parse_bind, parse_env, parse_size
 
 Words = str | list[str] | None
 """Docker's strslice: one string stands for a list of one."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from wherry.errors import InvalidRequest, NotSupported
+from wherry.errors import InvalidRequest, NotSupported, quoted
 from wherry.runtime import seccomp
-from wherry.supervisor.request import UNCONFINED, quoted
+from wherry.supervisor.request import UNCONFINED
 
 _PROFILE_MAX = 256 << 10
 

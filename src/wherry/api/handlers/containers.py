@@ -15,11 +15,12 @@ from wherry.api.http.delivery import send_list, send_whole
 from wherry.api.http.pace import Slices
 from wherry.api.http.replies import encode
 from wherry.api.http.router import Call
-from wherry.errors import InvalidRequest, NotFound
+from wherry.errors import InvalidRequest, NotFound, quoted
+from wherry.runtime.signals import signal_number
 from wherry.supervisor.bounds import is_large
 from wherry.supervisor.model import State
 from wherry.supervisor.names import check_name
-from wherry.supervisor.request import CreateRequest, quoted, signal_number
+from wherry.supervisor.request import CreateRequest
 
 LARGE_BODY = 64 * 1024
 """From that size on a request is checked in a thread: one may have a hundred thousand variables."""

@@ -13,12 +13,11 @@ from wherry.api.docker.durations import moment
 from wherry.api.docker.filters import decode_filters, label_test
 from wherry.api.http.replies import encode
 from wherry.api.http.router import Call
-from wherry.errors import InvalidRequest
+from wherry.errors import InvalidRequest, quoted
 from wherry.logs import rfc3339_nano
 from wherry.storage.catalogue import Unpacked
 from wherry.supervisor.disk import ContainerUsage, Disk, DiskUsage
 from wherry.supervisor.model import Record
-from wherry.supervisor.request import quoted
 
 
 async def usage(call: Call) -> web.StreamResponse:

@@ -20,9 +20,8 @@ from wherry.api.http.pace import Pace
 from wherry.api.http.query import Query
 from wherry.api.http.replies import encode
 from wherry.api.http.router import Call
-from wherry.errors import InvalidRequest, NotSupported
+from wherry.errors import InvalidRequest, NotSupported, quoted
 from wherry.supervisor.events import Event, Missed
-from wherry.supervisor.request import quoted
 
 Test = Callable[[Event], bool]
 _TYPES = frozenset(

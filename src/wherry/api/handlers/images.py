@@ -14,9 +14,8 @@ from wherry.api.docker.filters import decode_filters
 from wherry.api.docker.rootfs_images import image_id, is_named
 from wherry.api.http.router import Call
 from wherry.api.needs import Engine
-from wherry.errors import Conflict, InvalidRequest, NotFound
+from wherry.errors import Conflict, InvalidRequest, NotFound, quoted
 from wherry.logs import rfc3339_nano
-from wherry.supervisor.request import quoted
 
 _FILTERS = frozenset({"before", "dangling", "label", "reference", "since", "until"})
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}

@@ -33,9 +33,8 @@ from wherry.api.http.pace import Pace
 from wherry.api.http.query import Query
 from wherry.api.http.replies import FrameResponse, encode
 from wherry.api.http.router import Call
-from wherry.errors import InvalidRequest
+from wherry.errors import InvalidRequest, quoted
 from wherry.supervisor.model import End, Record
-from wherry.supervisor.request import quoted
 
 STATUS = 3
 _HEAD = struct.Struct(">BxxxL")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import parse_qsl
 
-from wherry.errors import InvalidRequest, NotSupported
-from wherry.supervisor.request import quoted
+from wherry.errors import InvalidRequest, NotSupported, quoted
 
 _MAX_FIELDS = 64
 _FALSE = frozenset({"", "0", "no", "false", "none"})

@@ -21,8 +21,7 @@ from wherry.api.http.pace import Pace
 from wherry.api.http.query import Query
 from wherry.api.http.replies import API_VERSION, MIN_API_VERSION, MethodNotAllowedError, PageNotFoundError, Replies
 from wherry.api.needs import Engine
-from wherry.errors import InternalError, InvalidRequest, NotFound, WherryError
-from wherry.supervisor.request import quoted
+from wherry.errors import InternalError, InvalidRequest, NotFound, WherryError, quoted
 
 _log = logging.getLogger(__name__)
 _VERSION = re.compile(r"v([0-9]{1,4})\.([0-9]{1,4})")

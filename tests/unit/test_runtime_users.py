@@ -13,8 +13,8 @@ import pytest
 
 from wherry.errors import InvalidRequest
 from wherry.kernel import paths
-from wherry.supervisor import users
-from wherry.supervisor.users import User, lookup
+from wherry.runtime.users import User, lookup
+from wherry.supervisor import user_lookup
 
 PASSWD = """root:x:0:0:root:/root:/bin/sh
 daemon:x:2:2:daemon:/sbin:/sbin/nologin
@@ -201,16 +201,16 @@ def test_a_large_file_is_not_read_on_the_event_loop(tree: Path, monkeypatch: pyt
     monkeypatch.setattr(paths, "read_small_file", read)
     root = os.open(tree, os.O_PATH | os.O_DIRECTORY)
     try:
-        assert asyncio.run(users.find(root, "alice")).uid == 1000
+        assert asyncio.run(user_lookup.find_user(root, "alice")).uid == 1000
         assert {is_main for is_main, _ in read_in} == {True}
         read_in.clear()
         (tree / "etc/group").write_bytes(b"alice:\n" * 100_000 + GROUP.encode())
-        assert asyncio.run(users.find(root, "alice")).groups == (10, 63, 100)
-        assert all(most <= users.QUICK for is_main, most in read_in if is_main)
+        assert asyncio.run(user_lookup.find_user(root, "alice")).groups == (10, 63, 100)
+        assert all(most <= user_lookup.QUICK for is_main, most in read_in if is_main)
         assert any(not is_main for is_main, _ in read_in)
         (tree / "etc/passwd").write_bytes(b"a" * (2 << 20))
         with pytest.raises(InvalidRequest, match="the rootfs's /etc/passwd: file too large"):
-            asyncio.run(users.find(root, "alice"))
+            asyncio.run(user_lookup.find_user(root, "alice"))
     finally:
         os.close(root)
 

@@ -1,12 +1,11 @@
 """``--user``: names and numbers to ids, by the rootfs's own /etc/passwd and /etc/group, read as data.
 
 Whoever filled the rootfs chose what looking a user up costs, so the files have a size above which they are refused,
-no line is looked at twice, and files above ``QUICK`` bytes are read in a thread.
+no line is looked at twice, and whoever has no time for a large one reads it elsewhere (``most``).
 """
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 from collections.abc import Iterator
@@ -16,8 +15,6 @@ from wherry.errors import InvalidRequest
 from wherry.kernel import paths
 from wherry.kernel.libc import describe_errno
 
-QUICK = 32 * 1024
-"""Bytes of a file that is read on the event loop: a thread takes longer to say that it has begun."""
 _FILE_MAX = 1 << 20
 _MAXIMUM_ID = 2**31 - 1
 _GROUPS_MAX = 65536  # NGROUPS_MAX: setgroups(2)
@@ -34,14 +31,6 @@ class User(NamedTuple):
 
 class LargeFileError(Exception):
     """A file is larger than the caller wanted to read."""
-
-
-async def find(root: int, user: str) -> User:
-    """As ``lookup``, for the event loop."""
-    try:
-        return lookup(root, user, QUICK)
-    except LargeFileError:
-        return await asyncio.to_thread(lookup, root, user)
 
 
 def lookup(root: int, user: str, most: int = _FILE_MAX) -> User:

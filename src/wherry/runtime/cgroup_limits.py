@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 
 from wherry.errors import InvalidRequest, NotSupported
+from wherry.kernel import cgroup_memory
 from wherry.kernel.cgroups import Group, weight_of_shares
 from wherry.kernel.scheduling import format_cpu_list, parse_cpu_list
-from wherry.memory import controller
+from wherry.runtime import nested_limits
 from wherry.runtime.spec import Memory, Resources
-from wherry.supervisor import nested_limits
 
 _NONE = Resources()
 _IO_WEIGHTS = {1: ("blkio", "blkio.weight", "blkio.bfq.weight"), 2: ("io", "io.weight", "io.bfq.weight")}
@@ -138,7 +138,7 @@ def check_real_time(group: Group) -> None:
 
 def _set_memory(group: Group, memory: Memory) -> None:
     if memory.limit is not None:
-        controller.set_limit(group, memory.limit, _swap(memory))
+        cgroup_memory.set_limit(group, memory.limit, _swap(memory))
     if memory.reservation is not None:
         # Version 2, as runc: what reclaim leaves alone.
         file = "memory.soft_limit_in_bytes" if group.layout.version == 1 else "memory.low"
@@ -154,7 +154,7 @@ def _swap(memory: Memory) -> int | None:
 
 def peak_memory(group: Group) -> int | None:
     """Bytes; None when this kernel does not keep it (version 2 before 5.19)."""
-    return controller.peak(group)
+    return cgroup_memory.peak(group)
 
 
 def peak_pids(group: Group) -> int | None:
