@@ -21,7 +21,7 @@ from wherry.runtime import steps
 from wherry.runtime.exit_status import ExitStatus
 from wherry.runtime.launch import Report
 from wherry.runtime.steps import Context, Step
-from wherry.runtime.workdir import EnterDirectory
+from wherry.runtime.steps.workdir import EnterDirectory
 from wherry.supervisor.request import Volume
 
 pytestmark = pytest.mark.root

@@ -10,7 +10,7 @@ import pytest
 
 from wherry.errors import InvalidRequest, NotSupported
 from wherry.kernel import mounts
-from wherry.runtime import defaults, namefiles, plan, steps
+from wherry.runtime import defaults, plan, steps
 from wherry.runtime.spec import (
     ANNOTATION_INIT,
     Capabilities,
@@ -24,8 +24,8 @@ from wherry.runtime.spec import (
     Spec,
     User,
 )
-from wherry.runtime.steps import Step
-from wherry.runtime.workdir import ChangeDirectory, EnterDirectory, MakeWorkingDirectory
+from wherry.runtime.steps import Step, namefiles
+from wherry.runtime.steps.workdir import ChangeDirectory, EnterDirectory, MakeWorkingDirectory
 
 STAGE = "/run/stage"
 SAFE = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC

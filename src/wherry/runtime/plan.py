@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from wherry.errors import InvalidRequest, NotSupported
 from wherry.kernel import capabilities, mounts
-from wherry.runtime import mount_options, namefiles, seccomp, steps, workdir
+from wherry.runtime import mount_options, seccomp, steps
 from wherry.runtime.spec import (
     ANNOTATION_INIT,
     ANNOTATION_NAME_FILE,
@@ -27,7 +27,7 @@ from wherry.runtime.spec import (
     Scheduler,
     Spec,
 )
-from wherry.runtime.steps import Step
+from wherry.runtime.steps import Step, namefiles, workdir
 
 _NAMESPACE_ORDER = ("mount", "uts", "ipc", "network", "cgroup")
 _STAGED_TYPES = ("proc", "tmpfs", "devpts", "mqueue", "sysfs")
