@@ -10,7 +10,7 @@ import pytest
 from wherry.memory import bpf_layout as layout
 from wherry.memory.bpf_object import BpfObject, Elf
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 OBJECT = ROOT / "src/wherry/memory/monitor.bpf.o"
 
 CONTAINER = {

@@ -13,7 +13,7 @@ from tests.logfiles import append
 
 from wherry.logs import STDERR, STDOUT, Log
 
-SOURCE = str(Path(__file__).parents[2] / "src")
+SOURCE = str(Path(__file__).parents[3] / "src")
 
 
 def run(*words: str | Path) -> subprocess.CompletedProcess[bytes]:

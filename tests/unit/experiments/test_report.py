@@ -18,7 +18,7 @@ from tests.reportsamples import HOSTILE, LONG
 from wherry.experiments import plots, report
 from wherry.experiments.model import Conclusion, Plot
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 EMPTY_ELEMENTS = {"meta", "link", "img", "br"}
 
 
