@@ -11,7 +11,7 @@ BIN := .venv/bin
 STAMPS := build/stamps
 PACKAGE_FILES := $(shell find src -name '*.py')
 BPF_OBJECT := src/wherry/memory/monitor.bpf.o
-WORKLOADS := $(addprefix build/workloads/,cpu_hog io_pulse log_lines log_storm memory_grow memory_hog)
+WORKLOADS := $(addprefix build/workloads/,cpu_hog io_pulse log_lines log_storm memory_grow memory_hog memory_hostile memory_kinds)
 
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/build/tools:$(PATH)
 SHELL := /bin/bash

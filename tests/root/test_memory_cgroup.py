@@ -186,6 +186,35 @@ def test_the_next_supervisor_goes_on(limiter: CgroupLimiter, host: Host, told: b
             following.close()
 
 
+def test_a_crossing_that_nobody_acted_on_is_told_again(limiter: CgroupLimiter, host: Host) -> None:
+    """Read by a supervisor that was killed just then: the signal of version 1 is gone, what was counted is not."""
+    limits = Limits(hard_bytes=48 * MIB)
+    with started(limiter, host, limits, *"wait touch 100000 pause".split()) as container:
+        container.go()
+        container.wait_for(Kind.HARD)
+        wait_until(lambda: cgroup_memory.oom_kills(container.group) > 0)
+        limiter.close()
+        following = container.limiter = cgroup.open_limiter(host, {})
+        try:
+            following.adopt(container.target, limits, container.kept)
+            container.wait_for(Kind.HARD, told=False)
+            assert following.read() == []
+            assert following.disarm(ID).hard is not None
+        finally:
+            following.close()
+
+
+def test_a_second_watch_of_a_group_is_refused(limiter: CgroupLimiter, host: Host) -> None:
+    with started(limiter, host, Limits(hard_bytes=48 * MIB), *"wait touch 100000 pause".split()) as container:
+        before = len(os.listdir("/proc/self/fd"))
+        for name in (ID, "d" * 64):
+            with pytest.raises(FileExistsError, match="container"):
+                limiter.arm(container.target._replace(container_id=name), LIMITS)
+        assert len(os.listdir("/proc/self/fd")) == before
+        container.go()
+        assert container.wait_for(Kind.HARD)[0].limit_bytes == 48 * MIB
+
+
 @pytest.mark.skipif(not is_version2, reason="version 1 signals every group below the one that is full")
 @pytest.mark.host_variant
 def test_a_kill_for_somebody_elses_shortage_is_no_crossing(limiter: CgroupLimiter, host: Host) -> None:

@@ -34,6 +34,9 @@ CPUS = [
     "tests/root/test_shares.py",
     *(f"{ATTACKS}::{each}" for each in NEED_CPUSET),
 ]
+CONTRACT = "tests/root/test_memory_contract.py tests/root/test_memory_contract_supervised.py -m 'not host_variant'"
+# What depends on the kernel: the signal, the map that is full, the sums.
+HOSTILE = "tests/root/test_memory_bpf_hostile.py -k 'address_space or saves_nobody or limit_dies or leaves_room'"
 JOBS = {
     "module": Job("amd64", "engine", "tests/vm/inside/test_engine.py"),
     "ends-kmod": Job("amd64", "engine", f"{MATRIX} {UNSEEN} {HUGE_READ} {KERNEL_LOG} {MANY_DESCRIPTORS}", "kmod"),
@@ -47,6 +50,12 @@ JOBS = {
     "control-groups": Job(UML, "engine", " ".join(CONTROL_GROUPS)),
     "memory-cgroup": Job("amd64", "enforcers", "tests/root/test_memory_cgroup.py", "cgroup"),
     "cpus": Job("amd64", "enforcers", " ".join(CPUS), "cgroup"),
+    "hostile-bpf": Job("amd64", "enforcers", HOSTILE),
+    "hostile-bpf-rt": Job("rt-amd64", "module", HOSTILE),
+    "hostile-bpf-6.12": Job("6.12-amd64", "module", HOSTILE),
+    "contract-kmod": Job("amd64", "contract", CONTRACT, "kmod"),
+    "contract-cgroup": Job("amd64", "contract", CONTRACT, "cgroup"),
+    "soft-limits": Job("amd64", "contract", "tests/root/test_soft_limits.py", "bpf cgroup"),
 }
 
 

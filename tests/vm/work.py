@@ -44,7 +44,7 @@ def work(jobs: list[Job], slots: threading.Semaphore) -> None:
     try:
         with slots:
             began = time.monotonic()
-            with boot(kernel, build(kernel)) as guest:
+            with boot(kernel, build(kernel), jobs[0].cpus) as guest:
                 times = f"boot {time.monotonic() - began:.0f} s, {guest.cpu_seconds():.0f} s of CPU time"
                 while left:
                     say(left[0].key, *do(left[0], guest, times))

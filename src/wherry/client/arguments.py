@@ -230,6 +230,7 @@ def callback(argument: str, value: Any) -> Any:
 CHECKS: dict[str, Check] = {
     "soft_mib": mib,
     "hard_mib": mib,
+    "soft_action": text,
     "memory": size,
     "memory_reservation": size,
     "memory_swap": swap,

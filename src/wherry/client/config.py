@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
         soft_mib: int | None
         hard_mib: int | None
+        soft_action: Literal["none", "reclaim", "throttle"] | None
         memory: Size | None
         memory_reservation: Size | None
         memory_swap: Size | None
@@ -88,6 +89,7 @@ def container_config(  # noqa: PLR0913 (docker's create has as many)
     *,
     soft_mib: int | None = None,
     hard_mib: int | None = None,
+    soft_action: str | None = None,
     memory: int | None = None,
     memory_reservation: int | None = None,
     memory_swap: int | None = None,
@@ -123,7 +125,9 @@ def container_config(  # noqa: PLR0913 (docker's create has as many)
     """The body of ``POST /wherry/run``: Docker's container configuration with our ``Wherry`` object.
 
     ``rootfs`` is a directory or tar archive and ``volumes`` are "HOST:CONTAINER[:ro]"; relative host paths count from
-    the caller's working directory. ``soft_mib`` and ``hard_mib`` are memory limits in MiB; ``memory``,
+    the caller's working directory. ``soft_mib`` and ``hard_mib`` are memory limits in MiB;
+    ``soft_action`` says what happens at the soft one beside an event: "none" (the default), "reclaim" (the kernel is
+    asked to take back what is above it) or "throttle" (whoever allocates above it is slowed down); ``memory``,
     ``memory_reservation`` and ``memory_swap`` are docker's, in bytes or as text ("64m"), and set the control group;
     ``env`` is a mapping to strings, whole numbers or paths, or "K=V" strings; ``tmpfs`` maps paths to mount options
     ("size=1m"); ``rm`` removes the container when it ends; ``rw_rootfs`` runs on the directory itself, without a layer
@@ -179,6 +183,7 @@ def container_config(  # noqa: PLR0913 (docker's create has as many)
         "RwRootfs": rw_rootfs,
         "SoftLimit": _bytes(soft_mib),
         "HardLimit": _bytes(hard_mib),
+        "SoftAction": soft_action,
         "Nice": nice,
         "SchedPolicy": sched_policy,
         "MergeStreams": merge_streams,

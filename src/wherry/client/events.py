@@ -20,12 +20,12 @@ MAX_LINE = 1 << 20
 class Event(Value):
     """Something that happened to a container.
 
-    ``kind`` is "create", "start", "kill", "soft-limit", "soft-limit-cleared", "hard-limit", "oom", "oom-child", "die",
-    "stop", "destroy", "log-gap", "log-error" or "log-recovered"; "missed" (with no container) says that
-    ``attributes["count"]`` events were lost because they were read too slowly. ``id`` and ``name`` are the container's;
-    ``wall_ns`` is nanoseconds since the epoch, ``monotonic_ns`` the same instant of CLOCK_MONOTONIC
+    ``kind`` is "create", "start", "kill", "soft-limit", "soft-limit-cleared", "memory-pressure", "hard-limit", "oom",
+    "oom-child", "die", "stop", "destroy", "log-gap", "log-error" or "log-recovered"; "missed" (with no container) says
+    that ``attributes["count"]`` events were lost because they were read too slowly. ``id`` and ``name`` are the
+    container's; ``wall_ns`` is nanoseconds since the epoch, ``monotonic_ns`` the same instant of CLOCK_MONOTONIC
     (``time.monotonic_ns()`` of this machine). ``attributes`` maps names to strings: docker's (image, name, labels,
-    exitCode, signal) and ours (reason, pid, comm, rss, limit, peak, enforcer).
+    exitCode, signal) and ours (reason, pid, comm, rss, limit, peak, enforcer, stalled).
     """
 
     __slots__ = ("kind", "id", "name", "wall_ns", "monotonic_ns", "attributes")  # noqa: RUF023

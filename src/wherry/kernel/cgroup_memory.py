@@ -9,6 +9,7 @@ import os
 
 from wherry.kernel import cgroup_trees as trees
 from wherry.kernel.cgroups import Group
+from wherry.memory.limiter import Host
 
 _MEMORY = "memory"
 _MOST_GROUPS = 1000
@@ -22,6 +23,13 @@ def is_there(group: Group) -> bool:
     if group.layout.version == 1:
         return _MEMORY in group.directories
     return os.path.exists(f"{group.directories['']}/memory.max")
+
+
+def is_offered(host: Host) -> bool:
+    """Whether containers' groups can have a memory controller."""
+    if host.layout.version == 1:
+        return _MEMORY in host.layout.mounts
+    return _MEMORY in (Group(host.layout, host.parent).read("", "cgroup.controllers") or "").split()
 
 
 def usage(group: Group) -> int | None:
@@ -60,6 +68,45 @@ def set_limit(group: Group, size: int, swap: int | None = 0) -> None:
             writes.reverse()
     for file, value in writes:
         group.write(_MEMORY, file, value)
+
+
+def can_throttle(group: Group) -> bool:
+    """Whether the kernel can slow down who is above a size (memory.high)."""
+    return group.layout.version == 2 and os.path.exists(f"{group.directories['']}/memory.high")
+
+
+def throttle(group: Group, size: int) -> None:
+    """Slow down whoever allocates while the group has more than ``size`` bytes. Raises OSError."""
+    group.write(_MEMORY, "memory.high", size)
+
+
+def can_reclaim(group: Group) -> bool:
+    """Whether the kernel can be asked to reclaim a number of bytes (memory.reclaim, from Linux 5.19 on).
+
+    Version 1 has nothing of the kind: memory.force_empty throws out all that can be reclaimed, and
+    memory.soft_limit_in_bytes is looked at only when the whole machine is short of memory.
+    """
+    return group.layout.version == 2 and os.path.exists(f"{group.directories['']}/memory.reclaim")
+
+
+def reclaim(group: Group, size: int) -> bool:
+    """Have the kernel take ``size`` bytes from the group, page cache first; blocks while it tries. False when it found
+    less than that, or the group is gone.
+    """
+    try:
+        group.write(_MEMORY, "memory.reclaim", size)
+    except OSError:  # EAGAIN: less than that
+        return False
+    return True
+
+
+def set_backstop(group: Group, size: int) -> None:
+    """As ``set_limit``, of a limit that is there in case that another one does not hold: the kernel kills the whole
+    container then, where it can, and not a process of its choice. Raises OSError.
+    """
+    if group.layout.version == 2:
+        group.write(_MEMORY, "memory.oom.group", 1)
+    set_limit(group, size)
 
 
 def oom_kills(group: Group) -> int:

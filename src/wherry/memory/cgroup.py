@@ -7,22 +7,26 @@ several processes share once. That is another meaning than that of kmod and bpf,
   process; the reader of the event kills the container. Version 2 kills the whole group by itself (memory.oom.group).
 - Version 1 tells of a soft crossing by threshold eventfds (to 128 pages a CPU), version 2 by memory.high. That one
   also slows down whoever is above it, which a soft limit is not to do: it is taken away at the crossing, and put back
-  when usage has fallen below ``Limits.clear_bytes``, which ``read`` looks at.
+  when usage has fallen below ``Limits.clear_bytes``, which ``read`` looks at. It stays where ``Target.throttles``.
 - Neither says which process crossed, nor when: events have pid 0 and the time at which they were read.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import select
 import time
 from typing import Protocol
 
 from wherry.kernel import cgroup_memory
 from wherry.kernel.cgroups import Group
+from wherry.kernel.libc import call_error
 from wherry.kernel.polling import readable
 from wherry.memory.limiter import Event, Host, Kind, Limits, Target, Unusable, Usage, Verdict
 
+_PAGE = resource.getpagesize()
 _SOFT_INTERVAL_NS = 50_000_000
 
 
@@ -62,6 +66,8 @@ class CgroupLimiter:
     """See ``limiter.MemoryLimiter``."""
 
     name = "cgroup"
+    accuracy = None
+    has_taken_over = True  # all that there is, is in the groups
 
     def __init__(self) -> None:
         self._poll = select.epoll()
@@ -77,7 +83,11 @@ class CgroupLimiter:
         return {}
 
     def arm(self, target: Target, limits: Limits) -> dict[str, int]:
-        watch = _Version1(target.group) if target.group.layout.version == 1 else _Version2(target.group)
+        if any(watch.group.path == target.group.path for watch in self._watches.values()):
+            # Two would each write the group's limits, and the first one removed would take the other's words away.
+            raise call_error(errno.EEXIST, "arm", f"cgroup memory limiter: {target.group.path}")
+        version1 = target.group.layout.version == 1
+        watch = _Version1(target.group) if version1 else _Version2(target.group, target.throttles)
         try:
             watch.limit(limits)
         except OSError:
@@ -90,9 +100,22 @@ class CgroupLimiter:
         if target.group.layout.version == 1:
             self._add(target.container_id, _Version1.adopt(target.group, limits, kept))
         else:
-            watch = _Version2.adopt(target.group, limits)
+            watch = _Version2.adopt(target.group, limits, target.throttles)
             self._add(target.container_id, watch)
             self._past.append(target.container_id)  # it stands in the counts, and its descriptor is new
+
+    def rearm(self, target: Target, limits: Limits) -> dict[str, int]:
+        return self.arm(target, limits)  # the kernel has counted all along, and held whatever limit the group has
+
+    def take_stock(self) -> None:
+        """The kernel has."""
+
+    def alarm(self) -> None:
+        """Version 2 ends containers by itself; on version 1 each has a signal."""
+
+    def alarm_of(self, container_id: str) -> str | None:
+        name = "memory-oom"
+        return name if name in self._watches[container_id].kept() else None
 
     def sweep(self) -> None:
         """There is nothing but the groups, and the supervisor sweeps those."""
@@ -171,6 +194,12 @@ def _holds_hard_limit(group: Group, limits: Limits) -> bool:
     return limits.hard_bytes is not None and (current is None or current >= limits.hard_bytes)
 
 
+def _has_killed_at(group: Group, limits: Limits) -> bool:
+    """Whether the OOM killer has struck in a version 1 group that has been full."""
+    full = (cgroup_memory.peak(group) or 0) >= (limits.hard_bytes or 0) // _PAGE * _PAGE
+    return full and cgroup_memory.oom_kills(group) > 0
+
+
 class _Soft:
     """Where one container is with its soft limit. It is told of no more than once in 50 ms: a container that goes up
     and down for the purpose must not drown the events of the others.
@@ -216,6 +245,8 @@ class _Version1:
         self._has_hard = False
         self._has_other_sizes = False
         self._is_adopted = False
+        self._has_crossed_hard = False
+        """Before the eventfd was made, or before a supervisor that had read it could act on it."""
 
     @classmethod
     def adopt(cls, group: Group, limits: Limits, kept: dict[str, int]) -> _Version1:
@@ -225,6 +256,7 @@ class _Version1:
         watch = cls(group)
         watch.limits, watch._is_adopted = limits, True
         watch._has_hard = _holds_hard_limit(group, limits)
+        watch._has_crossed_hard = watch._has_hard and _has_killed_at(group, limits)
         names = (["soft", "clear"] if limits.soft_bytes is not None else []) + (["oom"] if watch._has_hard else [])
         watch._eventfds = {name: os.dup(kept[f"memory-{name}"]) for name in names}
         soft = watch._eventfds.get("soft")
@@ -244,6 +276,7 @@ class _Version1:
         if has_hard and limits.hard_bytes is not None:
             cgroup_memory.set_limit(self.group, limits.hard_bytes)
             if "oom" not in self._eventfds:
+                self._has_crossed_hard = _has_killed_at(self.group, limits)
                 self._eventfds["oom"] = cgroup_memory.watch_version1(self.group, "memory.oom_control")
         if limits.soft_bytes is not None and limits.soft_bytes != self.limits.soft_bytes:
             for name, size in (("soft", limits.soft_bytes), ("clear", limits.clear_bytes)):
@@ -277,14 +310,15 @@ class _Version1:
             cgroup_memory.signalled(self._eventfds["clear"])
             if self._soft.rises(crossed, usage, self.limits):
                 found.append(Kind.SOFT)
-        if self._has_hard and cgroup_memory.signalled(self._eventfds["oom"]):
+        if self._has_hard and (cgroup_memory.signalled(self._eventfds["oom"]) or self._has_crossed_hard):
+            self._has_crossed_hard = False
             return [*found, Kind.HARD]
         if self._soft.falls(usage, self.limits):
             found.append(Kind.SOFT_CLEARED)
         return found
 
     def is_unsettled(self) -> bool:
-        return self._soft.is_above or self._soft.is_waiting
+        return self._soft.is_above or self._soft.is_waiting or self._has_crossed_hard
 
     def close(self) -> None:
         for descriptor in self._eventfds.values():
@@ -295,17 +329,18 @@ class _Version1:
 class _Version2:
     """All is in the group's files: what happened while nobody looked is counted in its events."""
 
-    def __init__(self, group: Group) -> None:
+    def __init__(self, group: Group, throttles: bool = False) -> None:
         self.group = group
         self.limits = Limits()
+        self._throttles = throttles
         self._events = cgroup_memory.open_events_version2(group)
         self._soft = _Soft()
         self._has_hard = False
         self._seen: dict[str, int] = {}
 
     @classmethod
-    def adopt(cls, group: Group, limits: Limits) -> _Version2:
-        watch = cls(group)
+    def adopt(cls, group: Group, limits: Limits, throttles: bool = False) -> _Version2:
+        watch = cls(group, throttles)
         watch.limits = limits
         watch._has_hard = _holds_hard_limit(group, limits)
         # Whoever told of a crossing took memory.high away. One that was not told of is counted, and stands there.
@@ -353,6 +388,8 @@ class _Version2:
         return found
 
     def _slow_down(self, wanted: bool) -> None:
+        if self._throttles:
+            return  # as somebody has asked for: it is slowed down for as long as it is above
         try:
             self.group.write("memory", "memory.high", (self.limits.soft_bytes or 0) if wanted else "max")
         except OSError:

@@ -10,8 +10,8 @@ from wherry.kernel.cgroups import Group
 
 
 class OomWatch:
-    """``changed`` says where to look at ``controller.oom_kills``. On version 1 that counts a moment after the signal,
-    which comes before the kill.
+    """``changed`` says where to look at ``cgroup_memory.oom_kills``. On version 1 that counts a moment after the
+    signal, which comes before the kill.
     """
 
     def __init__(self) -> None:

@@ -69,6 +69,7 @@ class Container:
         record.reason, record.error = Reason.NONE, ""
         record.exit_code = record.signal = None
         record.peak_memory_bytes = record.peak_pids = record.peak_rss_bytes = None
+        record.backstop_bytes = None
         record.enforcer, record.oom_children, record.memory_death = "", 0, None
         record.finished_ns = record.killed_ns = 0
         record.stop_requested = False
@@ -88,6 +89,7 @@ class Container:
             start_failed=record.reason is Reason.START_FAILED,  # found out after a takeover
             stop_requested=record.stop_requested,
             with_init=record.request.init,
+            limit_lost=record.reason is Reason.LIMIT_LOST,  # as well
         )
         record.peak_rss_bytes = evidence.peak_bytes
         if record.reason is Reason.HARD_LIMIT:

@@ -11,6 +11,7 @@ import os
 import posixpath
 import re
 from collections.abc import Iterable
+from enum import StrEnum
 
 import msgspec
 
@@ -49,13 +50,22 @@ class Volume(msgspec.Struct, frozen=True, kw_only=True):
     read_only: bool = False
 
 
+class SoftAction(StrEnum):
+    """What a soft limit does beside being told: ``soft``."""
+
+    NONE = "none"
+    RECLAIM = "reclaim"
+    THROTTLE = "throttle"
+
+
 class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One container as asked for, before anything is looked up on the host.
 
     ``rootfs`` is an absolute path (directory or tar archive); ``env`` holds "K=V" strings without the variables the
     supervisor adds (PATH, HOSTNAME, HOME); ``tmpfs`` maps a destination to mount options as docker's
     ("size=1m,mode=1777"); ``cpus`` counts CPUs (0.5 is half of one); limits are in bytes and None where there is none.
-    ``soft_bytes`` and ``hard_bytes`` are the memory enforcer's; ``memory_*`` are docker's and set the control group:
+    ``soft_bytes`` and ``hard_bytes`` are the memory enforcer's, ``soft_action`` (none, reclaim or throttle, "" is none)
+    is what happens at the soft one beside being told; ``memory_*`` are docker's and set the control group:
     ``memory_swap_bytes`` is memory and swap together, -1 for any amount, None for twice the memory;
     ``nice`` (of the container), ``cpu_shares`` and ``sched_policy`` "idle" each set the container's weight against
     others, so that one excludes the rest; ``sched_policy`` is other, batch, idle, fifo:N or rr:N, "" is other;
@@ -82,6 +92,7 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     cpus: float | None = None
     soft_bytes: int | None = None
     hard_bytes: int | None = None
+    soft_action: str = ""
     memory_bytes: int | None = None
     memory_reservation_bytes: int | None = None
     memory_swap_bytes: int | None = None
@@ -261,6 +272,7 @@ def _check_limits(request: CreateRequest) -> None:
             f"invalid memory limits: the soft limit ({request.soft_bytes} bytes) is above the hard limit "
             f"({request.hard_bytes} bytes)"
         )
+    _check_soft_action(request)
     _check_group_memory(request)
     if request.pids_limit is not None and not 0 < request.pids_limit <= _PIDS_MAX:
         raise InvalidRequest(f"invalid pids limit: {request.pids_limit} is not between 1 and {_PIDS_MAX}")
@@ -269,6 +281,14 @@ def _check_limits(request: CreateRequest) -> None:
     _check_scheduling(request)
     if request.io_weight is not None and not 10 <= request.io_weight <= 1000:
         raise InvalidRequest(f"range of blkio weight is from 10 to 1000, not {request.io_weight}")
+
+
+def _check_soft_action(request: CreateRequest) -> None:
+    if request.soft_action not in {"", *SoftAction}:
+        words = ", ".join(SoftAction)
+        raise InvalidRequest(f"invalid soft action: {quoted(request.soft_action)} is not one of {words}")
+    if request.soft_action not in {"", SoftAction.NONE} and request.soft_bytes is None:
+        raise InvalidRequest(f"invalid soft action: {request.soft_action} needs a soft limit")
 
 
 def _check_group_memory(request: CreateRequest) -> None:

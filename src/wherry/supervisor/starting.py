@@ -94,7 +94,7 @@ class Starter:
                 record.slot, record.cgroup = child.slot, child.group.path
                 undo.callback(self._forget_slot, container)
                 self._records.save(record)
-                self._hand_over(child, outputs, kept)
+                self._hand_over(container, child, outputs, kept)
                 message = launch.finish_message(
                     ["root", "stdout", "stderr", *names],
                     plan.finish(directories),
@@ -272,12 +272,12 @@ class Starter:
             used.callback(os.close, outputs[f"write{stream}"])
         return outputs
 
-    def _hand_over(self, child: Child, outputs: dict[str, int], kept: dict[str, int]) -> None:
+    def _hand_over(self, container: Container, child: Child, outputs: dict[str, int], kept: dict[str, int]) -> None:
         """From here on the next supervisor would find this container in the shim."""
         held = {"stdout": outputs["read1"], "stderr": outputs["read2"], "buffer": outputs["buffer"], **kept}
         if child.channel is not None:
             held["channel"] = child.channel.fileno()
-        self._shim.claim(child.slot, held)
+        self._shim.claim(child.slot, held, self._memory.alarm_of(container))
 
     def _forget_slot(self, container: Container) -> None:
         container.record.slot = container.record.cgroup = ""

@@ -106,8 +106,9 @@ def test_start_sends_every_option(
     monkeypatch.delenv("MISSING", raising=False)
     fake.on("POST", "/wherry/run", reply({"Id": "ab", "Name": "a", "Pid": 1}, 201))
     options = (
-        "--soft-mib 3 --hard-mib 6 --nice -5 --pids-limit 9 --cpus 0.5 -e A=1 --env TAKEN -e MISSING -e B= -w /w -u 1:2"
-        " --hostname h --init --network host --read-only --rm --rw-rootfs --tmpfs /t:size=1m --tmpfs /u -v data:/d:ro"
+        "--soft-mib 3 --hard-mib 6 --soft-action throttle --nice -5 --pids-limit 9 --cpus 0.5 -e A=1 --env TAKEN"
+        " -e MISSING -e B= -w /w -u 1:2 --hostname h --init --network host"
+        " --read-only --rm --rw-rootfs --tmpfs /t:size=1m --tmpfs /u -v data:/d:ro"
     )
     assert engine("start", *options.split(), "a", "rootfs", "/bin/echo", "-e", "x")[0] == 0
     assert fake.asked("POST", "/wherry/run").json == {
@@ -131,6 +132,7 @@ def test_start_sends_every_option(
             "RwRootfs": True,
             "SoftLimit": 3 << 20,
             "HardLimit": 6 << 20,
+            "SoftAction": "throttle",
             "Nice": -5,
         },
     }
@@ -319,6 +321,8 @@ INFO = {
         "CgroupVersion": 2,
         "CgroupParent": "/wherry",
         "Enforcer": "cgroup",
+        "Backstop": False,
+        "NotCounted": ["huge pages", "page tables"],
         "ContainersRunning": 1,
         "ContainersCreated": 2,
         "ContainersExited": 3,
@@ -335,6 +339,7 @@ State directory:  /d
 Containers:       1 running, 2 created, 3 exited
 Prepared ahead:   2
 Memory limits by: cgroup
+Backstop:         no backstop (no memory controller); hard limits do not count huge pages, page tables
 Cgroups:          v2, below /wherry
 Disk:             5 GiB free; 3 MiB in 2 unpacked archives, 1 MiB of it used by no container
 Kernel:           6.1

@@ -32,6 +32,7 @@ def host(tmp_path: Path) -> Path:
     write(tmp_path / "dev/container_monitor", "")
     write(tmp_path / "sys/kernel/btf/vmlinux", "")
     write(tmp_path / "proc/sys/kernel/sched_autogroup_enabled", "0\n")
+    write(tmp_path / "proc/pressure/memory", "")
     write(tmp_path / "dev/kmsg", "")
     write(tmp_path / "proc/sys/kernel/printk_devkmsg", "ratelimit\n")
     write(tmp_path / "sys/block/sda/queue/scheduler", "none mq-deadline [bfq]\n")
@@ -51,6 +52,25 @@ def test_a_host_that_has_everything(host: Path) -> None:
 def test_version_1(host: Path) -> None:
     write(host / "proc/self/mountinfo", CGROUP1)
     assert states(host)["control groups"] == "ok"
+    assert states(host)["soft limits"] == "warning"
+
+
+@pytest.mark.parametrize(
+    ("mounts", "pressure", "found"),
+    [
+        (CGROUP1, True, "not on this host: --soft-action reclaim or throttle, memory-pressure events"),
+        (CGROUP1 + CGROUP2, True, "not on this host: --soft-action reclaim or throttle"),
+        (CGROUP2, False, "not on this host: memory-pressure events"),
+        (CGROUP2, True, "with actions and memory-pressure events"),
+    ],
+    ids=["version 1", "hybrid", "psi=0", "version 2"],
+)
+def test_what_soft_limits_can_do(host: Path, mounts: str, pressure: bool, found: str) -> None:
+    write(host / "proc/self/mountinfo", mounts)
+    if not pressure:
+        (host / "proc/pressure/memory").unlink()
+    (finding,) = [finding for finding in doctor.examine(str(host)) if finding.subject == "soft limits"]
+    assert finding.found == found
 
 
 WITHOUT = {
@@ -79,7 +99,11 @@ def test_a_missing_controller_autogroup_and_a_missing_option_are_warnings(host: 
     write(host / "proc/sys/kernel/printk_devkmsg", "off\n")
     write(host / f"boot/config-{os.uname().release}", "# CONFIG_MEMCG is not set\n")
     found = states(host)
-    assert {found[name] for name in ("control groups", "autogroup", "kernel log", "kernel options")} == {"warning"}
+    (backstop,) = [each for each in doctor.examine(str(host)) if each.subject == "memory backstop"]
+    assert backstop.found.startswith("no backstop: ")
+    assert {
+        found[name] for name in ("control groups", "memory backstop", "autogroup", "kernel log", "kernel options")
+    } == {"warning"}
 
 
 def test_nothing_can_hold_memory_limits(host: Path) -> None:

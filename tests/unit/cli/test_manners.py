@@ -150,6 +150,7 @@ EMPTY_VALUES = [
     ("run", "--memory=", "a", "r", "c"),
     ("run", "--cpuset-cpus=", "a", "r", "c"),
     ("run", "--sched-policy", "", "a", "r", "c"),
+    ("run", "--soft-action", "", "a", "r", "c"),
     ("update", "--cpuset-cpus", "", "a"),
     ("update", "--nice=", "a"),
     ("stop", "-t", "", "a"),

@@ -67,6 +67,7 @@ WRONG_OPTIONS: list[tuple[str, object, str]] = [
     ("cpuset_cpus", 0, "a string, not 0 (of type int)"),
     ("sched_policy", "", "a string that is not empty"),
     ("log_mode", 1, "a string"),
+    ("soft_action", True, "a string, not True"),
     ("tmpfs", ["/run"], "a mapping of strings to strings, not ['/run'] (of type list)"),
     ("labels", "a=b", "a mapping of strings to strings"),
     ("env", 5, "a list of strings, not 5 (of type int)"),

@@ -179,3 +179,13 @@ def test_a_lower_limit_of_the_groups_own_is_not_the_hard_limit(version2: Files) 
 
 def test_where_a_soft_crossing_is_over() -> None:
     assert [Limits(soft_bytes=size).clear_bytes for size in (160 * MIB, MIB, 4096)] == [150 * MIB, MIB - 65536, 0]
+
+
+def test_a_backstop_ends_the_whole_container_where_the_kernel_can(version2: Files) -> None:
+    cgroup_memory.set_backstop(version2.group, 64 * MIB)
+    assert (version2["memory.max"], version2["memory.oom.group"]) == (str(64 * MIB), "1")
+
+
+def test_a_backstop_on_version_1(version1: Files) -> None:
+    cgroup_memory.set_backstop(version1.group, 64 * MIB)
+    assert version1["memory.limit_in_bytes"] == str(64 * MIB)

@@ -21,6 +21,7 @@ VICTIM = Event(Kind.OOM_KILL, "a" * 64, 7, "hog", 99, 0, 102, 3_000_000, 78)
 NOTHING = MemoryEvidence()
 RECORD = MemoryEvidence("bpf", 102, hard=HARD)
 CHOSEN = MemoryEvidence("bpf", 102, victim=VICTIM, limit_bytes=200)
+ANSWERED = MemoryEvidence("bpf", answered_bytes=100)
 COUNTED = MemoryEvidence(unexplained_kills=1, limit_bytes=200)
 CASES: dict[str, tuple[ExitStatus | None, MemoryEvidence, str, Reason]] = {
     "an exit code": (EXITED, NOTHING, "", Reason.EXITED),
@@ -48,6 +49,13 @@ CASES: dict[str, tuple[ExitStatus | None, MemoryEvidence, str, Reason]] = {
     "a counted kill and another signal": (SEGFAULT, COUNTED, "", Reason.SIGNALED),
     "a counted kill and 137 of its own": (EXITED_137, COUNTED, "", Reason.EXITED),
     "a counted kill that our init passes on": (EXITED_137, COUNTED, "init", Reason.OOM),
+    "what the shim has answered": (KILLED, ANSWERED, "", Reason.HARD_LIMIT),
+    "what it has answered without a status": (None, ANSWERED, "stop", Reason.HARD_LIMIT),
+    "an exit that was quicker than the shim": (EXITED, ANSWERED, "", Reason.EXITED),
+    "a limit that nobody could hold": (KILLED, NOTHING, "lost", Reason.LIMIT_LOST),
+    "that and the shim's death": (None, NOTHING, "lost", Reason.LIMIT_LOST),
+    "that and a quicker exit": (EXITED, NOTHING, "lost", Reason.EXITED),
+    "that and a crossing after all": (KILLED, RECORD, "lost", Reason.HARD_LIMIT),
     "137 of its own under our init": (EXITED_137, NOTHING, "init", Reason.EXITED),
 }
 
@@ -55,10 +63,21 @@ CASES: dict[str, tuple[ExitStatus | None, MemoryEvidence, str, Reason]] = {
 @pytest.mark.parametrize(("status", "evidence", "how", "reason"), CASES.values(), ids=CASES.keys())
 def test_the_reason(status: ExitStatus | None, evidence: MemoryEvidence, how: str, reason: Reason) -> None:
     cause = decide(
-        status, evidence, start_failed=how == "failed", stop_requested=how == "stop", with_init=how == "init"
+        status,
+        evidence,
+        start_failed=how == "failed",
+        stop_requested=how == "stop",
+        with_init=how == "init",
+        limit_lost=how == "lost",
     )
     assert cause.reason is reason
     assert (cause.memory is not None) is (reason in (Reason.HARD_LIMIT, Reason.OOM))
+
+
+def test_what_could_not_be_counted_is_in_the_evidence() -> None:
+    evidence = RECORD._replace(hard=HARD._replace(detail="uncounted"))
+    cause = decide(KILLED, evidence, start_failed=False, stop_requested=False, with_init=False)
+    assert (cause.reason, cause.memory and cause.memory.detail) == (Reason.HARD_LIMIT, "uncounted")
 
 
 def test_the_evidence_of_a_hard_limit() -> None:

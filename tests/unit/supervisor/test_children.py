@@ -73,6 +73,27 @@ def test_never_ready(said: bytes, message: str) -> None:
     run(check())
 
 
+def test_an_end_before_it_is_adopted_is_not_lost() -> None:
+    """A supervisor hears of ends as soon as it is connected, and adopts when it has read its records."""
+
+    async def check() -> None:
+        children = Children(cast(ShimLink, None), Layout(1, {}), "parent", 0)
+        ended, status = ExitStatus(os.CLD_KILLED, 9, 5), None
+        children.exited("slot", ended)
+        with Channel() as channel:
+            children.adopt(channel.child)
+            status = await channel.child.exited
+        assert status == ended
+        children.all_adopted()
+        children.exited("other", ended)
+        with Channel() as channel:
+            channel.child.slot = "other"
+            children.adopt(channel.child)
+            assert not channel.child.exited.done()
+
+    run(check())
+
+
 def test_the_finish_message_arrives_whole_with_its_descriptors() -> None:
     message = struct.pack(">I", 1 << 20) + b"x" * (1 << 20)  # more than a socket buffer
 

@@ -28,6 +28,8 @@ LAYOUT = Layout(1, {"memory": "/nowhere"})
 
 class FakeLimiter:
     name = "kmod"
+    accuracy = None
+    has_taken_over = False
 
     def __init__(self) -> None:
         self.armed: dict[str, Limits] = {}
@@ -46,6 +48,15 @@ class FakeLimiter:
         return {"memory-x": os.dup(target.namespace)}
 
     def adopt(self, target: Target, limits: Limits, kept: dict[str, int]) -> None: ...
+
+    def rearm(self, target: Target, limits: Limits) -> dict[str, int]:
+        return self.arm(target, limits)
+
+    def take_stock(self) -> None: ...
+
+    def alarm(self) -> None: ...
+
+    def alarm_of(self, container_id: str) -> None: ...
 
     def sweep(self) -> None: ...
 

@@ -15,7 +15,8 @@ from tests.vm.uml import DebugGuest
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(1200)]
 
-JOBS = {file: Job(kernels.DEBUG, "module", f"tests/vm/inside/test_{file}.py") for file in ("limits", "device", "races")}
+FILES = ("limits", "device", "probe", "waits", "races")
+JOBS = {file: Job(kernels.DEBUG, "module", f"tests/vm/inside/test_{file}.py") for file in FILES}
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ class WherryConfig(msgspec.Struct, rename="pascal", kw_only=True):
     rw_rootfs: bool | None = None
     soft_limit: int | None = None
     hard_limit: int | None = None
+    soft_action: str | None = None
     nice: int | None = None
     sched_policy: str | None = None
     merge_streams: bool | None = None
@@ -115,6 +116,7 @@ def _translate(config: ContainerConfig, host: HostConfig, ours: WherryConfig) ->
         cpus=host.nano_cpus / 1e9 if host.nano_cpus else None,
         soft_bytes=ours.soft_limit,
         hard_bytes=ours.hard_limit,
+        soft_action=ours.soft_action or "",
         memory_bytes=host.memory or None,
         memory_reservation_bytes=host.memory_reservation or None,
         memory_swap_bytes=host.memory_swap or None,

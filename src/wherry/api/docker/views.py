@@ -20,7 +20,9 @@ _EXIT_UNKNOWN = 125
 
 
 class MemoryDeathView(msgspec.Struct, rename="pascal"):
-    """``MemoryDeath``; ``milliseconds_to_death`` counts from the crossing, null when that is not known."""
+    """``MemoryDeath``; ``milliseconds_to_death`` counts from the crossing, null when that is not known; ``detail`` is
+    "" unless it was no plain crossing.
+    """
 
     enforcer: str
     pid: int
@@ -28,6 +30,7 @@ class MemoryDeathView(msgspec.Struct, rename="pascal"):
     rss: int
     limit: int
     peak: int
+    detail: str
     crossed: str
     milliseconds_to_death: float | None
 
@@ -50,6 +53,7 @@ class WherryView(msgspec.Struct, rename="pascal"):
     hard_limit: int | None
     nice: int
     sched_policy: str
+    soft_action: str
     merge_streams: bool
     rootfs: str
     command: tuple[str, ...]
@@ -59,6 +63,8 @@ class WherryView(msgspec.Struct, rename="pascal"):
     peak_pids: int | None
     peak_rss: int | None
     enforcer: str
+    backstop: int | None
+    not_counted: tuple[str, ...]
     oom_children: int
     memory_death: MemoryDeathView | None
 
@@ -169,6 +175,7 @@ def wherry(record: Record, log: Log, command: tuple[str, ...]) -> WherryView:
         hard_limit=request.hard_bytes,
         nice=request.nice,
         sched_policy=request.sched_policy or "other",
+        soft_action=request.soft_action or "none",
         merge_streams=request.merge_streams,
         rootfs=request.rootfs,
         command=command,
@@ -178,6 +185,8 @@ def wherry(record: Record, log: Log, command: tuple[str, ...]) -> WherryView:
         peak_pids=record.peak_pids,
         peak_rss=record.peak_rss_bytes,
         enforcer=record.enforcer,
+        backstop=record.backstop_bytes,
+        not_counted=record.not_counted,
         oom_children=record.oom_children,
         memory_death=_memory_death(record),
     )
@@ -194,6 +203,7 @@ def _memory_death(record: Record) -> MemoryDeathView | None:
         rss=death.rss_bytes,
         limit=death.limit_bytes,
         peak=death.peak_bytes,
+        detail=death.detail,
         crossed=_time(death.crossed_ns, ""),
         milliseconds_to_death=None if death.death_ns is None else death.death_ns / 1e6,
     )

@@ -135,7 +135,10 @@ _NOTHING = _Sample(None, taken=False)
 def _resident(engine: Engine, ref: str) -> dict[str, int | None] | None:
     """Of a container with a soft or hard limit: what is held against it."""
     found = engine.resident(ref)
-    return None if found is None else {"Rss": found.rss_bytes, "Peak": found.peak_bytes, "Processes": found.processes}
+    if found is None:
+        return None
+    counted = {"Rss": found.rss_bytes, "Peak": found.peak_bytes, "Processes": found.processes}
+    return {**counted, "Uncounted": found.uncounted}
 
 
 def _answer(engine: Engine, ref: str, before: _Sample, now: _Sample) -> dict[str, Any]:
