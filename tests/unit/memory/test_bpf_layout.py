@@ -30,6 +30,7 @@ CONTAINER = {
     "hard_reason": layout.HARD_REASON,
     "hard_begun": layout.HARD_BEGUN,
     "hard_fired": layout.HARD_FIRED,
+    "born": layout.BORN,
     "soft_fired": layout.SOFT_FIRED,
     "watching": layout.WATCHING,
     "namespace_inode": layout.NAMESPACE,
@@ -93,7 +94,7 @@ def test_an_event_of_c_is_unpacked_field_by_field(tmp_path: Path) -> None:
 
 
 def test_a_container_comes_back_as_it_was_packed() -> None:
-    state = layout.ContainerState._make([*range(1, 17), b"c" * 16, 18, 19, b"i" * 32])
+    state = layout.ContainerState._make([*range(1, 18), b"c" * 16, 19, 20, b"i" * 32])
     content = state.pack()
     assert (len(content), layout.ContainerState.unpack(content)) == (layout.CONTAINER_BYTES, state)
     assert content[layout.ID :][: layout.ID_BYTES] == state.id
