@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 
 from wherry.kernel import cgroup_trees as trees
-from wherry.kernel.cgroups import Group
-from wherry.memory.limiter import Host
+from wherry.kernel.cgroups import Group, Layout
 
 _MEMORY = "memory"
 _MOST_GROUPS = 1000
@@ -25,11 +24,11 @@ def is_there(group: Group) -> bool:
     return os.path.exists(f"{group.directories['']}/memory.max")
 
 
-def is_offered(host: Host) -> bool:
-    """Whether containers' groups can have a memory controller."""
-    if host.layout.version == 1:
-        return _MEMORY in host.layout.mounts
-    return _MEMORY in (Group(host.layout, host.parent).read("", "cgroup.controllers") or "").split()
+def is_offered(layout: Layout, parent: str) -> bool:
+    """Whether groups below ``parent`` can have a memory controller."""
+    if layout.version == 1:
+        return _MEMORY in layout.mounts
+    return _MEMORY in (Group(layout, parent).read("", "cgroup.controllers") or "").split()
 
 
 def usage(group: Group) -> int | None:

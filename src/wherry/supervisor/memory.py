@@ -120,7 +120,7 @@ class Memory:
 
     @property
     def has_backstop(self) -> bool:
-        return cgroup_memory.is_offered(self._host)
+        return cgroup_memory.is_offered(*self._host)
 
     @property
     def dropped(self) -> int:
