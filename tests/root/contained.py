@@ -11,10 +11,10 @@ from pathlib import Path
 
 from harness import REPOSITORY, wait_until
 
+from wherry.kernel import cgroup_memory, cgroups
 from wherry.kernel import cgroup_trees as trees
-from wherry.kernel import cgroups
 from wherry.kernel.polling import readable
-from wherry.memory import Event, Host, Kind, Limits, MemoryLimiter, Target, choice, controller, selftest
+from wherry.memory import Event, Host, Kind, Limits, MemoryLimiter, Target, choice, selftest
 
 MIB = 1 << 20
 HOSTILE = str(REPOSITORY / "build/workloads/memory_hostile")
@@ -94,7 +94,7 @@ class Contained:
         return self._enforced.limiter.stat(self.id).rss_bytes
 
     def oom_kills(self) -> int:
-        return controller.oom_kills(self.group)
+        return cgroup_memory.oom_kills(self.group)
 
     def close_kept(self) -> None:
         for descriptor in self.kept.values():

@@ -1,5 +1,5 @@
 """What each memory enforcer promises, case by case: tests/root/test_memory_contract.py holds them to it, and
-docs/memory-limits.md shows it (tests/unit/test_memory_contract_page.py holds the page to this table).
+docs/memory-limits.md shows it (tests/unit/memory/test_contract_page.py holds the page to this table).
 
 An enforcer stands alone in the first two tables. In the third the memory group stands behind kmod and bpf.
 """

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from wherry.cli.parser import Namespace, Parser
-    from wherry.wire.events import Event
+    from wherry.client.events import Event
 
 DESCRIPTION = """Show what happens to containers, one line an event, until interrupted.
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from wherry.cli.parser import Namespace, Parser
     from wherry.client import StartedContainer
-    from wherry.wire.config import Options
+    from wherry.client.config import Options
 
 USAGE = "%(prog)s [OPTIONS] NAME ROOTFS COMMAND [ARG...] [LONG OPTIONS]"
 START_USAGE = f"{USAGE}\n       %(prog)s NAME"

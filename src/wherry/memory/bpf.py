@@ -26,7 +26,7 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
-from wherry.kernel import bpf
+from wherry.kernel import bpf, procfs
 from wherry.kernel.libc import call_error, call_of
 from wherry.memory import bpf_layout as layout
 from wherry.memory.bpf_looks import Looks
@@ -58,6 +58,8 @@ _MAX_PROCESSES = 65536
 _FEW_CPUS = 4
 """On so many, summing a counter costs no more than finding out whether it need not be summed."""
 _UNSEEN_PAGES = 16
+_TICKS = 100
+"""Clock ticks a second that the program knows of: without them it does not tell namespaces of one number apart."""
 _LINGER_SECONDS = 2.0
 """So long the programs stay attached when there is nothing to watch any more: containers often come one after another,
 and the kernel waits for all its CPUs when a tracepoint's last program goes and the next one comes at once.
@@ -206,7 +208,8 @@ class BpfLimiter:
         slot, inode = self._free.popleft(), target.inode
         soft, hard, clear = _pages(limits)
         identity = bytes.fromhex(target.container_id)
-        state = layout.ContainerState(soft=soft, hard=hard, clear=clear, namespace=inode, id=identity)
+        born = procfs.start_ticks(target.pid) & 0xFFFFFFFF if os.sysconf("SC_CLK_TCK") == _TICKS else 0
+        state = layout.ContainerState(soft=soft, hard=hard, clear=clear, namespace=inode, born=born, id=identity)
         # Everything before the identity, and that before the key by which the program finds the element.
         self._containers[slot * layout.CONTAINER_BYTES : (slot + 1) * layout.CONTAINER_BYTES] = state.pack()
         try:

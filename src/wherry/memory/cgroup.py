@@ -20,10 +20,10 @@ import select
 import time
 from typing import Protocol
 
+from wherry.kernel import cgroup_memory
 from wherry.kernel.cgroups import Group
 from wherry.kernel.libc import call_error
 from wherry.kernel.polling import readable
-from wherry.memory import controller
 from wherry.memory.limiter import Event, Host, Kind, Limits, Target, Unusable, Usage, Verdict
 
 _PAGE = resource.getpagesize()
@@ -128,8 +128,8 @@ class CgroupLimiter:
 
     def stat(self, container_id: str) -> Usage:
         group = self._watches[container_id].group
-        usage = controller.usage(group) or 0
-        return Usage(usage, max(controller.peak(group) or 0, usage), None)
+        usage = cgroup_memory.usage(group) or 0
+        return Usage(usage, max(cgroup_memory.peak(group) or 0, usage), None)
 
     def disarm(self, container_id: str) -> Verdict:
         watch = self._watches[container_id]
@@ -139,7 +139,7 @@ class CgroupLimiter:
             self._poll.unregister(descriptor)
             del self._by_descriptor[descriptor]
         watch.close()
-        return Verdict(controller.peak(watch.group), self._hard.pop(container_id, None))
+        return Verdict(cgroup_memory.peak(watch.group), self._hard.pop(container_id, None))
 
     def read(self) -> list[Event]:
         ready = set(self._past)
@@ -179,25 +179,25 @@ class CgroupLimiter:
 
 
 def _event(kind: Kind, container_id: str, watch: _Watch) -> Event:
-    usage = controller.usage(watch.group) or 0
+    usage = cgroup_memory.usage(watch.group) or 0
     limits = watch.limits
     limit = (limits.hard_bytes if kind is Kind.HARD else limits.soft_bytes) or 0
     if kind is not Kind.SOFT_CLEARED:
         usage = max(usage, limit)  # the crossing was then; this is now
-    peak = max(controller.peak(watch.group) or 0, usage)
+    peak = max(cgroup_memory.peak(watch.group) or 0, usage)
     return Event(kind, container_id, 0, "", usage, limit, peak, time.monotonic_ns(), time.time_ns())
 
 
 def _holds_hard_limit(group: Group, limits: Limits) -> bool:
     """Whether the group's limit is our hard limit, and not a lower one of its own (``--memory``)."""
-    current = controller.limit(group)
+    current = cgroup_memory.limit(group)
     return limits.hard_bytes is not None and (current is None or current >= limits.hard_bytes)
 
 
 def _has_killed_at(group: Group, limits: Limits) -> bool:
     """Whether the OOM killer has struck in a version 1 group that has been full."""
-    full = (controller.peak(group) or 0) >= (limits.hard_bytes or 0) // _PAGE * _PAGE
-    return full and controller.oom_kills(group) > 0
+    full = (cgroup_memory.peak(group) or 0) >= (limits.hard_bytes or 0) // _PAGE * _PAGE
+    return full and cgroup_memory.oom_kills(group) > 0
 
 
 class _Soft:
@@ -262,7 +262,7 @@ class _Version1:
         soft = watch._eventfds.get("soft")
         if soft is not None and not readable([soft]):
             # Nothing unread: if it is above now, the supervisor before us has told of it.
-            watch._soft.is_above = (controller.usage(group) or 0) >= (limits.soft_bytes or 0)
+            watch._soft.is_above = (cgroup_memory.usage(group) or 0) >= (limits.soft_bytes or 0)
         return watch
 
     def descriptors(self) -> dict[int, int]:
@@ -274,14 +274,14 @@ class _Version1:
     def limit(self, limits: Limits) -> None:
         has_hard = _holds_hard_limit(self.group, limits) or (self._has_hard and limits.hard_bytes is not None)
         if has_hard and limits.hard_bytes is not None:
-            controller.set_limit(self.group, limits.hard_bytes)
+            cgroup_memory.set_limit(self.group, limits.hard_bytes)
             if "oom" not in self._eventfds:
                 self._has_crossed_hard = _has_killed_at(self.group, limits)
-                self._eventfds["oom"] = controller.watch_version1(self.group, "memory.oom_control")
+                self._eventfds["oom"] = cgroup_memory.watch_version1(self.group, "memory.oom_control")
         if limits.soft_bytes is not None and limits.soft_bytes != self.limits.soft_bytes:
             for name, size in (("soft", limits.soft_bytes), ("clear", limits.clear_bytes)):
                 self._watch_size(name, str(size))
-            self._soft.begin(controller.usage(self.group) or 0, limits)
+            self._soft.begin(cgroup_memory.usage(self.group) or 0, limits)
         self.limits, self._has_hard = limits, has_hard
 
     def _watch_size(self, name: str, size: str) -> None:
@@ -289,28 +289,28 @@ class _Version1:
         signalled for the old size, too: the kernel has no call to end that.
         """
         if name in self._eventfds:
-            controller.watch_also_version1(self.group, self._eventfds[name], "memory.usage_in_bytes", size)
+            cgroup_memory.watch_also_version1(self.group, self._eventfds[name], "memory.usage_in_bytes", size)
             self._has_other_sizes = True
         else:
-            self._eventfds[name] = controller.watch_version1(self.group, "memory.usage_in_bytes", size)
+            self._eventfds[name] = cgroup_memory.watch_version1(self.group, "memory.usage_in_bytes", size)
 
     def _has_crossed(self, usage: int) -> bool:
         """Signals do not tell up from down; from below, the first one is up, however short it was."""
-        if not controller.signalled(self._eventfds["soft"]):
+        if not cgroup_memory.signalled(self._eventfds["soft"]):
             return False
         if self._is_adopted:  # nobody knows what other sizes it was signalled for
-            return (controller.peak(self.group) or usage) >= (self.limits.soft_bytes or 0)
+            return (cgroup_memory.peak(self.group) or usage) >= (self.limits.soft_bytes or 0)
         return not self._has_other_sizes or usage >= self.limits.clear_bytes
 
     def crossings(self) -> list[Kind]:
         found = []
-        usage = controller.usage(self.group) or 0
+        usage = cgroup_memory.usage(self.group) or 0
         if "soft" in self._eventfds:
             crossed = self._has_crossed(usage)
-            controller.signalled(self._eventfds["clear"])
+            cgroup_memory.signalled(self._eventfds["clear"])
             if self._soft.rises(crossed, usage, self.limits):
                 found.append(Kind.SOFT)
-        if self._has_hard and (controller.signalled(self._eventfds["oom"]) or self._has_crossed_hard):
+        if self._has_hard and (cgroup_memory.signalled(self._eventfds["oom"]) or self._has_crossed_hard):
             self._has_crossed_hard = False
             return [*found, Kind.HARD]
         if self._soft.falls(usage, self.limits):
@@ -333,7 +333,7 @@ class _Version2:
         self.group = group
         self.limits = Limits()
         self._throttles = throttles
-        self._events = controller.open_events_version2(group)
+        self._events = cgroup_memory.open_events_version2(group)
         self._soft = _Soft()
         self._has_hard = False
         self._seen: dict[str, int] = {}
@@ -345,9 +345,9 @@ class _Version2:
         watch._has_hard = _holds_hard_limit(group, limits)
         # Whoever told of a crossing took memory.high away. One that was not told of is counted, and stands there.
         watch._soft.is_above = limits.soft_bytes is not None and group.read("memory", "memory.high") == "max"
-        if (controller.usage(group) or 0) < limits.clear_bytes:
+        if (cgroup_memory.usage(group) or 0) < limits.clear_bytes:
             # What is counted is old. A container that nobody has told of is held at memory.high, not below it.
-            watch._seen = {"high": controller.read_events(watch._events).get("high", 0)}
+            watch._seen = {"high": cgroup_memory.read_events(watch._events).get("high", 0)}
         return watch
 
     def descriptors(self) -> dict[int, int]:
@@ -359,22 +359,22 @@ class _Version2:
     def limit(self, limits: Limits) -> None:
         has_hard = _holds_hard_limit(self.group, limits) or (self._has_hard and limits.hard_bytes is not None)
         if has_hard and limits.hard_bytes is not None:
-            controller.set_limit(self.group, limits.hard_bytes)
+            cgroup_memory.set_limit(self.group, limits.hard_bytes)
             self.group.write("memory", "memory.oom.group", 1)
         if self.limits == Limits():
-            self._seen = controller.read_events(self._events)  # of a group that nobody has run in
+            self._seen = cgroup_memory.read_events(self._events)  # of a group that nobody has run in
         if limits.soft_bytes is not None and limits.soft_bytes != self.limits.soft_bytes:
             # Before the write: it reclaims down to the limit what it can, and counts no event for that.
-            usage = controller.usage(self.group) or 0
+            usage = cgroup_memory.usage(self.group) or 0
             self.group.write("memory", "memory.high", limits.soft_bytes)
             self._soft.begin(usage, limits)
         self.limits, self._has_hard = limits, has_hard
 
     def crossings(self) -> list[Kind]:
-        now = controller.read_events(self._events)
+        now = cgroup_memory.read_events(self._events)
         before, self._seen = self._seen, now
         found = []
-        usage = controller.usage(self.group) or 0
+        usage = cgroup_memory.usage(self.group) or 0
         crossed = self.limits.soft_bytes is not None and now.get("high", 0) > before.get("high", 0)
         if self._soft.rises(crossed, usage, self.limits):
             found.append(Kind.SOFT)

@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 from wherry.errors import Conflict, InvalidRequest, NotSupported, StartFailed
-from wherry.kernel import procfs
+from wherry.kernel import cgroup_memory, procfs
 from wherry.kernel.libc import describe
-from wherry.memory import Alarm, Event, Host, Kind, Limits, MemoryLimiter, Unusable, Usage, choice, controller
+from wherry.memory import Alarm, Event, Host, Kind, Limits, MemoryLimiter, Unusable, Usage, choice
 from wherry.memory.oom import OomWatch
 from wherry.shim import protocol
 from wherry.supervisor import killing, soft
@@ -120,7 +120,7 @@ class Memory:
 
     @property
     def has_backstop(self) -> bool:
-        return controller.is_offered(self._host)
+        return cgroup_memory.is_offered(*self._host)
 
     @property
     def dropped(self) -> int:
@@ -168,7 +168,7 @@ class Memory:
                     kept = self._arm(watched, limits)
                     watched.limiter = self._chosen
             if request.memory_bytes is not None or (
-                request.hard_bytes is not None and controller.is_there(child.group)
+                request.hard_bytes is not None and cgroup_memory.is_there(child.group)
             ):
                 self._oom.add(container.record.id, child.group)
         except OSError as error:
@@ -244,7 +244,7 @@ class Memory:
         if limits.hard_bytes < old.hard_bytes and (old.soft_bytes is None) == (limits.soft_bytes is None):
             with contextlib.suppress(OSError):
                 if watched.limiter.name == "cgroup":
-                    controller.set_limit(watched.child.group, limits.hard_bytes)
+                    cgroup_memory.set_limit(watched.child.group, limits.hard_bytes)
                 else:
                     self._set_backstop(watched, limits)
 
@@ -252,11 +252,11 @@ class Memory:
     def _set_backstop(watched: _Watched, limits: Limits) -> None:
         """Unless the enforcer is the group itself, or the group's own limit is as low."""
         record, group = watched.container.record, watched.child.group
-        if limits.hard_bytes is None or record.enforcer == "cgroup" or not controller.is_there(group):
+        if limits.hard_bytes is None or record.enforcer == "cgroup" or not cgroup_memory.is_there(group):
             return
         size, own = backstop(limits.hard_bytes), record.request.memory_bytes
         if own is None or own > size:
-            controller.set_backstop(group, size)
+            cgroup_memory.set_backstop(group, size)
             record.backstop_bytes = size
 
     def _audited(self) -> Iterator[Audited]:
@@ -292,7 +292,7 @@ class Memory:
                 with contextlib.suppress(OSError):  # EBUSY: it has more than that, and is about to be ended
                     self._set_backstop(watched, limits_of(record))
         with contextlib.suppress(OSError):
-            if controller.limit(child.group) is not None:
+            if cgroup_memory.limit(child.group) is not None:
                 self._oom.add(record.id, child.group)
         self._watched[record.id] = watched
         return new
@@ -323,14 +323,14 @@ class Memory:
         self._oom.remove(container.record.id)
         group, record = watched.child.group, container.record
         verdict = None if limiter is None else limiter.disarm(record.id)
-        kills = controller.oom_kills(group)
+        kills = cgroup_memory.oom_kills(group)
         return MemoryEvidence(
             enforcer=record.enforcer,
             peak_bytes=verdict.peak_bytes if verdict is not None else None,
             hard=verdict.hard if verdict is not None else None,
             victim=watched.victim,
             unexplained_kills=max(kills - record.oom_children, 0),
-            limit_bytes=controller.limit(group) if kills else None,
+            limit_bytes=cgroup_memory.limit(group) if kills else None,
             answered_bytes=record.request.hard_bytes if watched.is_answered else None,
         )
 
@@ -460,14 +460,14 @@ class Memory:
 
     def _explain(self, watched: _Watched, event: Event | None) -> None:
         """The container lives on: whoever was killed was not its first process."""
-        unexplained = controller.oom_kills(watched.child.group) - watched.container.record.oom_children
+        unexplained = cgroup_memory.oom_kills(watched.child.group) - watched.container.record.oom_children
         if watched.victim is None and unexplained > 0:
             number = unexplained if event is None else 1
             self._oom_children(watched.container.record, self._described(event, watched.child), number)
 
     @staticmethod
     def _described(victim: Event | None, child: Child) -> dict[str, str]:
-        limit = controller.limit(child.group)
+        limit = cgroup_memory.limit(child.group)
         found = {} if limit is None else {"limit": str(limit)}
         return found if victim is None else {**found, "pid": str(victim.pid), "comm": victim.comm}
 

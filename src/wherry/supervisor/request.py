@@ -10,15 +10,15 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-import signal
 from collections.abc import Iterable
 from enum import StrEnum
 
 import msgspec
 
-from wherry.errors import InvalidRequest, NotSupported
+from wherry.errors import InvalidRequest, NotSupported, quoted
 from wherry.kernel.scheduling import parse_cpu_list
 from wherry.logs.options import BUFFER_MAX, BUFFER_MIN, FILE_MIN, MODES, LogOptions
+from wherry.runtime.signals import signal_number
 from wherry.supervisor.bounds import check_sizes
 
 _HOST_NAME = re.compile(r"[a-zA-Z0-9_.-]+")
@@ -109,11 +109,6 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     merge_streams: bool = False
 
 
-def quoted(text: str) -> str:
-    """``text`` fit for a one-line message: quoted, control characters escaped, cut after 80 characters."""
-    return repr(text if len(text) <= 80 else text[:77] + "...")
-
-
 def parse_size(text: str, what: str) -> int:
     """Bytes in "1048576", "64k", "10m", "1g" (of 1024, as docker has it); 0 for docker's "-1", without limit.
 
@@ -126,26 +121,6 @@ def parse_size(text: str, what: str) -> int:
     if not match:
         raise InvalidRequest(f"invalid {what}: {quoted(text)} is not a size such as 10m")
     return int(match[1]) << 10 * " kmgt".index(match[2] or " ")
-
-
-def signal_number(text: str) -> int:
-    """The number of a signal given as "15", "TERM", "SIGTERM" or "RTMIN+3", in any case.
-
-    Raises:
-        InvalidRequest: there is no such signal.
-    """
-    name = text.upper().removeprefix("SIG")
-    if re.fullmatch(r"[0-9]{1,2}", name):
-        number = int(name)
-    elif match := re.fullmatch(r"RT(MIN|MAX)(?:([+-])([0-9]{1,2}))?", name):
-        offset = int((match[2] or "+") + (match[3] or "0"))
-        number = offset + (signal.SIGRTMIN if match[1] == "MIN" else signal.SIGRTMAX)
-        number = number if signal.SIGRTMIN <= number <= signal.SIGRTMAX else 0
-    else:
-        number = int(signal.Signals.__members__.get("SIG" + name, 0))
-    if not 1 <= number <= signal.SIGRTMAX:
-        raise InvalidRequest(f"invalid signal: {quoted(text)}")
-    return number
 
 
 def parse_env(variables: Iterable[str]) -> tuple[str, ...]:

@@ -18,9 +18,10 @@ import os
 from collections.abc import Callable
 
 from wherry.errors import NotSupported
+from wherry.kernel import cgroup_memory
 from wherry.kernel.cgroups import Group
 from wherry.kernel.libc import describe
-from wherry.memory import Event, Kind, Limits, Usage, controller, pressure
+from wherry.memory import Event, Kind, Limits, Usage, pressure
 from wherry.supervisor.events import Action, Events
 from wherry.supervisor.model import Record
 from wherry.supervisor.request import SoftAction
@@ -29,8 +30,8 @@ _log = logging.getLogger(__name__)
 
 
 _NEEDS = {
-    SoftAction.RECLAIM: (controller.can_reclaim, "memory.reclaim (control groups version 2, Linux 5.19)"),
-    SoftAction.THROTTLE: (controller.can_throttle, "memory.high (control groups version 2)"),
+    SoftAction.RECLAIM: (cgroup_memory.can_reclaim, "memory.reclaim (control groups version 2, Linux 5.19)"),
+    SoftAction.THROTTLE: (cgroup_memory.can_throttle, "memory.high (control groups version 2)"),
 }
 
 
@@ -47,7 +48,7 @@ def throttle(record: Record, limits: Limits, group: Group) -> None:
     it there itself. Raises OSError.
     """
     if throttles(record) and record.enforcer != "cgroup" and limits.soft_bytes is not None:
-        controller.throttle(group, limits.soft_bytes)
+        cgroup_memory.throttle(group, limits.soft_bytes)
 
 
 def throttles(record: Record) -> bool:
@@ -96,7 +97,7 @@ class SoftLimits:
         excess = resident - Limits(found.record.request.soft_bytes).clear_bytes
         if found.record.request.soft_action == SoftAction.RECLAIM and excess > 0:
             loop = asyncio.get_running_loop()
-            found.reclaiming = loop.run_in_executor(None, controller.reclaim, found.group, excess)
+            found.reclaiming = loop.run_in_executor(None, cgroup_memory.reclaim, found.group, excess)
 
     def adopt(self, record: Record, group: Group) -> None:
         """Of an earlier supervisor, which may have told of a crossing that is not over."""
