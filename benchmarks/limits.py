@@ -305,8 +305,8 @@ def cost(runs: int) -> None:
         outside = undo.enter_context(Faulter([GROW, "faults", "64", "100000"]))
         inside = undo.enter_context(_limited_faulter(limiter, group))
         heading("CPU time of a page fault, program attached / not attached (targets: 1.03 and 1.12)")
-        empty, full = _attach_empty, partial(bpf._attach, limiter._object, "rss_stat")
-        os.close(limiter._links.pop("rss_stat"))
+        empty, full = _attach_empty, partial(limiter._programs._attach, "rss_stat")
+        os.close(limiter._programs._links.pop("rss_stat"))
         for name, faulter, attach in (
             ("in no container", outside, full),
             ("floor", outside, empty),

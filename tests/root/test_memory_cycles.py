@@ -7,7 +7,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from harness import REPOSITORY, Supervisor, wait_until
+from armed import links_of
+from harness import REPOSITORY, Supervisor, Traces, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.slow_start]
 
@@ -58,3 +59,19 @@ def test_limits_hold_when_the_shim_has_died_and_a_new_one_keeps_them(supervisor:
     supervisor.kill()
     supervisor.restart()
     assert client.run("last", str(rootfs), ["/memory_hog", "1", "0", "500"], hard_mib=32).reason == "hard_limit"
+
+
+def test_programs_are_attached_only_while_there_is_a_limit(tmp_path: Path, rootfs: Path, leftovers: Traces) -> None:
+    """And the shim has them as well whenever a limited container runs, so that the limit outlives the supervisor."""
+    with Supervisor(tmp_path, rootfs, leftovers, "--memory-enforcer", "bpf").serving() as supervisor:
+        info, client = supervisor.info(), supervisor.client
+        pids = (int(info["pid"]), int(info["shim_pid"]))
+        wait_until(lambda: [links_of(pid) for pid in pids] == [0, 0])  # the self-test was some time ago
+        client.start("free", str(rootfs), ["/bin/sleep", "1000"])
+        assert [links_of(pid) for pid in pids] == [0, 0]
+        client.start("limited", str(rootfs), ["/bin/sleep", "1000"], hard_mib=32)
+        assert links_of(pids[0]) >= 2
+        wait_until(lambda: links_of(pids[1]) == links_of(pids[0]))
+        client.rm("limited", force=True)
+        wait_until(lambda: [links_of(pid) for pid in pids] == [0, 0])
+        assert client.run("last", str(rootfs), ["/memory_hog", "1", "0", "500"], hard_mib=32).reason == "hard_limit"

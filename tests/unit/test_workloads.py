@@ -254,3 +254,46 @@ def test_log_lines_numbers_its_lines(workloads: Path, lines_a_write: str) -> Non
     lines = run(workloads / "log_lines", "1500", lines_a_write).stdout.splitlines(keepends=True)
     assert [int(line[:12]) for line in lines] == list(range(1500))
     assert {len(line) for line in lines} == {100}
+
+
+def test_memory_hostile_keeps_a_word_that_comes_early(workloads: Path) -> None:
+    """SIGUSR1 between two steps; one is kept, and the step after the second comes only with the next."""
+    hostile = subprocess.Popen([workloads / "memory_hostile", "step", "1", "2"], stdout=subprocess.PIPE, text=True)
+    try:
+        assert hostile.stdout is not None
+        held = []
+        for _ in range(3):
+            held.append(hostile.stdout.readline())
+            hostile.send_signal(signal.SIGUSR1)
+        assert held == [f"memory_hostile: {mib * MIB} bytes held\n" for mib in (1, 3, 5)]
+    finally:
+        hostile.kill()
+        hostile.communicate()
+
+
+@pytest.mark.parametrize("arguments", [[], ["step"], ["step", "1"], ["nothing", "1", "1"], ["flap", "1", "2"]])
+def test_memory_hostile_refuses_what_it_does_not_know(workloads: Path, arguments: list[str]) -> None:
+    result = run(workloads / "memory_hostile", *arguments)
+    assert (result.returncode, result.stdout, result.stderr.splitlines()[0]) == (
+        2,
+        "",
+        "usage: memory_hostile MODE A B",
+    )
+
+
+def test_memory_hostile_refuses_what_is_no_number(workloads: Path) -> None:
+    result = run(workloads / "memory_hostile", "step", "1", "-2")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert 'B must be a whole number from 0 to 1048576, got "-2"' in result.stderr
+
+
+@pytest.mark.parametrize("mode", ["share", "vfork", "exiting"])
+def test_memory_hostile_says_that_nobody_stopped_it(workloads: Path, mode: str) -> None:
+    hostile = subprocess.Popen([workloads / "memory_hostile", mode, "1", "1"], stdout=subprocess.PIPE, text=True)
+    try:
+        assert hostile.stdout is not None
+        hostile.stdout.readline()
+        assert hostile.stdout.readline() == "memory_hostile: nobody stopped it\n"
+    finally:
+        hostile.kill()
+        hostile.communicate()

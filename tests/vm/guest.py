@@ -48,7 +48,9 @@ class Guest:
     is tried again, a guest that dies later is not.
     """
 
-    def __init__(self, kernel: str, module: Path, *, parallel: bool = False, options: str = "", cpus: int = 2) -> None:
+    def __init__(
+        self, kernel: str, module: Path | None, *, parallel: bool = False, options: str = "", cpus: int = 2
+    ) -> None:
         self.kernel = kernel
         self._parallel = parallel
         self._options = options

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from tests.vm import kernels
 from tests.vm.guest import Guest
-from tests.vm.uml import DebugGuest
+from tests.vm.uml import DebugGuest, UmlGuest
 
 # Races need virtual CPUs that run at the same time; 6.12 does not always survive that (see Guest).
 NOT_PARALLEL = frozenset({"6.12-amd64"})
@@ -58,8 +58,11 @@ class Job(NamedTuple):
         return said
 
 
-def boot(kernel: str, module: Path, cpus: int = 2) -> Guest:
+def boot(kernel: str, module: Path | None, cpus: int = 2) -> Guest:
+    if kernel == kernels.UML:
+        return UmlGuest(kernel, None)
     if kernel == kernels.DEBUG:
+        assert module is not None
         return DebugGuest(kernel, module)
     return Guest(kernel, module, parallel=kernel not in NOT_PARALLEL, cpus=cpus)
 

@@ -91,6 +91,10 @@ setdomainname = _function("setdomainname", c_char_p, c_size_t)
 
 syncfs = _function("syncfs", c_int)
 
+# <sys/timerfd.h>, timerfd_create(2)
+timerfd_create = _function("timerfd_create", c_int, c_int)
+timerfd_settime = _function("timerfd_settime", c_int, c_int, c_char_p, c_void_p)
+
 # <sys/prctl.h>, prctl(2); <linux/capability.h>, capset(2) and capget(2)
 prctl = _function("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
 prctl_string = _function("prctl", c_int, c_char_p, c_ulong, c_ulong, c_ulong)

@@ -15,7 +15,19 @@ from wherry.kernel import container_monitor
 from wherry.kernel.container_monitor import Monitor, Record, Type
 from wherry.kernel.libc import call_error, describe
 from wherry.kernel.polling import readable
-from wherry.memory.limiter import Event, Host, Kind, Limits, Target, Unusable, Usage, Verdict, wall_clock
+from wherry.memory.limiter import (
+    Accuracy,
+    Event,
+    Host,
+    Kind,
+    Limits,
+    Target,
+    Unusable,
+    Usage,
+    Verdict,
+    shares_of_a_cpu,
+    wall_clock,
+)
 
 _DEVICE = "kmod-device"
 _KINDS = {Type.SOFT: Kind.SOFT, Type.SOFT_CLEARED: Kind.SOFT_CLEARED, Type.HARD: Kind.HARD}
@@ -40,7 +52,7 @@ def open_limiter(_host: Host, kept: dict[str, int]) -> Kmod:
     if found != container_monitor.VERSION:
         monitor.close()
         raise Unusable(f"the kernel module speaks version {found}, not {container_monitor.VERSION}")
-    return Kmod(monitor)
+    return Kmod(monitor, has_taken_over=_DEVICE in kept)
 
 
 def _key(container_id: str) -> int:
@@ -51,8 +63,10 @@ class Kmod:
     """See ``MemoryLimiter``."""
 
     name = "kmod"
+    accuracy = Accuracy(shares_of_a_cpu(), over_bytes=None)
 
-    def __init__(self, monitor: Monitor) -> None:
+    def __init__(self, monitor: Monitor, *, has_taken_over: bool) -> None:
+        self.has_taken_over = has_taken_over
         self._monitor = monitor
         self._ids: dict[int, str] = {}
         self._hard_told: set[int] = set()
@@ -87,6 +101,18 @@ class Kmod:
             raise KeyError(target.container_id) from None
         self._ids[key] = target.container_id
         self._adopted.append(key)
+
+    def rearm(self, target: Target, limits: Limits) -> dict[str, int]:
+        return self.arm(target, limits)  # the module counts all there is with the registration
+
+    def take_stock(self) -> None:
+        """The module has."""
+
+    def alarm(self) -> None:
+        """The module ends containers by itself."""
+
+    def alarm_of(self, container_id: str) -> None:
+        self._armed(container_id)
 
     def sweep(self) -> None:
         key = 0

@@ -81,7 +81,7 @@ def test_nothing_is_left_of_a_guest(faulty: Path) -> None:
 
 
 def kernel_processes() -> list[int]:
-    kernel = kernels.debug_kernel().resolve()
+    kernel = kernels.program(kernels.DEBUG).resolve()
     found = []
     for path in Path("/proc").glob("[0-9]*/exe"):
         with contextlib.suppress(OSError):

@@ -1,0 +1,105 @@
+"""The programs of ``bpf/monitor.bpf.c``: loaded once, attached only while there is something to watch."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Mapping
+
+from wherry.kernel import bpf
+from wherry.memory.bpf_object import BpfObject
+
+_ACT = "act"
+NEEDED = ("rss_stat", "sched_process_exec")
+OPTIONAL = ("exit_mmap", "mark_victim")
+"""Tracepoints that some kernels do not have; nothing is miscounted without them."""
+
+
+class Programs:
+    """``programs`` and ``links`` are descriptors by name, from here on this object's. A program runs for as long as
+    somebody holds its link, here or in the shim.
+    """
+
+    def __init__(self, programs: dict[str, int], links: dict[str, int]) -> None:
+        self._programs = programs
+        self._links = links
+
+    @classmethod
+    def load(cls, loaded: BpfObject) -> Programs:
+        """Raises OSError, LookupError."""
+        programs: dict[str, int] = {}
+        with contextlib.ExitStack() as undo:
+            for name in (*NEEDED, *OPTIONAL, _ACT):
+                programs[name] = loaded.load_program(name)
+                undo.callback(os.close, programs[name])
+            undo.pop_all()
+        return cls(programs, {})
+
+    @staticmethod
+    def are_in(kept: Mapping[str, int]) -> bool:
+        """Whether ``kept`` is what ``descriptors`` of an earlier supervisor gave while they were attached."""
+        return {*NEEDED, _ACT} <= set(kept)
+
+    @classmethod
+    def take_over(cls, kept: Mapping[str, int]) -> Programs:
+        """Raises OSError."""
+        programs: dict[str, int] = {}
+        links: dict[str, int] = {}
+        with contextlib.ExitStack() as undo:
+            programs[_ACT] = os.dup(kept[_ACT])
+            undo.callback(os.close, programs[_ACT])
+            for name in kept.keys() & {*NEEDED, *OPTIONAL}:
+                links[name] = os.dup(kept[name])
+                undo.callback(os.close, links[name])
+                programs[name] = bpf.program_of(links[name])
+                undo.callback(os.close, programs[name])
+            undo.pop_all()
+        return cls(programs, links)
+
+    @property
+    def are_attached(self) -> bool:
+        return bool(self._links)
+
+    def attach(self) -> None:
+        """All or, when this raises OSError, none. Does nothing when they are."""
+        if self._links:
+            return
+        links: dict[str, int] = {}
+        with contextlib.ExitStack() as undo:
+            for name in [name for name in (*NEEDED, *OPTIONAL) if name in self._programs]:
+                link = self._attach(name)
+                if link >= 0:
+                    links[name] = link
+                    undo.callback(os.close, link)
+            undo.pop_all()
+        self._links = links
+
+    def _attach(self, name: str) -> int:
+        """The link; -1 when this kernel does not have the tracepoint and we can do without."""
+        try:
+            return bpf.attach_raw_tracepoint(self._programs[name], name)
+        except OSError as error:
+            if error.errno != errno.ENOENT or name not in OPTIONAL:
+                raise
+            return -1
+
+    def detach(self) -> None:
+        """They run on until the shim has let go of its duplicates."""
+        links, self._links = self._links, {}
+        for link in links.values():
+            os.close(link)
+
+    def act(self, what: int, on: int) -> None:
+        """Run the program ``act``: ``what`` is one of the layout's ``ACT_``, ``on`` an element or a key."""
+        bpf.run_raw_tracepoint(self._programs[_ACT], what, on)
+
+    def descriptors(self) -> dict[str, int]:
+        """What the next supervisor needs to go on; {} while nothing is attached."""
+        return {**self._links, _ACT: self._programs[_ACT]} if self._links else {}
+
+    def close(self) -> None:
+        self.detach()
+        for program in self._programs.values():
+            os.close(program)
+        self._programs = {}
