@@ -129,12 +129,16 @@ static bool check_hard(struct container *c, struct task_struct *first,
 	return tells;
 }
 
-/* How long to wait with telling of a crossing, in jiffies. */
+/*
+ * How long to wait with telling of a crossing, in jiffies. By the clock of the
+ * records: jiffies can lag behind it by many, and then catch up.
+ */
 static unsigned long soft_wait(struct container *c)
 {
-	unsigned long now = jiffies;
+	u64 now = ktime_get_ns();
 
-	return time_after(c->next_soft, now) ? c->next_soft - now : 0;
+	return c->next_soft > now ? nsecs_to_jiffies(c->next_soft - now) + 1 :
+				    0;
 }
 
 /*
@@ -150,9 +154,9 @@ static bool check_soft(struct container *c, const struct scan *scan,
 	if (!c->over_soft && scan->pages >= c->soft_pages) {
 		if (soft_wait(c))
 			return false;
-		c->next_soft = jiffies + msecs_to_jiffies(SOFT_INTERVAL_MS) + 1;
 		WRITE_ONCE(c->over_soft, true);
 		tell(c, CONTAINER_MONITOR_SOFT, scan, culprit, &event);
+		c->next_soft = event.time_ns + SOFT_INTERVAL_MS * NSEC_PER_MSEC;
 	} else if (c->over_soft && scan->pages < c->clear_pages) {
 		WRITE_ONCE(c->over_soft, false);
 		tell(c, CONTAINER_MONITOR_SOFT_CLEARED, scan, culprit, &event);
@@ -189,10 +193,9 @@ static unsigned long set_rest(struct container *c, u64 took_ns,
 	unsigned long vain = max(rest, msecs_to_jiffies(SOFT_INTERVAL_MS));
 	unsigned long now = jiffies, rise;
 
-	rise = now + (outcome->in_vain && !outcome->waits ? vain : rest);
+	rise = outcome->in_vain && !outcome->waits ? vain : rest;
 	WRITE_ONCE(c->next_hard, now + (outcome->hard_in_vain ? rest : 0));
-	WRITE_ONCE(c->next_rise,
-		   time_after(c->next_soft, rise) ? c->next_soft : rise);
+	WRITE_ONCE(c->next_rise, now + max(rise, soft_wait(c)));
 	WRITE_ONCE(c->next_check, now + (outcome->in_vain ? vain : rest));
 	return rest;
 }

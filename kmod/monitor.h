@@ -107,7 +107,7 @@ struct container {
 	unsigned long hard_pages;
 	unsigned long peak_pages;	/* raised by the tracepoint as well */
 	u64 soft_bytes, hard_bytes;	/* as they were given */
-	unsigned long next_soft;	/* no crossing is told before, in jiffies */
+	u64 next_soft;			/* ktime_get_ns(); no crossing is told before */
 	unsigned int scans;
 	unsigned long pages;		/* at the last scan, as are processes */
 	unsigned int processes;

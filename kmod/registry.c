@@ -138,7 +138,7 @@ alloc_container(struct open_file *owner,
 	for (type = 0; type < ARRAY_SIZE(c->waiting); type++)
 		INIT_LIST_HEAD(&c->waiting[type].node);
 	/* 0 may lie ahead: jiffies begin five minutes before they wrap. */
-	c->next_check = c->next_hard = c->next_rise = c->next_soft = jiffies;
+	c->next_check = c->next_hard = c->next_rise = jiffies;
 	c->owner = owner;
 	c->key = request->key;
 	strscpy(c->id, request->id, sizeof(c->id));
