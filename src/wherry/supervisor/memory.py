@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 
 from wherry.errors import Conflict, InvalidRequest, NotSupported, StartFailed
 from wherry.kernel import procfs
+from wherry.kernel.cgroups import Group
 from wherry.kernel.libc import describe
-from wherry.memory import Alarm, Event, Host, Kind, Limits, MemoryLimiter, Unusable, Usage, choice, controller
+from wherry.memory import Alarm, Event, Host, Kind, Limits, MemoryLimiter, Target, Unusable, Usage, choice, controller
 from wherry.memory.oom import OomWatch
 from wherry.shim import protocol
 from wherry.supervisor import killing
@@ -291,6 +292,18 @@ class Memory:
                 self._oom.add(record.id, child.group)
         self._watched[record.id] = watched
         return new
+
+    def evidence_of_lost(self, record: Record, group: Group) -> MemoryEvidence:
+        """Of a container of which the shim knows nothing, and whose enforcer may: its limits were pinned."""
+        limiter = self._limiters.get(record.enforcer)
+        if limiter is None:
+            return MemoryEvidence()
+        try:
+            limiter.adopt(Target(record.id, 0, -1, -1, group, record.name), limits_of(record), {})
+            verdict = limiter.disarm(record.id)
+        except (KeyError, OSError):
+            return MemoryEvidence()
+        return MemoryEvidence(record.enforcer, verdict.peak_bytes, verdict.hard)
 
     def taken_over(self) -> None:
         """All that there was has been adopted: count what was armed anew, and hear what has happened meanwhile."""
