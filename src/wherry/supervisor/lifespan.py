@@ -139,14 +139,14 @@ class Lifespan(abc.ABC):
             self._remove_parent_group()
             raise
         records = self._records.load()
-        await self._open_memory({record.enforcer for record in records if record.slot and record.enforcer})
+        await self._open_memory(held, {record.enforcer for record in records if record.slot and record.enforcer})
         self._keeper = asyncio.get_running_loop().create_task(self._keep_records())
         self._auditing = asyncio.get_running_loop().create_task(self._memory.auditor.run())
         await self._recover(held, records)
 
-    async def _open_memory(self, in_use: set[str]) -> None:
+    async def _open_memory(self, held: Sequence[HeldSlot], in_use: set[str]) -> None:
         """Raises InvalidRequest: what runs stays with the shim then."""
-        kept = self._keeping.inherited()
+        kept = self._keeping.inherited(held)
         try:
             await self._memory.open(self._enforcer, kept, in_use)
         except InvalidRequest:
@@ -390,6 +390,7 @@ class Lifespan(abc.ABC):
         await self._starter.close()
         await self._children.close()
         self._shim.close()
+        self._keeping.close()
         self._memory.close()
         await asyncio.to_thread(self._pipeline.close)
         self._event_log.close()

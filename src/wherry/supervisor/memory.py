@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 from wherry.errors import Conflict, InvalidRequest, NotSupported, StartFailed
 from wherry.kernel import procfs
-from wherry.kernel.cgroups import Group
 from wherry.kernel.libc import describe
-from wherry.memory import Alarm, Event, Host, Kind, Limits, MemoryLimiter, Target, Unusable, Usage, choice, controller
+from wherry.memory import Alarm, Event, Host, Kind, Limits, MemoryLimiter, Unusable, Usage, choice, controller
 from wherry.memory.oom import OomWatch
 from wherry.shim import protocol
 from wherry.supervisor import killing
@@ -82,6 +81,10 @@ class Memory:
         """Called when ``descriptors`` are others, before ``arm`` returns. Set when the shim has got the first ones:
         what an earlier supervisor left there must stay until all of it has been taken over.
         """
+        self.crossed_before: Callable[[str], bool] = lambda _slot: False
+        """Whether the container in a slot has crossed its hard limit by the books of an earlier supervisor's enforcer,
+        which goes on until the shim lets go of it.
+        """
         self.auditor = Auditor(self._audited)
         self._looking: dict[str, bool] = {}
         """Containers whose OOM kills are about to be counted, and whether there was another signal since."""
@@ -103,7 +106,7 @@ class Memory:
         self._chosen, self.refused = chosen
         if self._chosen is not None:
             self._limiters[self._chosen.name] = self._chosen
-        self._rearming = Rearming(self._limiters, self._chosen, self._records)
+        self.rearming = Rearming(self._limiters, self._chosen, self._records)
         _log.info("memory limits by %s", self.name or "nobody")
         for name, reason_text in self.refused.items():
             _log.info("memory enforcer %s is not taken: %s", name, reason_text)
@@ -283,7 +286,7 @@ class Memory:
         watched.is_answered = is_answered
         new: dict[str, int] = {}
         if record.enforcer:
-            watched.limiter, new = self._rearming.take_over(container, child, kept)
+            watched.limiter, new = self.rearming.take_over(container, child, kept)
             if new:
                 with contextlib.suppress(OSError):  # EBUSY: it has more than that, and is about to be ended
                     self._set_backstop(watched, limits_of(record))
@@ -293,23 +296,18 @@ class Memory:
         self._watched[record.id] = watched
         return new
 
-    def evidence_of_lost(self, record: Record, group: Group) -> MemoryEvidence:
-        """Of a container of which the shim knows nothing, and whose enforcer may: its limits were pinned."""
-        limiter = self._limiters.get(record.enforcer)
-        if limiter is None:
-            return MemoryEvidence()
-        try:
-            limiter.adopt(Target(record.id, 0, -1, -1, group, record.name), limits_of(record), {})
-            verdict = limiter.disarm(record.id)
-        except (KeyError, OSError):
-            return MemoryEvidence()
-        return MemoryEvidence(record.enforcer, verdict.peak_bytes, verdict.hard)
-
     def taken_over(self) -> None:
         """All that there was has been adopted: count what was armed anew, and hear what has happened meanwhile."""
-        self._rearming.take_stock()
+        self.rearming.take_stock()
+        self._answer_old_crossings()
         for limiter in self._limiters.values():
             self._drain(limiter)
+
+    def _answer_old_crossings(self) -> None:
+        for watched in self._watched.values():
+            if not watched.is_answered and self.crossed_before(watched.child.slot):
+                watched.is_answered = True
+                self._kill(watched)
 
     def sweep(self) -> None:
         """What belongs to no container has been killed: forget its limits."""
@@ -327,6 +325,7 @@ class Memory:
         del self._watched[container.record.id]
         self._oom.remove(container.record.id)
         group, record = watched.child.group, container.record
+        is_answered = watched.is_answered or self.crossed_before(watched.child.slot)
         verdict = None if limiter is None else limiter.disarm(record.id)
         kills = controller.oom_kills(group)
         return MemoryEvidence(
@@ -336,7 +335,7 @@ class Memory:
             victim=watched.victim,
             unexplained_kills=max(kills - record.oom_children, 0),
             limit_bytes=controller.limit(group) if kills else None,
-            answered_bytes=record.request.hard_bytes if watched.is_answered else None,
+            answered_bytes=record.request.hard_bytes if is_answered else None,
         )
 
     def explain_kills(self, container: Container, kills: int) -> None:
@@ -345,6 +344,7 @@ class Memory:
 
     def tick(self) -> None:
         """Once a second: what no descriptor tells."""
+        self._answer_old_crossings()
         for limiter in self._limiters.values():
             self._drain(limiter)
         if self.dropped > self._dropped:

@@ -78,7 +78,7 @@ class Takeover:
         container.log.finish()
         container.log_ended.set()
         group = cgroups.Group(self._layout, container.record.cgroup)
-        container.ended(None, self._memory.evidence_of_lost(container.record, group))
+        container.ended(None, self._memory.rearming.evidence_of_lost(container.record, group))
         self._records.keep(container.record)
 
     def _child(self, held: HeldSlot, cgroup: str) -> Child:
