@@ -161,8 +161,10 @@ static __always_inline void dismiss(u64 key)
 	is_its = container && container->namespace_inode == entry->namespace_inode;
 	if (is_its)
 		take_back(container, entry);
-	if (bpf_map_delete_elem(&mms, &key))
+	if (bpf_map_delete_elem(&mms, &key)) {
+		entry->key = key; /* it stays, and what is put there must not be taken for another one's */
 		return;
+	}
 	add(&counted, -1);
 	if (is_its)
 		add(&container->processes, -1);

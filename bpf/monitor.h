@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * What monitor.bpf.c and src/wherry/memory/bpf_layout.py both know. Sizes are in base pages, times are
- * CLOCK_MONOTONIC in nanoseconds. tests/unit/test_memory_bpf_layout.py compiles this file and compares.
+ * CLOCK_MONOTONIC in nanoseconds. tests/unit/memory/test_bpf_layout.py compiles this file and compares.
  */
 #ifndef WHERRY_MONITOR_H
 #define WHERRY_MONITOR_H

@@ -273,7 +273,7 @@ class BpfLimiter:
             self._words[(slot * layout.CONTAINER_BYTES + offset) // 8] = number
         # What is above them already need not change any more: nobody else would look.
         is_same_soft = pages[0] == state.soft
-        self._programs.act(layout.ACT_LOOK if is_same_soft else layout.ACT_UPDATED, slot)
+        self._act(layout.ACT_LOOK if is_same_soft else layout.ACT_UPDATED, container_id)
         self._looks.plan(time.monotonic_ns() + _SOFT_INTERVAL_NS, container_id)
 
     def stat(self, container_id: str) -> Usage:
@@ -285,9 +285,9 @@ class BpfLimiter:
         self._last_used = time.monotonic()
         self._looks.forget(container_id)
         self._hard_told.discard(container_id)
-        state = self._state(slot)
+        state, hard = self._state(slot), self._crossing(slot)
         self._release(slot, state.namespace)
-        return Verdict(state.peak * _PAGE if state.watching else None, _hard_event(state))
+        return Verdict(state.peak * _PAGE if state.watching else None, hard)
 
     def read(self) -> list[Event]:
         self._look()
@@ -312,7 +312,13 @@ class BpfLimiter:
     def _look(self) -> None:
         """What comes of it is in the ring, like all else."""
         for container_id in self._looks.due():
-            self._programs.act(layout.ACT_LOOK, self._slots[container_id])
+            self._act(layout.ACT_LOOK, container_id)
+
+    def _act(self, what: int, container_id: str) -> None:
+        try:
+            self._programs.act(what, self._slots[container_id])
+        except OSError:  # ENOMEM: the limits are there, and what is above them is told a little later
+            self._looks.plan(time.monotonic_ns() + _SOFT_INTERVAL_NS, container_id)
 
     def _expect_crossing(self, container_id: str) -> None:
         """It is below its soft limit. When it rises over it again before a crossing may be told, nobody tells it."""
@@ -349,10 +355,15 @@ class BpfLimiter:
         earlier supervisor was killed between reading its event and acting on it.
         """
         for container_id, slot in self._slots.items():
-            event = _hard_event(self._state(slot))
+            event = self._crossing(slot)
             if event is not None and container_id not in self._hard_told:
                 self._hard_told.add(container_id)
                 yield event
+
+    def _crossing(self, slot: int) -> Event | None:
+        """The flag first: the program sets it after the rest."""
+        at = slot * layout.CONTAINER_BYTES + layout.HARD_FIRED
+        return _hard_event(self._state(slot)) if any(self._containers[at : at + 4]) else None
 
     def _release(self, slot: int, inode: int) -> None:
         """Make an element free, its key first; the key of another element for the same namespace stays. Those that
@@ -410,9 +421,7 @@ def _event(found: layout.MonitorEvent) -> Event:
     )
 
 
-def _hard_event(state: layout.ContainerState) -> Event | None:
-    if not state.hard_fired:
-        return None
+def _hard_event(state: layout.ContainerState) -> Event:
     return Event(
         kind=Kind.HARD,
         container_id=state.id.hex(),

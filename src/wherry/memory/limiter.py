@@ -73,7 +73,8 @@ class Target(NamedTuple):
     ``container_id`` is 64 hex digits; ``pid`` and ``pidfd`` are its first process, as the supervisor's pid namespace
     numbers it; ``namespace`` is a descriptor of its pid namespace (/proc/PID/ns/pid), which keeps the namespace's
     inode number from being given to another one for as long as somebody holds it. All descriptors stay the caller's.
-    ``name`` is what an enforcer that writes to the kernel log calls the container there, "" for its id.
+    ``throttles`` has an enforcer that uses memory.high for itself leave it at the soft limit. ``name`` is what an
+    enforcer that writes to the kernel log calls the container there, "" for its id.
     """
 
     container_id: str
@@ -82,6 +83,7 @@ class Target(NamedTuple):
     namespace: int
     group: Group
     name: str = ""
+    throttles: bool = False
 
     @property
     def inode(self) -> int:

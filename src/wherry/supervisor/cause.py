@@ -19,8 +19,8 @@ import signal
 from typing import NamedTuple
 
 from wherry.memory import Event
+from wherry.runtime.exit_status import ExitStatus
 from wherry.supervisor.model import MemoryDeath, Reason
-from wherry.supervisor.shimlink import ExitStatus
 
 
 class MemoryEvidence(NamedTuple):

@@ -20,9 +20,10 @@ from wherry.kernel import unix_sockets
 from wherry.kernel.cgroups import Group, Layout
 from wherry.kernel.libc import describe
 from wherry.runtime import launch
+from wherry.runtime.exit_status import ExitStatus
 from wherry.runtime.plan import Plan
 from wherry.supervisor import killing
-from wherry.supervisor.shimlink import ExitStatus, ShimLink
+from wherry.supervisor.shimlink import ShimLink
 
 _MAKING_AT_ONCE = 16
 _log = logging.getLogger(__name__)

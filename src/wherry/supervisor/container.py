@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 from wherry.errors import WherryError
 from wherry.logs import Log
+from wherry.runtime.exit_status import ExitStatus
 from wherry.supervisor import killing
 from wherry.supervisor.cause import MemoryEvidence, decide
 from wherry.supervisor.children import Child
 from wherry.supervisor.model import End, Reason, Record, State
-from wherry.supervisor.shimlink import ExitStatus
 
 _NOTHING_SEEN = MemoryEvidence()
 

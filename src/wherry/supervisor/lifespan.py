@@ -17,7 +17,10 @@ from wherry.errors import InvalidRequest, NotFound, WherryError
 from wherry.kernel import cgroups, process
 from wherry.logs import Log, Pipeline
 from wherry.memory import Host
-from wherry.rootfs import Limits, RootfsStore
+from wherry.runtime.exit_status import ExitStatus
+from wherry.storage.layers import Layers
+from wherry.storage.rootfs import RootfsStore
+from wherry.storage.tar.budget import Limits
 from wherry.supervisor import ending, killing, leaving, recovery, room, stopping
 from wherry.supervisor.children import Child, Children
 from wherry.supervisor.container import Container
@@ -25,12 +28,11 @@ from wherry.supervisor.disk import Disk
 from wherry.supervisor.event_log import EventLog
 from wherry.supervisor.events import Action, Events
 from wherry.supervisor.keeping import Keeping
-from wherry.supervisor.layers import Layers
 from wherry.supervisor.log_reports import LogReports
 from wherry.supervisor.memory import Memory
 from wherry.supervisor.model import Record, State
 from wherry.supervisor.records import Records
-from wherry.supervisor.shimlink import ExitStatus, HeldSlot, ShimLink
+from wherry.supervisor.shimlink import HeldSlot, ShimLink
 from wherry.supervisor.starting import Starter
 from wherry.supervisor.state_directory import StateDirectory
 from wherry.supervisor.takeover import Takeover

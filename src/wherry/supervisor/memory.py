@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 from wherry.errors import Conflict, InvalidRequest, NotSupported, StartFailed
-from wherry.kernel import procfs
+from wherry.kernel import cgroup_memory, procfs
 from wherry.kernel.libc import describe
-from wherry.memory import Alarm, Event, Host, Kind, Limits, MemoryLimiter, Unusable, Usage, choice, controller
+from wherry.memory import Alarm, Event, Host, Kind, Limits, MemoryLimiter, Unusable, Usage, choice
 from wherry.memory.oom import OomWatch
 from wherry.shim import protocol
-from wherry.supervisor import killing
+from wherry.supervisor import killing, soft
 from wherry.supervisor.audit import Audited, Auditor
 from wherry.supervisor.cause import MemoryEvidence
 from wherry.supervisor.children import Child
@@ -25,6 +25,8 @@ from wherry.supervisor.kernel_log import KernelLog
 from wherry.supervisor.model import Record, State
 from wherry.supervisor.rearming import Rearming, limits_of, target_of
 from wherry.supervisor.records import Records
+from wherry.supervisor.soft import SoftLimits
+from wherry.supervisor.watched import Watched
 
 _log = logging.getLogger(__name__)
 
@@ -48,18 +50,6 @@ def backstop(hard_bytes: int) -> int:
     return hard_bytes + (2 << 20) + hard_bytes // 64
 
 
-class _Watched:
-    """One armed container."""
-
-    def __init__(self, container: Container, child: Child, limiter: MemoryLimiter | None = None) -> None:
-        self.container = container
-        self.child = child
-        self.limiter = limiter
-        self.victim: Event | None = None
-        self.is_answered = False
-        """The shim has killed it for a crossing, while no supervisor lived."""
-
-
 class Memory:
     """Belongs to the loop. ``open`` first, ``close`` last."""
 
@@ -71,8 +61,9 @@ class Memory:
         self._chosen: MemoryLimiter | None = None
         self.refused: dict[str, str] = {}
         """Enforcer -> why it was not taken."""
-        self._watched: dict[str, _Watched] = {}
+        self._watched: dict[str, Watched] = {}
         self._oom = OomWatch()
+        self._soft = SoftLimits(events, self._usage_of)
         self._kernel_log = KernelLog()
         self._timers: set[asyncio.TimerHandle] = set()
         self._dropped = 0
@@ -82,9 +73,7 @@ class Memory:
         what an earlier supervisor left there must stay until all of it has been taken over.
         """
         self.crossed_before: Callable[[str], bool] = lambda _slot: False
-        """Whether the container in a slot has crossed its hard limit by the books of an earlier supervisor's enforcer,
-        which goes on until the shim lets go of it.
-        """
+        """By slot, whether the enforcer of an earlier supervisor, which the shim still holds, has noted a crossing."""
         self.auditor = Auditor(self._audited)
         self._looking: dict[str, bool] = {}
         """Containers whose OOM kills are about to be counted, and whether there was another signal since."""
@@ -122,7 +111,7 @@ class Memory:
 
     @property
     def has_backstop(self) -> bool:
-        return controller.is_offered(self._host)
+        return cgroup_memory.is_offered(*self._host)
 
     @property
     def dropped(self) -> int:
@@ -151,24 +140,26 @@ class Memory:
         """Before the container's command is executed. Returns descriptors that the shim is to keep with it, and the
         caller to close.
 
-        Raises StartFailed: a limit that cannot be enforced is not ignored.
+        Raises StartFailed, NotSupported: a limit that cannot be enforced is not ignored.
         """
         request = container.record.request
+        soft.check(request.soft_action, child.group)
         limits = limits_of(container.record)
         container.record.enforcer = ""
-        watched = _Watched(container, child)
+        watched = Watched(container, child)
         kept: dict[str, int] = {}
         try:
             if limits != Limits():
                 watched.limiter = self._needed()
                 kept = self._arm(watched, limits)
+                soft.throttle(container.record, limits, child.group)
             elif request.memory_bytes is not None and self.name in _NAMES_VICTIMS:
                 # Only to learn whom the OOM killer chooses: nothing is to fail for that.
                 with contextlib.suppress(OSError):
                     kept = self._arm(watched, limits)
                     watched.limiter = self._chosen
             if request.memory_bytes is not None or (
-                request.hard_bytes is not None and controller.is_there(child.group)
+                request.hard_bytes is not None and cgroup_memory.is_there(child.group)
             ):
                 self._oom.add(container.record.id, child.group)
         except OSError as error:
@@ -192,7 +183,7 @@ class Memory:
             raise StartFailed(f"set memory limit: nothing on this host can enforce it ({reasons})")
         return self._chosen
 
-    def _arm(self, watched: _Watched, limits: Limits) -> dict[str, int]:
+    def _arm(self, watched: Watched, limits: Limits) -> dict[str, int]:
         record, child, limiter = watched.container.record, watched.child, self._needed()
         namespace = os.open(f"/proc/{child.pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -232,6 +223,7 @@ class Memory:
             # EBUSY: there is more in the group than that, and the enforcer is about to end it.
             with contextlib.suppress(OSError):
                 self._set_backstop(watched, limits)
+        soft.throttle(container.record, limits, watched.child.group)
 
     def reclaim(self, container: Container, old: Limits, limits: Limits) -> None:
         """Have the kernel make room for a lower hard limit before ``update``; blocking, in a thread. No error: what
@@ -243,19 +235,19 @@ class Memory:
         if limits.hard_bytes < old.hard_bytes and (old.soft_bytes is None) == (limits.soft_bytes is None):
             with contextlib.suppress(OSError):
                 if watched.limiter.name == "cgroup":
-                    controller.set_limit(watched.child.group, limits.hard_bytes)
+                    cgroup_memory.set_limit(watched.child.group, limits.hard_bytes)
                 else:
                     self._set_backstop(watched, limits)
 
     @staticmethod
-    def _set_backstop(watched: _Watched, limits: Limits) -> None:
+    def _set_backstop(watched: Watched, limits: Limits) -> None:
         """Unless the enforcer is the group itself, or the group's own limit is as low."""
         record, group = watched.container.record, watched.child.group
-        if limits.hard_bytes is None or record.enforcer == "cgroup" or not controller.is_there(group):
+        if limits.hard_bytes is None or record.enforcer == "cgroup" or not cgroup_memory.is_there(group):
             return
         size, own = backstop(limits.hard_bytes), record.request.memory_bytes
         if own is None or own > size:
-            controller.set_backstop(group, size)
+            cgroup_memory.set_backstop(group, size)
             record.backstop_bytes = size
 
     def _audited(self) -> Iterator[Audited]:
@@ -282,7 +274,7 @@ class Memory:
         Returns descriptors for the shim to keep with it, and the caller to close; empty unless it had to be armed anew.
         """
         record = container.record
-        watched = _Watched(container, child)
+        watched = Watched(container, child)
         watched.is_answered = is_answered
         new: dict[str, int] = {}
         if record.enforcer:
@@ -291,7 +283,7 @@ class Memory:
                 with contextlib.suppress(OSError):  # EBUSY: it has more than that, and is about to be ended
                     self._set_backstop(watched, limits_of(record))
         with contextlib.suppress(OSError):
-            if controller.limit(child.group) is not None:
+            if cgroup_memory.limit(child.group) is not None:
                 self._oom.add(record.id, child.group)
         self._watched[record.id] = watched
         return new
@@ -302,6 +294,8 @@ class Memory:
         self._answer_old_crossings()
         for limiter in self._limiters.values():
             self._drain(limiter)
+        for watched in self._watched.values():
+            self._soft.adopt(watched.container.record, watched.child.group)
 
     def _answer_old_crossings(self) -> None:
         for watched in self._watched.values():
@@ -323,18 +317,19 @@ class Memory:
         if limiter is not None:
             self._drain(limiter)  # what it still has to say of this one
         del self._watched[container.record.id]
+        self._soft.remove(container.record.id)
         self._oom.remove(container.record.id)
         group, record = watched.child.group, container.record
         is_answered = watched.is_answered or self.crossed_before(watched.child.slot)
         verdict = None if limiter is None else limiter.disarm(record.id)
-        kills = controller.oom_kills(group)
+        kills = cgroup_memory.oom_kills(group)
         return MemoryEvidence(
             enforcer=record.enforcer,
             peak_bytes=verdict.peak_bytes if verdict is not None else None,
             hard=verdict.hard if verdict is not None else None,
             victim=watched.victim,
             unexplained_kills=max(kills - record.oom_children, 0),
-            limit_bytes=controller.limit(group) if kills else None,
+            limit_bytes=cgroup_memory.limit(group) if kills else None,
             answered_bytes=record.request.hard_bytes if is_answered else None,
         )
 
@@ -345,6 +340,7 @@ class Memory:
     def tick(self) -> None:
         """Once a second: what no descriptor tells."""
         self._answer_old_crossings()
+        self._soft.tick()
         for limiter in self._limiters.values():
             self._drain(limiter)
         if self.dropped > self._dropped:
@@ -372,15 +368,20 @@ class Memory:
                 self._oom_kill(watched, event)
             else:
                 self._tell(watched, limiter.name, event)
+                self._soft.hear(event, watched.container.record, watched.child.group)
 
-    def _kill(self, watched: _Watched) -> None:
+    def _kill(self, watched: Watched) -> None:
         killing.kill(watched.child)
         record = watched.container.record
         record.killed_ns = record.killed_ns or time.time_ns()
         if record.state is State.RUNNING:  # else the start saves it: here it would say that there is none
             self._records.keep(record)
 
-    def _tell(self, watched: _Watched, enforcer: str, event: Event) -> None:
+    def _usage_of(self, container_id: str) -> Usage | None:
+        watched = self._watched.get(container_id)
+        return None if watched is None else self.usage(watched.container)
+
+    def _tell(self, watched: Watched, enforcer: str, event: Event) -> None:
         record = watched.container.record
         attributes = {
             "enforcer": enforcer,
@@ -403,7 +404,7 @@ class Memory:
 
     # The kernel's OOM killer.
 
-    def _oom_kill(self, watched: _Watched, event: Event) -> None:
+    def _oom_kill(self, watched: Watched, event: Event) -> None:
         """The victim is known. Of a container with our init, any process may be the command."""
         if event.pid == watched.child.pid:
             watched.victim = event
@@ -436,7 +437,7 @@ class Memory:
         timer = asyncio.get_running_loop().call_later(_CHILD_SECONDS, over)
         self._timers.add(timer)
 
-    def _later(self, seconds: float, watched: _Watched, event: Event | None) -> None:
+    def _later(self, seconds: float, watched: Watched, event: Event | None) -> None:
         before = procfs.running_threads(watched.child.pid)
 
         def due() -> None:
@@ -457,16 +458,16 @@ class Memory:
         timer = asyncio.get_running_loop().call_later(seconds, due)
         self._timers.add(timer)
 
-    def _explain(self, watched: _Watched, event: Event | None) -> None:
+    def _explain(self, watched: Watched, event: Event | None) -> None:
         """The container lives on: whoever was killed was not its first process."""
-        unexplained = controller.oom_kills(watched.child.group) - watched.container.record.oom_children
+        unexplained = cgroup_memory.oom_kills(watched.child.group) - watched.container.record.oom_children
         if watched.victim is None and unexplained > 0:
             number = unexplained if event is None else 1
             self._oom_children(watched.container.record, self._described(event, watched.child), number)
 
     @staticmethod
     def _described(victim: Event | None, child: Child) -> dict[str, str]:
-        limit = controller.limit(child.group)
+        limit = cgroup_memory.limit(child.group)
         found = {} if limit is None else {"limit": str(limit)}
         return found if victim is None else {**found, "pid": str(victim.pid), "comm": victim.comm}
 
@@ -486,6 +487,7 @@ class Memory:
             timer.cancel()
         loop.remove_reader(self._oom.fileno())
         self._oom.close()
+        self._soft.close()
         self._kernel_log.close()
         for limiter in self._limiters.values():
             loop.remove_reader(limiter.fileno())

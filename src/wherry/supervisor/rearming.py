@@ -24,6 +24,7 @@ from wherry.supervisor.children import Child
 from wherry.supervisor.container import Container
 from wherry.supervisor.model import Reason, Record
 from wherry.supervisor.records import Records
+from wherry.supervisor.soft import throttles
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def limits_of(record: Record) -> Limits:
 
 
 def target_of(record: Record, child: Child, namespace: int) -> Target:
-    return Target(record.id, child.pid, child.pidfd, namespace, child.group, record.name)
+    return Target(record.id, child.pid, child.pidfd, namespace, child.group, record.name, throttles(record))
 
 
 class Rearming:

@@ -17,29 +17,13 @@ import wherry
 from wherry.errors import InternalError
 from wherry.kernel import mounts, trust, unix_sockets
 from wherry.memory import Alarm
+from wherry.runtime.exit_status import ExitStatus
 from wherry.shim import protocol
 
 _log = logging.getLogger(__name__)
 _CONNECT_SECONDS = 10
 _ATTEMPTS = 3
 _CODE = "import sys; sys.path.append({path!r}); from wherry.shim.main import main; main(3)"
-
-
-class ExitStatus(NamedTuple):
-    """``code`` and ``status`` are si_code and si_status of waitid(2); ``monotonic_ns`` is when, 0 when not known."""
-
-    code: int
-    status: int
-    monotonic_ns: int = 0
-
-    @property
-    def signal(self) -> int | None:
-        return None if self.code == os.CLD_EXITED else self.status
-
-    @property
-    def exit_code(self) -> int:
-        """As a shell reports it: 128 + N for signal N."""
-        return self.status if self.code == os.CLD_EXITED else 128 + self.status
 
 
 class HeldSlot(NamedTuple):

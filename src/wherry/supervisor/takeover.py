@@ -8,7 +8,8 @@ import os
 from wherry.errors import WherryError
 from wherry.kernel import cgroups
 from wherry.logs import Pipeline
-from wherry.supervisor import nested_limits, recovery
+from wherry.runtime import nested_limits
+from wherry.supervisor import recovery
 from wherry.supervisor.children import Child, Children
 from wherry.supervisor.container import Container
 from wherry.supervisor.memory import Memory
