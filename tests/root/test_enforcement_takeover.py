@@ -69,6 +69,14 @@ class Hog:
     def has_begun(self) -> bool:
         return int(struct.unpack("=QQ", self.progress.read_bytes())[1]) > 0
 
+    def grower(self) -> int | None:
+        """The pid of its growing process."""
+        with contextlib.suppress(OSError):
+            for child in map(int, Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()):
+                if b"slowly" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    return child
+        return None
+
     def is_alive(self) -> bool:
         with contextlib.suppress(OSError):
             return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
