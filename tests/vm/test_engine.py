@@ -28,7 +28,7 @@ CONTROL_GROUPS = [
     "'tests/root/test_update_memory.py::test_limits_are_raised_and_lowered[cgroup]'",
 ]
 # What depends on the kernel: the signal, the map that is full, the sums.
-HOSTILE = "tests/root/test_memory_bpf_hostile.py -k 'address_space or saves_nobody or limit_dies or leaves_room'"
+HOSTILE = "tests/root/test_memory_bpf_hostile.py -k 'every_process or saves_nobody or limit_dies or leaves_room'"
 ATTACKS = "tests/root/test_group_attacks.py -m 'not host_variant'"
 JOBS = {
     "module": Job("amd64", "engine", "tests/vm/inside/test_engine.py"),
