@@ -11,7 +11,7 @@ BIN := .venv/bin
 STAMPS := build/stamps
 PACKAGE_FILES := $(shell find src -name '*.py')
 BPF_OBJECT := src/wherry/memory/monitor.bpf.o
-WORKLOADS := $(addprefix build/workloads/,cpu_hog io_pulse log_lines log_storm memory_grow memory_hog memory_hostile)
+WORKLOADS := $(addprefix build/workloads/,cpu_hog io_pulse log_lines log_storm memory_grow memory_hog memory_hostile memory_kinds)
 
 export PATH := $(CURDIR)/$(BIN):$(CURDIR)/build/tools:$(PATH)
 SHELL := /bin/bash
@@ -44,7 +44,7 @@ test-kmod-debug: setup ## the kernel module in a kernel with KASAN, lockdep and 
 	@WHERRY_LOADS=100 $(BIN)/pytest tests/vm/debug
 
 chaos: setup-test ## the log tests with thousands of kills and longer searches, and a thousand containers (hours)
-	@WHERRY_KILLS=3000 WHERRY_CHAOS=1 $(BIN)/pytest tests/unit/test_logs_*.py tests/root/test_log_truth.py tests/root/test_log_readers*.py tests/root/test_scale.py
+	@WHERRY_KILLS=3000 WHERRY_CHAOS=1 $(BIN)/pytest tests/unit/logs tests/root/test_log_truth.py tests/root/test_log_readers*.py tests/root/test_scale.py
 
 test-unit: setup ## the tests that need no root
 	@$(BIN)/pytest tests/unit

@@ -27,7 +27,7 @@ from tests.attacks.programs import kept
 from wherry import Client, WherryError
 
 if TYPE_CHECKING:
-    from wherry.wire.config import Options
+    from wherry.client.config import Options
 
 THREADS = 12_000
 FILES = 200_000

@@ -45,16 +45,24 @@ static __always_inline struct monitor_container *container_at(u32 slot)
 	return bpf_map_lookup_elem(&containers, &slot);
 }
 
-/* The container of a task whose pid is below our level; *slot is its element. */
+/*
+ * The container of a task whose pid is below our level; *slot is its element. The inode of a namespace that has gone is
+ * given to the next one. Its container may be in "slots" still, when nobody is there who could have taken it out: then
+ * it was born before.
+ */
 static __always_inline struct monitor_container *container_of_pid(struct pid *pid, u32 *slot)
 {
 	u32 inode = namespace_of(pid);
 	u32 *found = bpf_map_lookup_elem(&slots, &inode);
+	struct monitor_container *container;
 
 	if (!found)
 		return 0;
 	*slot = *found;
-	return container_at(*found);
+	container = container_at(*found);
+	if (container && container->born && container->born != birth_of(pid))
+		return 0;
+	return container;
 }
 
 /* False when there is no room for it. Without "who" nobody in particular did it. */
@@ -77,7 +85,8 @@ static __always_inline bool tell(u32 kind, struct monitor_container *container, 
 	if (who)
 		name_of(event->comm, who);
 	__builtin_memcpy(event->id, container->id, sizeof(event->id));
-	bpf_ringbuf_submit(event, 0);
+	/* Woken is only who has read all before; who does not read (the shim) is to hear of a hard crossing all the same. */
+	bpf_ringbuf_submit(event, kind == MONITOR_HARD ? BPF_RB_FORCE_WAKEUP : 0);
 	return 1;
 }
 

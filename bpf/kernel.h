@@ -25,6 +25,7 @@ struct ns_common {
 };
 struct pid_namespace {
 	struct ns_common ns;
+	struct task_struct *child_reaper; /* its first process, or a thread of that */
 };
 struct upid {
 	int nr;
@@ -47,6 +48,7 @@ struct task_struct {
 	struct mm_struct *mm;
 	struct pid *thread_pid;
 	struct task_struct *group_leader;
+	u64 start_boottime; /* nanoseconds */
 	char comm[16];
 };
 /* Up to 6.1, mm->rss_stat is a struct mm_rss_stat of plain atomic counters. */

@@ -439,3 +439,40 @@ int setup(struct bpf_raw_tracepoint_args *ctx)
 	}
 	return 0;
 }
+
+/*
+ * Not attached either: user space reads this iterator once, after it has put running containers into "slots". It counts
+ * what they have already, that of processes which sleep too.
+ */
+SEC("iter/task")
+int seed(u64 *ctx)
+{
+	struct task_struct *task = (void *)ctx[1]; /* struct bpf_iter__task */
+	struct monitor_container *container;
+	struct monitor_mm *entry;
+	struct mm_struct *mm;
+	s64 difference;
+	struct pid *pid;
+	u64 key;
+
+	if (!task)
+		return 0;
+	mm = BPF_CORE_READ(task, mm);
+	pid = BPF_CORE_READ(task, thread_pid);
+	if (!mm || !pid || BPF_CORE_READ(pid, level) <= base_level)
+		return 0;
+	key = (u64)mm;
+	entry = bpf_map_lookup_elem(&mms, &key) ?: admit(key, task, pid);
+	if (!entry)
+		return 0;
+	container = container_at(entry->slot);
+	if (!container || container->namespace_inode != entry->namespace_inode)
+		return 0;
+	difference = put_all(0, container, entry, key, mm);
+	if (difference)
+		grown(container, task, add(&container->total, difference) + difference);
+	/* exit_mm() takes it from the task before exit_mmap: if it is still there, exit_mmap finds the entry. */
+	if (BPF_CORE_READ(task, mm) != mm)
+		dismiss(key);
+	return 0;
+}

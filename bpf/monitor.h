@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * What monitor.bpf.c and src/wherry/memory/bpf_layout.py both know. Sizes are in base pages, times are
- * CLOCK_MONOTONIC in nanoseconds. tests/unit/test_memory_bpf_layout.py compiles this file and compares.
+ * CLOCK_MONOTONIC in nanoseconds. tests/unit/memory/test_bpf_layout.py compiles this file and compares.
  */
 #ifndef WHERRY_MONITOR_H
 #define WHERRY_MONITOR_H
@@ -53,7 +53,7 @@ struct monitor_container {
 	unsigned int soft_fired; /* it is over its soft limit, and that has been told */
 	unsigned int hard_begun; /* turned from 0 to 1 by whoever writes the crossing; from here on everybody is killed */
 	unsigned int hard_fired; /* the crossing is written: what user space reads */
-	unsigned int padding;
+	unsigned int born; /* by user space, as namespace_inode: its first process, in clock ticks after boot; 0: not known */
 	unsigned long long soft_time; /* when it last told of a soft crossing, or tried to */
 
 	/* the crossing of the hard limit, written once */

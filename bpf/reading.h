@@ -9,6 +9,7 @@
 #include "monitor.h"
 
 #define MAX_CPUS 512
+#define TICK 10000000 /* nanoseconds; USER_HZ is 100 */
 #define LEVEL_BYTES 4095 /* all numbers[]: a level is at most 32 (MAX_PID_NS_LEVEL, include/linux/pid_namespace.h) */
 
 /* Set by the loader before the program is loaded. */
@@ -110,13 +111,30 @@ static __always_inline void *number_at(struct pid *pid, u32 level)
 	       (level * bpf_core_type_size(struct upid) & LEVEL_BYTES);
 }
 
-/* The inode of the pid namespace that a container at the level below the supervisor's would have. */
-static __always_inline u32 namespace_of(struct pid *pid)
+/* The pid namespace that a container at the level below the supervisor's would have. */
+static __always_inline struct pid_namespace *namespace_at(struct pid *pid)
 {
 	struct pid_namespace *ns = 0;
 
 	bpf_probe_read_kernel(&ns, sizeof(ns), number_at(pid, base_level + 1) + bpf_core_field_offset(struct upid, ns));
+	return ns;
+}
+
+/* Its inode. */
+static __always_inline u32 namespace_of(struct pid *pid)
+{
+	struct pid_namespace *ns = namespace_at(pid);
+
 	return ns ? BPF_CORE_READ(ns, ns.inum) : 0;
+}
+
+/* When its first process was made, in the clock ticks of /proc/PID/stat. */
+static __always_inline u32 birth_of(struct pid *pid)
+{
+	struct pid_namespace *ns = namespace_at(pid);
+	struct task_struct *first = ns ? BPF_CORE_READ(ns, child_reaper) : 0;
+
+	return first ? BPF_CORE_READ(first, group_leader, start_boottime) / TICK : 0;
 }
 
 /* The process's number in the supervisor's pid namespace. */

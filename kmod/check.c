@@ -12,18 +12,25 @@
 
 #include "monitor.h"
 
-#define RETRY_MS 20 /* after a kill, until all are dead; after a failed scan */
+#define RETRY_MS 20 /* after a kill, until all are dead */
+#define SOFT_INTERVAL_MS 50 /* between two soft crossings that are told */
+#define REST 4 /* times as long as a check took, before the next one */
 
 /* Who crossed, as far as it is known. */
 struct culprit {
+	bool asked; /* the tracepoint did, for whatever reason */
 	u32 source;
 	pid_t pid;
 	char comm[CONTAINER_MONITOR_COMM_LEN];
 };
 
+/*
+ * A limit is reached with its last whole page, as in bpf/monitor.bpf.c. Never
+ * with none: what has no page yet would be killed for it.
+ */
 static unsigned long pages_of(u64 bytes)
 {
-	return bytes ? bytes >> PAGE_SHIFT : ULONG_MAX;
+	return bytes ? max_t(u64, bytes >> PAGE_SHIFT, 1) : ULONG_MAX;
 }
 
 static u64 bytes_of(unsigned long pages)
@@ -38,10 +45,6 @@ void check_set_limits(struct container *c, u64 soft_bytes, u64 hard_bytes)
 
 	c->soft_bytes = soft_bytes;
 	c->hard_bytes = hard_bytes;
-	/*
-	 * Crossed means more than the limit, so a page that the limit covers in
-	 * part is one too many: rounding down is exact.
-	 */
 	WRITE_ONCE(c->soft_pages, pages_of(soft_bytes));
 	WRITE_ONCE(c->clear_pages,
 		   soft_bytes > margin ?
@@ -57,6 +60,7 @@ static void take_suspect(struct container *c, struct culprit *culprit)
 	memset(culprit, 0, sizeof(*culprit));
 	if (atomic_read_acquire(&c->kick) != KICK_READY)
 		return;
+	culprit->asked = true;
 	culprit->source = CONTAINER_MONITOR_BY_TRACEPOINT;
 	culprit->pid = pid_nr_ns(c->suspect, c->owner->ns);
 	memcpy(culprit->comm, c->suspect_comm, sizeof(culprit->comm));
@@ -70,6 +74,7 @@ static void tell(struct container *c, u32 type, const struct scan *scan,
 		 struct container_monitor_event *event)
 {
 	memset(event, 0, sizeof(*event));
+	event->size = sizeof(*event);
 	event->key = c->key;
 	event->time_ns = ktime_get_ns();
 	event->type = type;
@@ -83,7 +88,7 @@ static void tell(struct container *c, u32 type, const struct scan *scan,
 		event->pid = culprit->pid;
 		memcpy(event->comm, culprit->comm, sizeof(event->comm));
 	}
-	events_put(&c->owner->events, event);
+	events_put(&c->owner->events, &c->waiting[type - 1], event);
 }
 
 /*
@@ -107,7 +112,8 @@ static void kill_all(struct container *c, struct task_struct *first)
 	rss_for_each_process(c, kill_process, NULL);
 }
 
-static void check_hard(struct container *c, struct task_struct *first,
+/* Returns whether it told of it. */
+static bool check_hard(struct container *c, struct task_struct *first,
 		       const struct scan *scan, const struct culprit *culprit)
 {
 	/* Whoever else is ending it already was first: it is not our kill. */
@@ -120,41 +126,75 @@ static void check_hard(struct container *c, struct task_struct *first,
 		tell(c, CONTAINER_MONITOR_HARD, scan, culprit, &c->hard);
 	}
 	kill_all(c, first);
-	if (tells) /* after it: a serial console is slow */
-		pr_warn("HARD LIMIT id=%s pid=%d rss=%llu limit=%llu\n", c->id,
-			c->nr, bytes_of(scan->pages), c->hard_bytes);
+	return tells;
 }
 
-static void check_soft(struct container *c, const struct scan *scan,
+/* How long to wait with telling of a crossing, in jiffies. */
+static unsigned long soft_wait(struct container *c)
+{
+	unsigned long now = jiffies;
+
+	return time_after(c->next_soft, now) ? c->next_soft - now : 0;
+}
+
+/*
+ * Returns whether it told of anything. A container that goes up and down as
+ * fast as it can is told of now and then: a crossing soon after another one
+ * only if it lasts.
+ */
+static bool check_soft(struct container *c, const struct scan *scan,
 		       const struct culprit *culprit)
 {
 	struct container_monitor_event event;
 
-	if (!c->over_soft && scan->pages > c->soft_pages) {
+	if (!c->over_soft && scan->pages >= c->soft_pages) {
+		if (soft_wait(c))
+			return false;
+		c->next_soft = jiffies + msecs_to_jiffies(SOFT_INTERVAL_MS) + 1;
 		WRITE_ONCE(c->over_soft, true);
 		tell(c, CONTAINER_MONITOR_SOFT, scan, culprit, &event);
-		/* A container can go up and down as often as it likes. */
-		if (__ratelimit(&c->soft_lines))
-			pr_warn("SOFT LIMIT id=%s pid=%d rss=%llu limit=%llu\n",
-				c->id, c->nr, bytes_of(scan->pages),
-				c->soft_bytes);
 	} else if (c->over_soft && scan->pages < c->clear_pages) {
 		WRITE_ONCE(c->over_soft, false);
 		tell(c, CONTAINER_MONITOR_SOFT_CLEARED, scan, culprit, &event);
+	} else {
+		return false;
 	}
+	return true;
 }
 
-static int scan_and_keep(struct container *c, struct scan *scan)
+static void scan_and_keep(struct container *c, struct scan *scan)
 {
-	int error = rss_scan(c, scan);
-
-	if (error)
-		return error;
+	rss_scan(c, scan);
 	c->pages = scan->pages;
 	c->processes = scan->processes;
 	if (scan->pages > READ_ONCE(c->peak_pages))
 		WRITE_ONCE(c->peak_pages, scan->pages);
-	return 0;
+}
+
+struct outcome {
+	bool in_vain;		/* the tracepoint asked, and nothing was told */
+	bool hard_in_vain;	/* for the hard limit's sake */
+	bool waits;		/* a soft crossing is too soon to be told */
+};
+
+/*
+ * A check runs in a worker that no limit of the container's holds, so it must
+ * not be the container that says how often: what was asked for in vain is not
+ * asked for again at once. To the hard limit only the first applies.
+ */
+static unsigned long set_rest(struct container *c, u64 took_ns,
+			      const struct outcome *outcome)
+{
+	unsigned long rest = nsecs_to_jiffies(REST * took_ns) + 1;
+	unsigned long vain = max(rest, msecs_to_jiffies(SOFT_INTERVAL_MS));
+	unsigned long now = jiffies, rise;
+
+	rise = now + (outcome->in_vain && !outcome->waits ? vain : rest);
+	WRITE_ONCE(c->next_hard, now + (outcome->hard_in_vain ? rest : 0));
+	WRITE_ONCE(c->next_rise,
+		   time_after(c->next_soft, rise) ? c->next_soft : rise);
+	WRITE_ONCE(c->next_check, now + (outcome->in_vain ? vain : rest));
+	return rest;
 }
 
 static bool is_gone(struct task_struct *first)
@@ -162,46 +202,72 @@ static bool is_gone(struct task_struct *first)
 	return !first || !atomic_read(&first->signal->live);
 }
 
-/* Returns after how many milliseconds to come again; c->lock is held. */
-static unsigned int check(struct container *c)
+/* What follows from a count; returns whether anything was told. */
+static bool decide(struct container *c, struct task_struct *first,
+		   const struct scan *scan, const struct culprit *culprit)
 {
+	bool was_over = c->over_soft, told = false, kills = false;
+
+	if (!c->killed) /* a jump over both limits crosses both */
+		told = check_soft(c, scan, culprit);
+	if (scan->pages >= c->hard_pages)
+		kills = check_hard(c, first, scan, culprit);
+	/* After the kill: a serial console is slow. */
+	if (!was_over && c->over_soft && __ratelimit(&c->soft_lines))
+		pr_warn("SOFT LIMIT id=%s pid=%d rss=%llu limit=%llu\n", c->id,
+			c->nr, bytes_of(scan->pages), c->soft_bytes);
+	if (kills)
+		pr_warn("HARD LIMIT id=%s pid=%d rss=%llu limit=%llu\n", c->id,
+			c->nr, bytes_of(scan->pages), c->hard_bytes);
+	return told || c->killed;
+}
+
+static void know_culprit(struct culprit *culprit, const struct scan *scan)
+{
+	if (culprit->pid)
+		return;
+	culprit->source = CONTAINER_MONITOR_BY_CHECK;
+	culprit->pid = scan->largest;
+	memcpy(culprit->comm, scan->largest_comm, sizeof(culprit->comm));
+}
+
+/* Returns after how many jiffies to come again; c->lock is held. */
+static unsigned long check(struct container *c)
+{
+	unsigned long again = msecs_to_jiffies(check_interval_ms);
+	u64 began = ktime_get_ns();
+	struct outcome outcome = {};
 	struct task_struct *first;
 	struct culprit culprit;
 	struct scan scan;
-	unsigned int again = check_interval_ms;
+	bool told = false;
 
+	outcome.hard_in_vain = atomic_xchg(&c->urgent, 0);
 	take_suspect(c, &culprit);
 	first = get_pid_task(c->pid, PIDTYPE_TGID);
-	if (scan_and_keep(c, &scan)) {
-		again = RETRY_MS;
-		goto out;
-	}
-	if (!culprit.pid) {
-		culprit.pid = scan.largest;
-		memcpy(culprit.comm, scan.largest_comm, sizeof(culprit.comm));
-	}
-	if (is_gone(first)) {
+	scan_and_keep(c, &scan);
+	know_culprit(&culprit, &scan);
+	if (is_gone(first))
 		c->ended = !scan.processes;
-		again = RETRY_MS;
-		goto out;
-	}
-	if (!c->killed) /* a jump over both limits crosses both */
-		check_soft(c, &scan, &culprit);
-	if (scan.pages > c->hard_pages)
-		check_hard(c, first, &scan, &culprit);
-	if (c->killed)
-		again = RETRY_MS;
-out:
+	else
+		told = decide(c, first, &scan, &culprit);
+	outcome.in_vain = culprit.asked && !told;
+	outcome.hard_in_vain &= !c->killed;
+	outcome.waits = !c->over_soft && scan.pages >= c->soft_pages;
+	if (outcome.waits)
+		again = min(again, soft_wait(c));
+	if (c->killed || is_gone(first))
+		again = msecs_to_jiffies(RETRY_MS);
 	if (first)
 		put_task_struct(first);
-	return again;
+	return max(again, set_rest(c, ktime_get_ns() - began, &outcome));
 }
 
 void check_work(struct work_struct *work)
 {
 	struct container *c = container_of(to_delayed_work(work),
 					   struct container, work);
-	unsigned int again;
+	unsigned long again;
 	bool goes_on, ended;
 
 	mutex_lock(&c->lock);
@@ -211,8 +277,7 @@ void check_work(struct work_struct *work)
 	mutex_unlock(&c->lock);
 	/* A check that was asked for meanwhile keeps its own, earlier, time. */
 	if (goes_on && !ended)
-		queue_delayed_work(monitor_wq, &c->work,
-				   msecs_to_jiffies(again));
+		queue_delayed_work(monitor_wq, &c->work, again);
 	else if (goes_on)
 		registry_ended(c);
 }
@@ -227,13 +292,18 @@ static bool is_alive(struct pid *pid)
 	return alive;
 }
 
-/* c->lock is held, and c->owner valid. */
-void check_status(struct container *c, struct container_monitor_status *status)
+/* c->lock is held. */
+void check_count(struct container *c)
 {
 	struct scan scan;
 
-	if (!c->ended)
-		scan_and_keep(c, &scan); /* else the last figures stand */
+	if (!c->ended) /* else the last figures stand */
+		scan_and_keep(c, &scan);
+}
+
+/* c->lock is held. The figures of the last count. */
+void check_status(struct container *c, struct container_monitor_status *status)
+{
 	memset(status, 0, sizeof(*status));
 	status->key = c->key;
 	status->state = (c->over_soft ? CONTAINER_MONITOR_OVER_SOFT : 0) |

@@ -25,6 +25,13 @@ static bool use_tracepoint = true;
 module_param_named(tracepoint, use_tracepoint, bool, 0444);
 MODULE_PARM_DESC(tracepoint, "check at once when the rss_stat tracepoint tells of a crossing");
 
+/* What the first callers give; they stay as they are when structures grow. */
+#define VERSION_LEAST 24
+#define REGISTER_LEAST 168
+#define UPDATE_LEAST 32
+#define STATUS_LEAST 288
+#define EVENT_IN_STATUS 88
+
 struct workqueue_struct *monitor_wq;
 
 /* Printable and without blanks: it becomes a word of a line in the kernel log. */
@@ -46,7 +53,31 @@ static bool are_limits(u64 soft_bytes, u64 hard_bytes)
 	return !soft_bytes || !hard_bytes || soft_bytes <= hard_bytes;
 }
 
-static long get_version(struct open_file *owner, void __user *arg)
+/*
+ * A caller may know a shorter structure than we do, or a longer one. What it
+ * does not give is zero; what we do not know must be (E2BIG), so that nobody
+ * takes for done what was not understood. "least" is the first version's size.
+ */
+static long take_in(void *to, size_t size, size_t least, void __user *from,
+		    size_t given)
+{
+	if (given < least)
+		return -EINVAL;
+	return copy_struct_from_user(to, size, from, given);
+}
+
+static long give_out(void __user *to, size_t given, const void *from,
+		     size_t size)
+{
+	size_t common = min(given, size);
+
+	if (copy_to_user(to, from, common) ||
+	    clear_user(to + common, given - common))
+		return -EFAULT;
+	return 0;
+}
+
+static long get_version(struct open_file *owner, void __user *arg, size_t size)
 {
 	struct container_monitor_version version = {
 		.version = CONTAINER_MONITOR_VERSION,
@@ -57,15 +88,20 @@ static long get_version(struct open_file *owner, void __user *arg)
 
 	if (tracepoint_is_offered())
 		version.features |= CONTAINER_MONITOR_FEATURE_TRACEPOINT;
-	return copy_to_user(arg, &version, sizeof(version)) ? -EFAULT : 0;
+	if (size < VERSION_LEAST)
+		return -EINVAL;
+	return give_out(arg, size, &version, sizeof(version));
 }
 
-static long register_container(struct open_file *owner, void __user *arg)
+static long register_container(struct open_file *owner, void __user *arg,
+			       size_t size)
 {
 	struct container_monitor_register request;
+	long error = take_in(&request, sizeof(request), REGISTER_LEAST, arg,
+			     size);
 
-	if (copy_from_user(&request, arg, sizeof(request)))
-		return -EFAULT;
+	if (error)
+		return error;
 	if (request.flags || request.pid <= 0 || !request.key ||
 	    !is_id(request.id) ||
 	    !are_limits(request.soft_bytes, request.hard_bytes))
@@ -73,12 +109,15 @@ static long register_container(struct open_file *owner, void __user *arg)
 	return registry_add(owner, &request);
 }
 
-static long update_container(struct open_file *owner, void __user *arg)
+static long update_container(struct open_file *owner, void __user *arg,
+			     size_t size)
 {
 	struct container_monitor_update request;
+	long error = take_in(&request, sizeof(request), UPDATE_LEAST, arg,
+			     size);
 
-	if (copy_from_user(&request, arg, sizeof(request)))
-		return -EFAULT;
+	if (error)
+		return error;
 	if (request.flags || request.reserved ||
 	    !are_limits(request.soft_bytes, request.hard_bytes))
 		return -EINVAL;
@@ -86,41 +125,47 @@ static long update_container(struct open_file *owner, void __user *arg)
 }
 
 /* All of it but key and flags is zero on the way in. */
-static long status_of(struct open_file *owner, void __user *arg, bool removes)
+static long status_of(struct open_file *owner, void __user *arg, size_t size,
+		      bool removes)
 {
 	const size_t head = offsetofend(struct container_monitor_status, flags);
 	struct container_monitor_status status;
-	long error;
+	long error = take_in(&status, sizeof(status), STATUS_LEAST, arg, size);
 
-	if (copy_from_user(&status, arg, sizeof(status)))
-		return -EFAULT;
+	if (error)
+		return error;
 	if (memchr_inv((char *)&status + head, 0, sizeof(status) - head))
 		return -EINVAL;
 	if (status.flags & ~(removes ? 0 : CONTAINER_MONITOR_NEXT))
 		return -EINVAL;
-	error = registry_status(owner, removes, &status);
+	error = removes ? registry_remove(owner, &status) :
+			  registry_status(owner, &status);
 	if (error)
 		return error;
-	return copy_to_user(arg, &status, sizeof(status)) ? -EFAULT : 0;
+	return give_out(arg, size, &status, sizeof(status));
 }
+
+/* Which call it is, whatever size its caller knows. */
+#define CALL(number) ((number) & ~IOCSIZE_MASK)
 
 static long device_ioctl(struct file *file, unsigned int command,
 			 unsigned long value)
 {
 	struct open_file *owner = file->private_data;
 	void __user *arg = (void __user *)value;
+	size_t size = _IOC_SIZE(command);
 
-	switch (command) {
-	case CONTAINER_MONITOR_GET_VERSION:
-		return get_version(owner, arg);
-	case CONTAINER_MONITOR_REGISTER:
-		return register_container(owner, arg);
-	case CONTAINER_MONITOR_UPDATE:
-		return update_container(owner, arg);
-	case CONTAINER_MONITOR_UNREGISTER:
-		return status_of(owner, arg, true);
-	case CONTAINER_MONITOR_STAT:
-		return status_of(owner, arg, false);
+	switch (CALL(command)) {
+	case CALL(CONTAINER_MONITOR_GET_VERSION):
+		return get_version(owner, arg, size);
+	case CALL(CONTAINER_MONITOR_REGISTER):
+		return register_container(owner, arg, size);
+	case CALL(CONTAINER_MONITOR_UPDATE):
+		return update_container(owner, arg, size);
+	case CALL(CONTAINER_MONITOR_UNREGISTER):
+		return status_of(owner, arg, size, true);
+	case CALL(CONTAINER_MONITOR_STAT):
+		return status_of(owner, arg, size, false);
 	}
 	return -ENOTTY;
 }
@@ -147,7 +192,6 @@ static __poll_t device_poll(struct file *file, struct poll_table_struct *wait)
 static int device_open(struct inode *inode, struct file *file)
 {
 	struct open_file *owner;
-	int error;
 
 	if (!capable(CAP_SYS_ADMIN))
 		return -EPERM;
@@ -155,11 +199,7 @@ static int device_open(struct inode *inode, struct file *file)
 	if (!owner)
 		return -ENOMEM;
 	INIT_LIST_HEAD(&owner->containers);
-	error = events_init(&owner->events);
-	if (error) {
-		kfree(owner);
-		return error;
-	}
+	events_init(&owner->events);
 	owner->ns = get_pid_ns(task_active_pid_ns(current));
 	file->private_data = owner;
 	return stream_open(inode, file);
@@ -170,7 +210,6 @@ static int device_release(struct inode *inode, struct file *file)
 	struct open_file *owner = file->private_data;
 
 	registry_close(owner);
-	events_free(&owner->events);
 	put_pid_ns(owner->ns);
 	kfree(owner);
 	return 0;
@@ -195,11 +234,12 @@ static struct miscdevice device = {
 
 static void check_layout(void)
 {
-	BUILD_BUG_ON(sizeof(struct container_monitor_version) != 24);
-	BUILD_BUG_ON(sizeof(struct container_monitor_register) != 168);
-	BUILD_BUG_ON(sizeof(struct container_monitor_update) != 32);
-	BUILD_BUG_ON(sizeof(struct container_monitor_event) != 80);
-	BUILD_BUG_ON(sizeof(struct container_monitor_status) != 280);
+	BUILD_BUG_ON(sizeof(struct container_monitor_version) < VERSION_LEAST);
+	BUILD_BUG_ON(sizeof(struct container_monitor_register) < REGISTER_LEAST);
+	BUILD_BUG_ON(sizeof(struct container_monitor_update) < UPDATE_LEAST);
+	BUILD_BUG_ON(sizeof(struct container_monitor_status) < STATUS_LEAST);
+	/* A larger one would move what follows it there. */
+	BUILD_BUG_ON(sizeof(struct container_monitor_event) != EVENT_IN_STATUS);
 }
 
 static int __init monitor_init(void)
@@ -209,8 +249,10 @@ static int __init monitor_init(void)
 	check_layout();
 	if (check_interval_ms < 10 || check_interval_ms > 60000)
 		return -EINVAL;
+	/* Kills are what makes room: they do not wait for a new worker. */
 	monitor_wq = alloc_workqueue("container_monitor",
-				     WQ_UNBOUND | WQ_HIGHPRI, 0);
+				     WQ_UNBOUND | WQ_HIGHPRI | WQ_MEM_RECLAIM,
+				     0);
 	if (!monitor_wq)
 		return -ENOMEM;
 	if (use_tracepoint && tracepoint_init())

@@ -3,12 +3,14 @@
  * Which containers there are: in a list of the open file that registered them,
  * by key, and, while they live, in a hash by pid namespace for the tracepoint.
  *
- * A container is freed by rcu_work: after every reader of the hash, and in
- * process context, where its check can be waited for. "removed" is set under
- * c->lock before, so no check tells or kills once a removal has returned.
+ * A container is freed by rcu_work, when the last call that uses it has let it
+ * go: after every reader of the hash, and in process context, where its check
+ * can be waited for. "removed" is set under c->lock before, so no check tells
+ * or kills once a removal has returned.
  */
 #include <linux/hashtable.h>
 #include <linux/sched.h>
+#include <linux/refcount.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 
@@ -50,17 +52,29 @@ static void unhash(struct container *c)
 	lose_live();
 }
 
-/* registry_lock is held. */
-static void remove(struct container *c)
+static void put(struct container *c)
 {
-	mutex_lock(&c->lock);
-	c->removed = true;
-	mutex_unlock(&c->lock);
+	if (refcount_dec_and_test(&c->references))
+		queue_rcu_work(monitor_wq, &c->free_work);
+}
+
+/* registry_lock is held; silence() is to follow, and put(), without it. */
+static void unlink(struct container *c)
+{
 	unhash(c);
 	list_del(&c->node);
 	c->owner->count--;
 	nr_containers--;
-	queue_rcu_work(monitor_wq, &c->free_work);
+}
+
+/* c->lock is held. */
+static void silence(struct container *c)
+{
+	int type;
+
+	c->removed = true;
+	for (type = 0; type < ARRAY_SIZE(c->waiting); type++)
+		events_forget(&c->owner->events, &c->waiting[type]);
 }
 
 static struct container *find(struct open_file *owner, u64 key)
@@ -112,9 +126,19 @@ alloc_container(struct open_file *owner,
 		const struct container_monitor_register *request)
 {
 	struct container *c = kzalloc(sizeof(*c), GFP_KERNEL_ACCOUNT);
+	int type;
 
 	if (!c)
 		return NULL;
+	if (rss_init(c)) {
+		kfree(c);
+		return NULL;
+	}
+	refcount_set(&c->references, 1);
+	for (type = 0; type < ARRAY_SIZE(c->waiting); type++)
+		INIT_LIST_HEAD(&c->waiting[type].node);
+	/* 0 may lie ahead: jiffies begin five minutes before they wrap. */
+	c->next_check = c->next_hard = c->next_rise = c->next_soft = jiffies;
 	c->owner = owner;
 	c->key = request->key;
 	strscpy(c->id, request->id, sizeof(c->id));
@@ -171,51 +195,87 @@ int registry_add(struct open_file *owner,
 	}
 	if (error) {
 		put_pid(c->pid);
+		rss_free(c);
 		kfree(c);
 	}
 	return error;
 }
 
+/*
+ * With a reference, so that what takes long, a count of many processes, is done
+ * without registry_lock. NULL: there is none with that key, or none after it.
+ */
+static struct container *get(struct open_file *owner, u64 key, bool next,
+			     bool unlinks)
+{
+	struct container *c;
+
+	mutex_lock(&registry_lock);
+	c = next ? find_next(owner, key) : find(owner, key);
+	if (c)
+		refcount_inc(&c->references);
+	if (c && unlinks)
+		unlink(c);
+	mutex_unlock(&registry_lock);
+	return c;
+}
+
 int registry_update(struct open_file *owner,
 		    const struct container_monitor_update *request)
 {
-	struct container *c;
-	int error = -ENOENT;
+	struct container *c = get(owner, request->key, false, false);
+	int error = 0;
 
-	mutex_lock(&registry_lock);
-	c = find(owner, request->key);
-	if (c) {
-		mutex_lock(&c->lock);
-		error = c->ended || c->killed ? -ESRCH : 0;
-		if (!error)
-			check_set_limits(c, request->soft_bytes,
-					 request->hard_bytes);
-		mutex_unlock(&c->lock);
-		if (!error)
-			mod_delayed_work(monitor_wq, &c->work, 0);
-	}
-	mutex_unlock(&registry_lock);
+	if (!c)
+		return -ENOENT;
+	mutex_lock(&c->lock);
+	if (c->removed)
+		error = -ENOENT;
+	else if (c->ended || c->killed)
+		error = -ESRCH;
+	else
+		check_set_limits(c, request->soft_bytes, request->hard_bytes);
+	mutex_unlock(&c->lock);
+	if (!error)
+		mod_delayed_work(monitor_wq, &c->work, 0);
+	put(c);
 	return error;
 }
 
-int registry_status(struct open_file *owner, bool removes,
+int registry_status(struct open_file *owner,
 		    struct container_monitor_status *status)
 {
-	struct container *c;
+	bool next = status->flags & CONTAINER_MONITOR_NEXT;
+	struct container *c = get(owner, status->key, next, false);
+	int error;
 
-	mutex_lock(&registry_lock);
-	c = status->flags & CONTAINER_MONITOR_NEXT ?
-		    find_next(owner, status->key) :
-		    find(owner, status->key);
-	if (c) {
-		mutex_lock(&c->lock);
+	if (!c)
+		return -ENOENT;
+	mutex_lock(&c->lock);
+	error = c->removed ? -ENOENT : 0;
+	if (!error) {
+		check_count(c);
 		check_status(c, status);
-		mutex_unlock(&c->lock);
-		if (removes)
-			remove(c);
 	}
-	mutex_unlock(&registry_lock);
-	return c ? 0 : -ENOENT;
+	mutex_unlock(&c->lock);
+	put(c);
+	return error;
+}
+
+int registry_remove(struct open_file *owner,
+		    struct container_monitor_status *status)
+{
+	struct container *c = get(owner, status->key, false, true);
+
+	if (!c)
+		return -ENOENT;
+	mutex_lock(&c->lock);
+	silence(c);
+	check_status(c, status);
+	mutex_unlock(&c->lock);
+	put(c);
+	put(c); /* the registry's */
+	return 0;
 }
 
 unsigned int registry_count(struct open_file *owner)
@@ -228,14 +288,25 @@ unsigned int registry_count(struct open_file *owner)
 	return count;
 }
 
+/* Nobody else uses the file any more. */
 void registry_close(struct open_file *owner)
 {
-	struct container *c, *next;
+	struct container *c;
 
-	mutex_lock(&registry_lock);
-	list_for_each_entry_safe(c, next, &owner->containers, node)
-		remove(c);
-	mutex_unlock(&registry_lock);
+	for (;;) {
+		mutex_lock(&registry_lock);
+		c = list_first_entry_or_null(&owner->containers,
+					     struct container, node);
+		if (c)
+			unlink(c);
+		mutex_unlock(&registry_lock);
+		if (!c)
+			return;
+		mutex_lock(&c->lock);
+		silence(c);
+		mutex_unlock(&c->lock);
+		put(c);
+	}
 }
 
 /*

@@ -35,55 +35,112 @@ static bool is_registered; /* under probe_lock */
  * Who gets kick from KICK_IDLE owns suspect until KICK_READY; the check sets it
  * back. A check that runs in between leaves both alone, and runs again.
  */
-static void ask_for_check(struct container *c)
+static void name_suspect(struct container *c, struct task_struct *task)
 {
+	struct task_struct *leader;
+
 	if (atomic_cmpxchg_acquire(&c->kick, KICK_IDLE, KICK_CLAIMED) !=
 	    KICK_IDLE)
 		return;
-	c->suspect = get_pid(task_tgid(current));
-	strscpy(c->suspect_comm, current->group_leader->comm,
-		sizeof(c->suspect_comm));
+	leader = task->group_leader;
+	c->suspect = get_pid(task_pid(leader));
+	strscpy(c->suspect_comm, leader->comm, sizeof(c->suspect_comm));
 	atomic_set_release(&c->kick, KICK_READY);
-	mod_delayed_work(monitor_wq, &c->work, 0);
 }
 
-static bool is_due(struct container *c, long estimate)
+static void ask_at(struct container *c, unsigned long when)
+{
+	unsigned long now = jiffies;
+
+	mod_delayed_work(monitor_wq, &c->work,
+			 time_after(when, now) ? when - now : 0);
+}
+
+/* For the hard limit's sake: others that ask do not put this off. */
+static void ask_urgently(struct container *c, struct task_struct *task)
+{
+	if (atomic_read(&c->urgent) || atomic_xchg(&c->urgent, 1))
+		return;
+	name_suspect(c, task);
+	ask_at(c, READ_ONCE(c->next_hard));
+}
+
+static void ask(struct container *c, struct task_struct *task, unsigned long when)
+{
+	if (atomic_read(&c->kick) != KICK_IDLE || atomic_read(&c->urgent))
+		return;
+	name_suspect(c, task);
+	ask_at(c, when);
+	/* Who asked urgently before that may have been put off. */
+	if (atomic_read(&c->urgent))
+		ask_at(c, READ_ONCE(c->next_hard));
+}
+
+static void follow(struct container *c, struct task_struct *task, long estimate)
 {
 	unsigned long pages = max(estimate, 0L);
 
 	if (pages > READ_ONCE(c->peak_pages))
 		WRITE_ONCE(c->peak_pages, pages);
-	if (pages > READ_ONCE(c->hard_pages))
-		return true;
-	return READ_ONCE(c->over_soft) ? pages < READ_ONCE(c->clear_pages) :
-					 pages > READ_ONCE(c->soft_pages);
+	if (pages >= READ_ONCE(c->hard_pages))
+		ask_urgently(c, task);
+	else if (READ_ONCE(c->over_soft) && pages < READ_ONCE(c->clear_pages))
+		ask(c, task, READ_ONCE(c->next_check));
+	else if (!READ_ONCE(c->over_soft) && pages >= READ_ONCE(c->soft_pages))
+		ask(c, task, READ_ONCE(c->next_rise));
 }
 
-static void note(struct container *c, void *mm)
+static void note(struct container *c, void *data)
 {
+	const struct change *change = data;
+	struct task_struct *task = change->task ?: current;
 	long estimate;
 
 	if (READ_ONCE(c->killed))
 		return; /* being killed again and again already */
-	if (!rss_note(c, mm, &estimate) || is_due(c, estimate))
-		ask_for_check(c);
+	switch (rss_note(c, change, &estimate)) {
+	case ESTIMATE_NONE:
+		break;
+	case ESTIMATE_FULL:
+		ask_urgently(c, task);
+		break;
+	case ESTIMATE_NEAR:
+		ask(c, task, READ_ONCE(c->next_check));
+		fallthrough;
+	case ESTIMATE_FAR:
+		follow(c, task, estimate);
+	}
 }
 
-static void changed(struct mm_struct *mm)
+/*
+ * Whose memory it is. That of the current task is its own, and counts from its
+ * first page on. But direct reclaim, a truncated file or a debugger change that
+ * of others, and fork and execve one that is not in use yet: those have an
+ * owner, who carries the pid of its parent until a fork is complete. NULL when
+ * there is none any more, or this kernel does not keep it.
+ */
+static struct task_struct *task_of(struct mm_struct *mm)
 {
+	if (current->mm == mm && !(current->flags & PF_KTHREAD))
+		return current;
+#ifdef CONFIG_MEMCG
+	return rcu_dereference(mm->owner);
+#else
+	return NULL;
+#endif
+}
+
+static void changed(struct mm_struct *mm, int member)
+{
+	struct change change = { .mm = mm, .member = member };
 	struct pid_namespace *ns;
 
-	/*
-	 * Whose memory it is goes by who touches it: then a process that has
-	 * just been forked, or is about to execute, counts from its first page.
-	 * Changes from outside (reclaim, ptrace) are the next check's business.
-	 */
-	if (current->flags & PF_KTHREAD)
-		return;
 	rcu_read_lock();
-	ns = task_active_pid_ns(current);
+	change.task = task_of(mm);
+	/* What is torn down mostly is so by its last task. */
+	ns = task_active_pid_ns(change.task ?: current);
 	for (; ns && ns->level; ns = ns->parent)
-		registry_for_namespace(ns, note, mm);
+		registry_for_namespace(ns, note, &change);
 	rcu_read_unlock();
 }
 
@@ -95,7 +152,7 @@ static void on_rss_stat(void *data, struct mm_struct *mm, int member,
 #endif
 {
 	if (member != MM_SWAPENTS)
-		changed(mm);
+		changed(mm, member);
 }
 
 static void find_rss_stat(struct tracepoint *tp, void *unused)

@@ -52,7 +52,25 @@ fetch() { # release, packages...
     mv "$work" "$kernels/$release"
 }
 
+# User-Mode Linux: the kernel is a program.
+fetch_uml() {
+    local work=$kernels/uml.part
+    rm -rf "$work" "$kernels/uml"
+    mkdir -p "$work/debs" "$work/modules"
+    chmod 755 "$work" "$work/debs"
+    (cd "$work/debs" && apt-get download -qq -o APT::Sandbox::User=root user-mode-linux)
+    dpkg-deb --fsys-tarfile "$work"/debs/*.deb | tar -x -C "$work" --wildcards './usr/bin/linux.uml' '*/kernel/fs/overlayfs/*'
+    mv "$work/usr/bin/linux.uml" "$work/linux"
+    find "$work/usr/lib" -name 'overlay.ko*' -exec mv -t "$work/modules" {} +
+    rm -r "$work/debs" "$work/usr"
+    mv "$work" "$kernels/uml"
+}
+
 mkdir -p "$kernels"
+if [[ ! -e $kernels/uml/linux ]]; then
+    echo 'kernels: unpacking user-mode-linux'
+    fetch_uml
+fi
 for flavour in "${flavours[@]}"; do
     link=$kernels/$flavour
     mapfile -t packages < <(packages_of "$flavour")

@@ -34,6 +34,7 @@ static void usage(void)
 {
 	fputs("usage: memory_grow pages MIB THREADS      4 KiB pages, all threads at once\n"
 	      "       memory_grow huge MIB THREADS       huge pages\n"
+	      "       memory_grow slowly MIB MS          4 KiB pages, and a sleep after each MiB\n"
 	      "       memory_grow pages-held MIB THREADS, huge-held MIB THREADS: say so, and sleep\n"
 	      "       memory_grow processes MIB COUNT    4 KiB pages, MIB in all, in COUNT children\n"
 	      "       memory_grow read MIB FILE          one read() of MIB from FILE\n"
@@ -109,6 +110,16 @@ static void grow_in_threads(size_t bytes, size_t count, int advice)
 	grow(&shares[0]);
 	for (size_t i = 1; i < count; i++)
 		pthread_join(shares[i].thread, NULL);
+}
+
+static void grow_slowly(size_t bytes, size_t milliseconds)
+{
+	struct share share = { .bytes = MIB, .advice = MADV_NOHUGEPAGE };
+
+	for (size_t done = 0; done < bytes; done += MIB) {
+		grow(&share);
+		sleep_milliseconds(milliseconds);
+	}
 }
 
 static void hold(size_t bytes, size_t count, int advice)
@@ -238,6 +249,8 @@ int main(int argc, char **argv)
 
 	if (strcmp(mode, "pages") == 0 && count > 0)
 		grow_in_threads(bytes, count, MADV_NOHUGEPAGE);
+	else if (strcmp(mode, "slowly") == 0)
+		grow_slowly(bytes, count);
 	else if (strcmp(mode, "huge") == 0 && count > 0)
 		grow_in_threads(bytes, count, MADV_HUGEPAGE);
 	else if (strcmp(mode, "pages-held") == 0 && count > 0)

@@ -5,11 +5,15 @@
  *
  *   wait             read a byte from standard input
  *   progress FILE    count the bytes touched in FILE, shared by all that follow
+ *   map KIB          map memory, and leave it to others to touch it
  *   touch KIB        map and touch memory in pages of 4 KiB, and keep it
  *   huge KIB         the same where the kernel may use huge pages
  *   release          unmap what this process has touched last
+ *   flap KIB         touch memory and give it back, for ever
  *   file KIB PATH    make a file of this size and touch a shared mapping of it
+ *   truncate PATH    to nothing: who maps it loses these pages
  *   fork N           N children go on; this process waits for them
+ *   series N         N children go on, each when the one before has ended
  *   thread N         N threads go on; this one waits for them
  *   share N          N processes that share this one's memory go on
  *   nest             a process in a pid namespace of its own goes on
@@ -65,15 +69,26 @@ static void touch_pages(char *memory, size_t size)
 	}
 }
 
-static void touch(size_t kib, int advice)
+static void map(size_t kib)
 {
 	last_size = kib << 10;
 	last = mmap(NULL, last_size, PROT_READ | PROT_WRITE,
 		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (last == MAP_FAILED)
 		die("mmap");
+}
+
+static void touch(size_t kib, int advice)
+{
+	map(kib);
 	madvise(last, last_size, advice);
 	touch_pages(last, last_size);
+}
+
+static void flap(size_t kib)
+{
+	for (map(kib);; madvise(last, last_size, MADV_DONTNEED))
+		touch_pages(last, last_size);
 }
 
 static void *map_file(const char *path, size_t size)
@@ -152,6 +167,17 @@ static void many(const char *how, int count, int at)
 		;
 }
 
+static void series(int count, int at)
+{
+	for (; count; count--) {
+		if (!fork()) {
+			run(at);
+			_exit(0);
+		}
+		wait(NULL);
+	}
+}
+
 /* Carries out one word; returns how many it took, 0 when others go on with the rest. */
 static int step(int at)
 {
@@ -176,6 +202,15 @@ static int step(int at)
 	} else if (!strcmp(w, "huge")) {
 		touch(strtoul(word(at + 1), NULL, 10), MADV_HUGEPAGE);
 		return 2;
+	} else if (!strcmp(w, "flap")) {
+		flap(strtoul(word(at + 1), NULL, 10));
+	} else if (!strcmp(w, "map")) {
+		map(strtoul(word(at + 1), NULL, 10));
+		return 2;
+	} else if (!strcmp(w, "truncate")) {
+		if (truncate(word(at + 1), 0))
+			die(words[at + 1]);
+		return 2;
 	} else if (!strcmp(w, "progress")) {
 		progress = map_file(word(at + 1), PAGE);
 		return 2;
@@ -194,6 +229,9 @@ static int step(int at)
 		return 0;
 	} else if (!strcmp(w, "leave")) {
 		leave(at + 1);
+	} else if (!strcmp(w, "series")) {
+		series(atoi(word(at + 1)), at + 2);
+		return 0;
 	} else if (!strcmp(w, "fork") || !strcmp(w, "thread") ||
 		   !strcmp(w, "share")) {
 		many(w, atoi(word(at + 1)), at + 2);

@@ -4,7 +4,9 @@
  * containers. docs/kmod-abi.md describes every call, field and error.
  *
  * All structures have the same layout on 32 and 64 bit, no implicit padding,
- * and reserved fields that must be zero.
+ * and reserved fields that must be zero. They grow at their ends: a call carries
+ * the size that its caller knows (_IOC_SIZE), a record its own. What the one side
+ * does not know yet is zero on the other.
  */
 #ifndef _UAPI_CONTAINER_MONITOR_H
 #define _UAPI_CONTAINER_MONITOR_H
@@ -12,7 +14,7 @@
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
-#define CONTAINER_MONITOR_VERSION	1
+#define CONTAINER_MONITOR_VERSION	2
 
 #define CONTAINER_MONITOR_ID_LEN	136	/* the terminating NUL included */
 #define CONTAINER_MONITOR_COMM_LEN	16
@@ -54,16 +56,18 @@ struct container_monitor_update {
 #define CONTAINER_MONITOR_ENDED		(1U << 2)
 
 struct container_monitor_event {
+	__u32 size;		/* of this record: the next one begins there */
+	__u32 type;
 	__u64 key;
 	__u64 time_ns;		/* CLOCK_MONOTONIC */
 	__u64 rss_bytes;	/* the whole container */
 	__u64 limit_bytes;
 	__u64 peak_bytes;
 	__u64 dropped;		/* events of this open file lost so far */
-	__u32 type;
 	__u32 source;
 	__u32 processes;
 	__s32 pid;		/* who crossed; 0: not known */
+	__u32 reserved;		/* 0 */
 	char comm[CONTAINER_MONITOR_COMM_LEN];
 };
 
@@ -89,7 +93,11 @@ struct container_monitor_status {
 	__u64 scans;
 	__u32 processes;
 	__s32 pid;		/* first process; 0: it has gone */
-	struct container_monitor_event hard;	/* type 0: did not happen */
+	/*
+	 * Type 0: did not happen. It stays as large as it is here: what later
+	 * versions add to records, they add to the end of this structure.
+	 */
+	struct container_monitor_event hard;
 	char id[CONTAINER_MONITOR_ID_LEN];
 };
 

@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from wherry.client import Client, Container, LogStream, RunResult, StartedContainer
+    from wherry.client.events import Event, EventStream
     from wherry.errors import (
         CommandNotFound,
         Conflict,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
         Unavailable,
         WherryError,
     )
-    from wherry.wire.events import Event, EventStream
 
 __all__ = [
     "Client",
@@ -69,7 +69,7 @@ if not TYPE_CHECKING:
         if name in _FROM_CLIENT:
             from wherry import client as home  # noqa: PLC0415
         elif name in _FROM_EVENTS:
-            from wherry.wire import events as home  # noqa: PLC0415
+            from wherry.client import events as home  # noqa: PLC0415
         else:
             from wherry import errors as home  # noqa: PLC0415
         value = globals()[name] = getattr(home, name)

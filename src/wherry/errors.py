@@ -102,3 +102,8 @@ _BY_CODE = {cls.code: cls for cls in _subclasses(WherryError)}
 def from_wire(code: str, message: str) -> WherryError:
     """The error that the API sent as ``code``; an unknown code (a newer supervisor) becomes InternalError."""
     return _BY_CODE.get(code, InternalError)(message)
+
+
+def quoted(text: str) -> str:
+    """``text`` fit for a one-line message: quoted, control characters escaped, cut after 80 characters."""
+    return repr(text if len(text) <= 80 else text[:77] + "...")

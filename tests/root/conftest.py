@@ -41,3 +41,33 @@ def supervisor(tmp_path: Path, rootfs: Path, leftovers: Traces) -> Iterator[Supe
     """Ready to serve; stopped by SIGTERM after the test, where it must exit with 0 and leave nothing."""
     with Supervisor(tmp_path, rootfs, leftovers).serving() as instance:
         yield instance
+
+
+@pytest.fixture
+def huge_pages() -> Iterator[None]:
+    """The machine's pool of huge pages may grow by 128 MiB for as long as the test lasts."""
+    path = Path("/proc/sys/vm/nr_overcommit_hugepages")
+    before = path.read_text()
+    path.write_text(str(int(before) + 64))
+    yield
+    path.write_text(before)
+
+
+@pytest.fixture
+def swap() -> Iterator[None]:
+    """A swap device in compressed memory, for as long as the test lasts; nothing else goes there unless the machine
+    runs out of memory.
+    """
+    control = Path("/sys/class/zram-control")
+    if not control.exists():
+        pytest.skip("this kernel has no zram to swap to")
+    number = (control / "hot_add").read_text().strip()
+    device = f"/dev/zram{number}"
+    with contextlib.ExitStack() as undo:
+        undo.callback((control / "hot_remove").write_text, number)
+        Path(f"/sys/block/zram{number}/disksize").write_text("256M")
+        wait_until(Path(device).exists)
+        subprocess.run(["mkswap", device], check=True, capture_output=True)
+        subprocess.run(["swapon", "--priority", "0", device], check=True)
+        undo.callback(subprocess.run, ["swapoff", device], check=True)
+        yield

@@ -16,9 +16,9 @@ from tests.patience import PATIENCE
 
 from wherry import Event
 from wherry.client import Client
+from wherry.client.config import container_config
 from wherry.errors import CommandNotFound, NotFound, WherryError
 from wherry.kernel import cgroups
-from wherry.wire.config import container_config
 
 pytestmark = pytest.mark.root
 

@@ -22,7 +22,9 @@ from tests.tarballs import COMPRESS, END, directory, file, hard_link, pax, symli
 from wherry.client import Client
 from wherry.errors import Conflict, InvalidRequest, StartFailed, WherryError
 from wherry.kernel import inode_flags
-from wherry.rootfs import Limits, RootfsStore, trees
+from wherry.storage import trees
+from wherry.storage.rootfs import RootfsStore
+from wherry.storage.tar.budget import Limits
 
 pytestmark = pytest.mark.root
 
@@ -119,7 +121,7 @@ def test_what_fits_is_not_refused_for_how_it_is_packed(tmp_path: Path, write: Ca
 def test_names_of_directories_are_not_kept_without_end(
     tmp_path: Path, write: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wherry.rootfs.extract._MOST_PATHS", 100_000)
+    monkeypatch.setattr("wherry.storage.tar.extract._MOST_PATHS", 100_000)
     store = RootfsStore(tmp_path / "store")
     deep = "/".join(["d" * 100] * 9)
     with pytest.raises(InvalidRequest, match="the names of its directories take too much memory"):
@@ -257,7 +259,7 @@ def test_starts_and_prunes_at_the_same_time(tmp_path: Path, write: Callable[...,
 
 PRUNE = """
 import pathlib, sys
-from wherry.rootfs import RootfsStore
+from wherry.storage.rootfs import RootfsStore
 store = RootfsStore(pathlib.Path(sys.argv[1]))
 print("ready", flush=True)
 sys.stdin.read()

@@ -20,14 +20,14 @@ import pytest
 from harness import Supervisor, Traces
 from tests.patience import PATIENCE
 
-from wherry import http1
-from wherry.api import unix_socket
+from wherry.api.http import unix_socket
+from wherry.cli.experiment_run import make_folder
+from wherry.client import http1
 from wherry.errors import Conflict, InvalidRequest, StartFailed
-from wherry.experiments.command import make_folder
 from wherry.experiments.model import BadSettingsError
 from wherry.kernel import trust
 from wherry.logs import Log
-from wherry.supervisor.layers import Layers, open_rootfs
+from wherry.storage.layers import Layers, open_rootfs
 from wherry.supervisor.records import Records
 from wherry.supervisor.state_directory import StateDirectory
 

@@ -15,7 +15,7 @@ from harness import wait_until
 from tests.forked import in_child
 from tests.patience import PATIENCE
 
-from wherry.kernel import capabilities, cgroups, libc, namespaces, network
+from wherry.kernel import capabilities, cgroups, interfaces, libc, namespaces
 from wherry.kernel.cgroups import Group
 
 _PR_CAPBSET_READ = 23
@@ -100,8 +100,8 @@ def test_loopback() -> None:
         assert [name for _, name in socket.if_nameindex()][:1] == ["lo"]
         with pytest.raises(OSError, match="Network is unreachable"):
             send()
-        network.bring_up("lo")
-        network.bring_up("lo")
+        interfaces.bring_up("lo")
+        interfaces.bring_up("lo")
         return send()
 
     assert in_child(measure) == b"hello"
@@ -109,7 +109,7 @@ def test_loopback() -> None:
 
 def test_no_such_interface() -> None:
     with pytest.raises(OSError, match="No such device"):
-        network.bring_up("nosuch0")
+        interfaces.bring_up("nosuch0")
 
 
 @pytest.fixture

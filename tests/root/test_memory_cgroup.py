@@ -16,10 +16,10 @@ from harness import wait_until
 from tests.patience import PATIENCE
 from tests.vm import image
 
+from wherry.kernel import cgroup_memory, cgroups
 from wherry.kernel import cgroup_trees as trees
-from wherry.kernel import cgroups
 from wherry.kernel.polling import readable
-from wherry.memory import Event, Host, Kind, Limits, Target, cgroup, controller, selftest
+from wherry.memory import Event, Host, Kind, Limits, Target, cgroup, selftest
 from wherry.memory.cgroup import CgroupLimiter
 
 pytestmark = pytest.mark.root
@@ -135,7 +135,7 @@ def test_the_hard_limit_ends_it(limiter: CgroupLimiter, host: Host, family: list
         assert (hard.limit_bytes, hard.rss_bytes >= 48 * MIB) == (48 * MIB, True)
         if is_version2:  # memory.oom.group: all of it, without anybody's help
             wait_until(lambda: container.has_ended() and container.group.inner.processes() == [])
-            assert controller.oom_kills(container.group) >= 1
+            assert cgroup_memory.oom_kills(container.group) >= 1
         verdict = limiter.disarm(ID)
         assert verdict.hard == hard
         assert verdict.peak_bytes == 48 * MIB
@@ -186,14 +186,43 @@ def test_the_next_supervisor_goes_on(limiter: CgroupLimiter, host: Host, told: b
             following.close()
 
 
+def test_a_crossing_that_nobody_acted_on_is_told_again(limiter: CgroupLimiter, host: Host) -> None:
+    """Read by a supervisor that was killed just then: the signal of version 1 is gone, what was counted is not."""
+    limits = Limits(hard_bytes=48 * MIB)
+    with started(limiter, host, limits, *"wait touch 100000 pause".split()) as container:
+        container.go()
+        container.wait_for(Kind.HARD)
+        wait_until(lambda: cgroup_memory.oom_kills(container.group) > 0)
+        limiter.close()
+        following = container.limiter = cgroup.open_limiter(host, {})
+        try:
+            following.adopt(container.target, limits, container.kept)
+            container.wait_for(Kind.HARD, told=False)
+            assert following.read() == []
+            assert following.disarm(ID).hard is not None
+        finally:
+            following.close()
+
+
+def test_a_second_watch_of_a_group_is_refused(limiter: CgroupLimiter, host: Host) -> None:
+    with started(limiter, host, Limits(hard_bytes=48 * MIB), *"wait touch 100000 pause".split()) as container:
+        before = len(os.listdir("/proc/self/fd"))
+        for name in (ID, "d" * 64):
+            with pytest.raises(FileExistsError, match="container"):
+                limiter.arm(container.target._replace(container_id=name), LIMITS)
+        assert len(os.listdir("/proc/self/fd")) == before
+        container.go()
+        assert container.wait_for(Kind.HARD)[0].limit_bytes == 48 * MIB
+
+
 @pytest.mark.skipif(not is_version2, reason="version 1 signals every group below the one that is full")
 @pytest.mark.host_variant
 def test_a_kill_for_somebody_elses_shortage_is_no_crossing(limiter: CgroupLimiter, host: Host) -> None:
-    controller.set_limit(cgroups.Group(LAYOUT, host.parent), 32 * MIB)
+    cgroup_memory.set_limit(cgroups.Group(LAYOUT, host.parent), 32 * MIB)
     with started(limiter, host, Limits(hard_bytes=48 * MIB), *"wait touch 100000 pause".split()) as container:
         container.go()
         wait_until(container.has_ended)
-        assert controller.oom_kills(container.group) >= 1  # with memory.oom.group, its one process counts twice
+        assert cgroup_memory.oom_kills(container.group) >= 1  # with memory.oom.group, its one process counts twice
         assert limiter.read() == []
         assert limiter.disarm(ID).hard is None
 
@@ -203,11 +232,11 @@ def test_swap_is_limited_with_it(host: Host) -> None:
     group.create()
     try:
         for swap, together, alone in ((0, 32 * MIB, "0"), (16 * MIB, 48 * MIB, str(16 * MIB))):
-            controller.set_limit(group, 32 * MIB, swap)
+            cgroup_memory.set_limit(group, 32 * MIB, swap)
             found = group.read("memory", "memory.swap.max" if is_version2 else "memory.memsw.limit_in_bytes")
             assert found in {None, alone if is_version2 else str(together)}
         if is_version2:
-            controller.set_limit(group, 32 * MIB, None)
+            cgroup_memory.set_limit(group, 32 * MIB, None)
             assert group.read("memory", "memory.swap.max") == "max"
             assert Path(group.directories[""], "memory.swap.max").exists()
     finally:

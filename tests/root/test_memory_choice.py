@@ -11,8 +11,10 @@ import pytest
 from harness import wait_until
 
 from wherry.kernel import cgroups
-from wherry.memory import Event, Host, Kind, Limits, MemoryLimiter, Target, Unusable, bpf, choice, selftest
+from wherry.memory import Event, Host, Kind, Limits, MemoryLimiter, Target, Unusable, Usage, bpf, choice, selftest
 from wherry.memory.bpf import BpfLimiter
+from wherry.memory.cgroup import CgroupLimiter
+from wherry.memory.limiter import shares_of_a_cpu
 
 pytestmark = pytest.mark.root
 
@@ -51,10 +53,29 @@ def refusing(_self: BpfLimiter, _target: Target, _limits: Limits) -> dict[str, i
     raise OSError(28, "No space left on device")
 
 
+def scaled(factor: float, less: int = 0) -> Callable[[BpfLimiter, str], Usage]:
+    def stat(self: BpfLimiter, container_id: str) -> Usage:
+        found = BpfLimiter.stat(self, container_id)
+        return found._replace(rss_bytes=int(found.rss_bytes * factor) - less)
+
+    return stat
+
+
+def late(self: BpfLimiter) -> list[Event]:
+    """It tells of its crossing with a megabyte more than it should."""
+    events = BpfLimiter.read(self)
+    return [each._replace(rss_bytes=each.rss_bytes + (1 << 20)) if each.kind is Kind.HARD else each for each in events]
+
+
 FAULTS: dict[str, tuple[Callable[[Host, dict[str, int]], MemoryLimiter], str]] = {
     "it does not kill": (broken(arm=no_hard_limit), "lived on"),
     "it says nothing of the soft limit": (broken(read=without(Kind.SOFT)), "no soft-limit event"),
     "it says nothing of the hard limit": (broken(read=without(Kind.HARD)), "no hard-limit event"),
+    "it counts twice": (broken(stat=scaled(2)), "bytes of a process that has"),
+    "it counts half": (broken(stat=scaled(0.5)), "bytes of a process that has"),
+    # Of three counters, what two CPUs hold back.
+    "it misses shares": (broken(stat=scaled(1, 2 * shares_of_a_cpu())), "bytes of a process that has"),
+    "it comes late": (broken(read=late), "at a limit of 50331648"),
     "it refuses": (broken(arm=refusing), "no space left on device"),
 }
 
@@ -78,6 +99,21 @@ def test_one_that_does_not_do_it_is_not_taken(
     assert reason in chosen.refused["false"]
     with pytest.raises(Unusable, match="memory enforcer false: self-test"):
         choice.choose("false", host, {})
+
+
+@pytest.mark.parametrize("factor", [2, 0.5])
+def test_a_group_that_is_charged_too_much_or_too_little_is_not_taken(
+    host: Host, monkeypatch: pytest.MonkeyPatch, factor: float
+) -> None:
+    stat = CgroupLimiter.stat
+
+    def wrong(self: CgroupLimiter, container_id: str) -> Usage:
+        found = stat(self, container_id)
+        return found._replace(rss_bytes=int(found.rss_bytes * factor))
+
+    monkeypatch.setattr(CgroupLimiter, "stat", wrong)
+    with pytest.raises(Unusable, match=r"cgroup counts .* bytes of a process that has"):
+        choice.choose("cgroup", host, {})
 
 
 def test_auto_takes_the_first_that_works_and_says_why_not_the_others(host: Host) -> None:

@@ -11,7 +11,7 @@ from harness import end_group, wait_until
 
 from wherry.kernel import cgroup_trees as trees
 from wherry.kernel import cgroups
-from wherry.supervisor import nested_limits
+from wherry.runtime import nested_limits
 
 LAYOUT = cgroups.detect()
 pytestmark = [

@@ -13,8 +13,8 @@ import pytest
 from tests.tarballs import END, directory, file, hard_link, header, pax, symlink
 
 from wherry.errors import InvalidRequest
-from wherry.rootfs import RootfsStore
-from wherry.rootfs.trees import remove
+from wherry.storage.rootfs import RootfsStore
+from wherry.storage.trees import remove
 
 pytestmark = pytest.mark.root
 

@@ -15,7 +15,7 @@ import pytest
 from tests.tarballs import COMPRESS, END, directory, file, hard_link, header, pax, symlink
 
 from wherry.errors import InvalidRequest
-from wherry.rootfs import RootfsStore
+from wherry.storage.rootfs import RootfsStore
 
 pytestmark = pytest.mark.root
 

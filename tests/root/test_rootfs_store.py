@@ -1,4 +1,4 @@
-"""wherry.rootfs.store: what ROOTFS may be, and that archives are unpacked once, wholly or not at all."""
+"""wherry.storage.rootfs: what ROOTFS may be, and that archives are unpacked once, wholly or not at all."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ from tests.tarballs import COMPRESS, END, directory, file, symlink
 
 import wherry
 from wherry.errors import Conflict, InvalidRequest, StartFailed
-from wherry.rootfs import RootfsStore, archive, store
-from wherry.rootfs.budget import Budget
-from wherry.rootfs.extract import unpack
-from wherry.rootfs.members import Archive
+from wherry.storage import rootfs
+from wherry.storage.rootfs import RootfsStore
+from wherry.storage.tar import archive
+from wherry.storage.tar.budget import Budget
+from wherry.storage.tar.extract import unpack
+from wherry.storage.tar.members import Archive
 
 pytestmark = pytest.mark.root
 
@@ -59,7 +61,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             begun.append(descriptor)
             super().__init__(descriptor, stop)
 
-    monkeypatch.setattr(store, "ArchiveFile", Counted)
+    monkeypatch.setattr(rootfs, "ArchiveFile", Counted)
     return begun
 
 
@@ -174,7 +176,7 @@ def test_an_archive_written_just_now_is_read_again(
 ) -> None:
     """Two versions of one size within a step of the file system's clock look the same."""
     versions = [file("version", text) + END for text in (b"one", b"two")]
-    monkeypatch.setattr(store, "_identity", lambda _status: (0, 0, 0, 0, 0))
+    monkeypatch.setattr(rootfs, "_identity", lambda _status: (0, 0, 0, 0, 0))
     found = [(rootfs_store.resolve(write(version)) / "version").read_bytes() for version in versions]
     assert found == [b"one", b"two"]
 
@@ -182,7 +184,7 @@ def test_an_archive_written_just_now_is_read_again(
 def test_the_memory_of_digests_is_bounded(
     rootfs_store: RootfsStore, write: Callable[..., str], monkeypatch: pytest.MonkeyPatch, reads: list[int]
 ) -> None:
-    monkeypatch.setattr(store, "_MOST_DIGESTS", 3)
+    monkeypatch.setattr(rootfs, "_MOST_DIGESTS", 3)
     now = time.time_ns()
     monkeypatch.setattr(time, "time_ns", lambda: now + 10**11)
     paths = [write(SMALL, f"archive{number}") for number in range(4)]
@@ -207,7 +209,7 @@ def test_concurrent_starts_of_one_archive_unpack_it_once(
         time.sleep(0.05)  # let the others come to the lock
         unpack(source, root, budget)
 
-    monkeypatch.setattr(store, "unpack", counted)
+    monkeypatch.setattr(rootfs, "unpack", counted)
 
     def resolve(_: int) -> Path:
         all_there.wait(PATIENCE)
@@ -230,7 +232,7 @@ def test_different_archives_are_unpacked_at_the_same_time(
         both.wait(PATIENCE)
         unpack(source, root, budget)
 
-    monkeypatch.setattr(store, "unpack", meet)
+    monkeypatch.setattr(rootfs, "unpack", meet)
     paths = [write(file("f", content) + END, content.decode()) for content in (b"one", b"two")]
     with ThreadPoolExecutor(2) as pool:
         assert [(found / "f").read_text() for found in pool.map(rootfs_store.resolve, paths)] == ["one", "two"]
@@ -241,7 +243,7 @@ def test_a_failed_start_does_not_spoil_the_next(
 ) -> None:
     path = write(SMALL)
     with monkeypatch.context() as patched:
-        patched.setattr(store, "unpack", _fail)
+        patched.setattr(rootfs, "unpack", _fail)
         with pytest.raises(StartFailed, match="EIO"):
             rootfs_store.resolve(path)
     assert (rootfs_store.resolve(path) / "etc/hostname").exists()
@@ -275,7 +277,7 @@ def test_an_archive_that_changes_while_it_is_unpacked_is_refused(
             archive_file.write(b"changed")
         unpack(source, root, budget)
 
-    monkeypatch.setattr(store, "unpack", change)
+    monkeypatch.setattr(rootfs, "unpack", change)
     with pytest.raises(InvalidRequest, match="it changed while it was read"):
         rootfs_store.resolve(path)
     assert os.listdir(tmp_path / "store") == []
@@ -305,7 +307,7 @@ def test_a_full_disk_is_said_to_be_full_and_nothing_is_left(
 
 UNPACK = """
 import pathlib, sys
-from wherry.rootfs import RootfsStore
+from wherry.storage.rootfs import RootfsStore
 print(RootfsStore(pathlib.Path(sys.argv[1])).resolve(sys.argv[2]))
 """
 
@@ -384,7 +386,7 @@ def test_closing_stops_an_unpacking_and_leaves_nothing(
         rootfs_store.close()
         unpack(source, root, budget)
 
-    monkeypatch.setattr(store, "unpack", close_first)
+    monkeypatch.setattr(rootfs, "unpack", close_first)
     with pytest.raises(Conflict, match="the supervisor is shutting down"):
         rootfs_store.resolve(write(b"".join(file(f"f{n}", os.urandom(100_000)) for n in range(20)) + END))
     assert os.listdir(tmp_path / "store") == []

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from wherry.errors import InvalidRequest, StartFailed
-from wherry.supervisor.layers import Layers, clone_writable, open_rootfs
+from wherry.storage.layers import Layers, clone_writable, open_rootfs
 
 pytestmark = pytest.mark.root
 

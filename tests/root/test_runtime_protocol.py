@@ -11,27 +11,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bare import Bare, Change, Parked, unique
 from harness import Traces, wait_until
 from tests.forked import in_child
+from unsupervised import Change, Parked, Unsupervised, unique
 
 from wherry.kernel import cgroups, procfs
 from wherry.kernel.cgroups import Group
 from wherry.runtime import steps
+from wherry.runtime.exit_status import ExitStatus
 from wherry.runtime.launch import Report
 from wherry.runtime.steps import Context, Step
-from wherry.runtime.workdir import EnterDirectory
+from wherry.runtime.steps.workdir import EnterDirectory
 from wherry.supervisor.request import Volume
-from wherry.supervisor.shimlink import ExitStatus
 
 pytestmark = pytest.mark.root
 SETUP_FAILED = ExitStatus(os.CLD_EXITED, 125)
 
 
 @pytest.fixture
-def bare(rootfs: Path, tmp_path: Path, leftovers: Traces) -> Bare:
+def unsupervised(rootfs: Path, tmp_path: Path, leftovers: Traces) -> Unsupervised:
     assert leftovers.directory == str(tmp_path)
-    return Bare(rootfs, tmp_path)
+    return Unsupervised(rootfs, tmp_path)
 
 
 def replaced(old: type[Step], *new: Step) -> Change:
@@ -70,8 +70,8 @@ PREPARE: list[tuple[Change, str]] = [
 
 
 @pytest.mark.parametrize(("change", "message"), PREPARE)
-def test_a_prepare_step_fails(bare: Bare, change: Change, message: str) -> None:
-    ended = bare.run("/bin/true", prepare=change)
+def test_a_prepare_step_fails(unsupervised: Unsupervised, change: Change, message: str) -> None:
+    ended = unsupervised.run("/bin/true", prepare=change)
     assert (ended.error, ended.status) == (f"cannot start alpha: {message}", SETUP_FAILED)
     assert (ended.report.ready, ended.report.executed) == (False, False)
 
@@ -98,8 +98,8 @@ FINISH: list[tuple[Change, str]] = [
 
 
 @pytest.mark.parametrize(("change", "message"), FINISH)
-def test_a_finish_step_fails(bare: Bare, change: Change, message: str) -> None:
-    ended = bare.run("/bin/true", finish=change)
+def test_a_finish_step_fails(unsupervised: Unsupervised, change: Change, message: str) -> None:
+    ended = unsupervised.run("/bin/true", finish=change)
     assert (ended.error, ended.status) == (f"cannot start alpha: {message}", SETUP_FAILED)
     assert (ended.report.ready, ended.report.executed, ended.stdout) == (True, False, "")
 
@@ -124,57 +124,57 @@ FIELDS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("fields", "message"), FIELDS)
-def test_what_was_asked_for_cannot_be(bare: Bare, fields: dict[str, Any], message: str) -> None:
-    ended = bare.run("/bin/true", **fields)
+def test_what_was_asked_for_cannot_be(unsupervised: Unsupervised, fields: dict[str, Any], message: str) -> None:
+    ended = unsupervised.run("/bin/true", **fields)
     assert (ended.error, ended.status) == (f"cannot start alpha: {message}", SETUP_FAILED)
 
 
-def layer_with(bare: Bare, plant: Callable[[Path], None], rootfs: Path) -> None:
+def layer_with(unsupervised: Unsupervised, plant: Callable[[Path], None], rootfs: Path) -> None:
     """Let the containers of this test run over a copy of ``rootfs`` in which something was planted."""
-    copy = bare.stage.parent / "copy"
+    copy = unsupervised.stage.parent / "copy"
     (copy / "bin").mkdir(parents=True)
     os.link(rootfs / "bin/busybox", copy / "bin/busybox")
     for name in ("sh", "true", "cat"):
         (copy / "bin" / name).symlink_to("busybox")
     plant(copy)
-    bare.rootfs = copy
+    unsupervised.rootfs = copy
 
 
 @pytest.mark.parametrize("target", ["/proc", "/proc/tty", "../proc/sys", "/proc/self"])
-def test_a_volume_led_into_proc(bare: Bare, rootfs: Path, tmp_path: Path, target: str) -> None:
+def test_a_volume_led_into_proc(unsupervised: Unsupervised, rootfs: Path, tmp_path: Path, target: str) -> None:
     """CVE-2019-16884: faked files there could tell the runtime anything of the process it sets up."""
-    layer_with(bare, lambda copy: (copy / "data").symlink_to(target), rootfs)
+    layer_with(unsupervised, lambda copy: (copy / "data").symlink_to(target), rootfs)
     (tmp_path / "volume").mkdir()
     volumes = (Volume(source=str(tmp_path / "volume"), destination="/data"),)
-    assert bare.run("/bin/true", volumes=volumes).error == (
+    assert unsupervised.run("/bin/true", volumes=volumes).error == (
         "cannot start alpha: mount volume /data: the destination is inside /proc (EPERM)"
     )
 
 
 @pytest.mark.parametrize("name", ["proc", "dev", "sys"])
 @pytest.mark.parametrize("target", ["/bin", "..", "nowhere", "/proc/self/cwd"])
-def test_a_link_for_a_kernel_file_system(bare: Bare, rootfs: Path, name: str, target: str) -> None:
-    layer_with(bare, lambda copy: (copy / name).symlink_to(target), rootfs)
-    ended = bare.run("/bin/true")
+def test_a_link_for_a_kernel_file_system(unsupervised: Unsupervised, rootfs: Path, name: str, target: str) -> None:
+    layer_with(unsupervised, lambda copy: (copy / name).symlink_to(target), rootfs)
+    ended = unsupervised.run("/bin/true")
     assert ended.error.startswith(f"cannot start alpha: mount /{name}: ")
     assert ended.error.endswith(("(ELOOP)", "(ENOTDIR)"))
 
 
-def test_a_file_for_a_kernel_file_system(bare: Bare, rootfs: Path) -> None:
+def test_a_file_for_a_kernel_file_system(unsupervised: Unsupervised, rootfs: Path) -> None:
     def plant(copy: Path) -> None:
         (copy / "dev").write_text("")
 
-    layer_with(bare, plant, rootfs)
-    assert bare.run("/bin/true").error.endswith("(ENOTDIR)")
+    layer_with(unsupervised, plant, rootfs)
+    assert unsupervised.run("/bin/true").error.endswith("(ENOTDIR)")
 
 
-def test_a_working_directory_outside_of_the_root(bare: Bare, tmp_path: Path) -> None:
+def test_a_working_directory_outside_of_the_root(unsupervised: Unsupervised, tmp_path: Path) -> None:
     """CVE-2024-21626: a descriptor that leads out, were one left open."""
     (tmp_path / "secret").mkdir()
     errors = []
     for number in range(3, 12):
         outside = os.open(tmp_path / "secret", os.O_RDONLY)
-        ended = bare.run("/bin/pwd", working_dir=f"/proc/self/fd/{number}", extra={"outside": outside})
+        ended = unsupervised.run("/bin/pwd", working_dir=f"/proc/self/fd/{number}", extra={"outside": outside})
         os.close(outside)
         assert ended.stdout == "/\n" or ended.report.failure is not None
         errors += [ended.error] if ended.report.failure else []
@@ -227,36 +227,38 @@ def plant_commands(copy: Path) -> None:
 
 @pytest.mark.parametrize("init", [False, True])
 @pytest.mark.parametrize("command", list(COMMANDS))
-def test_a_command_that_cannot_be_executed(bare: Bare, rootfs: Path, command: str, init: bool) -> None:
-    layer_with(bare, plant_commands, rootfs)
+def test_a_command_that_cannot_be_executed(unsupervised: Unsupervised, rootfs: Path, command: str, init: bool) -> None:
+    layer_with(unsupervised, plant_commands, rootfs)
     message, code = COMMANDS[command]
-    ended = bare.run(command, init=init, env=("PATH=/planted:/nosuch:/bin",))
+    ended = unsupervised.run(command, init=init, env=("PATH=/planted:/nosuch:/bin",))
     assert ended.error == f"cannot start alpha: {message}"
     assert ended.status == ExitStatus(os.CLD_EXITED, code)
 
 
-def test_more_arguments_than_the_kernel_takes(bare: Bare) -> None:
-    ended = bare.run("/bin/true", *["x" * 100_000] * 40)
+def test_more_arguments_than_the_kernel_takes(unsupervised: Unsupervised) -> None:
+    ended = unsupervised.run("/bin/true", *["x" * 100_000] * 40)
     assert ended.error == "cannot start alpha: execute /bin/true: argument list too long (E2BIG)"
     assert ended.status.exit_code == 126
 
 
-def test_the_first_hit_of_the_search_is_executed(bare: Bare, rootfs: Path) -> None:
-    layer_with(bare, plant_commands, rootfs)
-    assert bare.run("true", env=("PATH=/nosuch:/bin/true:/bin:/planted",)).status == ExitStatus(os.CLD_EXITED, 0)
+def test_the_first_hit_of_the_search_is_executed(unsupervised: Unsupervised, rootfs: Path) -> None:
+    layer_with(unsupervised, plant_commands, rootfs)
+    assert unsupervised.run("true", env=("PATH=/nosuch:/bin/true:/bin:/planted",)).status == ExitStatus(
+        os.CLD_EXITED, 0
+    )
 
 
-def ending(bare: Bare, end: Callable[[Parked], object]) -> tuple[Report, ExitStatus]:
+def ending(unsupervised: Unsupervised, end: Callable[[Parked], object]) -> tuple[Report, ExitStatus]:
     """How a parked child ends after ``end``."""
 
     def work() -> tuple[Report, ExitStatus]:
-        parked = bare.park("/bin/sleep", "1000")
+        parked = unsupervised.park("/bin/sleep", "1000")
         assert parked.wait_ready()
         end(parked)
         report = parked.wait_executed()
         return report, parked.wait()
 
-    return bare.apart(work)
+    return unsupervised.apart(work)
 
 
 def half_a_message(parked: Parked) -> None:
@@ -280,20 +282,20 @@ def wrong_descriptors(parked: Parked) -> None:
         lambda parked: parked.send(struct.pack(">I", 4) + b"\xff\xff\xff\xff", []),
     ],
 )
-def test_a_parent_that_does_not_finish(bare: Bare, end: Callable[[Parked], object]) -> None:
+def test_a_parent_that_does_not_finish(unsupervised: Unsupervised, end: Callable[[Parked], object]) -> None:
     """The end of the parent looks like the first of these: the parked child goes by itself."""
-    report, status = ending(bare, end)
+    report, status = ending(unsupervised, end)
     assert (report.ready, report.executed, status) == (True, False, SETUP_FAILED)
 
 
-def test_a_parked_child_goes_with_the_process_that_made_it(bare: Bare) -> None:
+def test_a_parked_child_goes_with_the_process_that_made_it(unsupervised: Unsupervised) -> None:
     reader, writer = os.pipe()
 
     def work() -> None:
         pid = os.fork()
         if pid == 0:
             try:
-                parked = bare.park("/bin/true")
+                parked = unsupervised.park("/bin/true")
                 parked.wait_ready()
                 os.write(writer, str(parked.pid).encode())
             finally:
@@ -304,52 +306,52 @@ def test_a_parked_child_goes_with_the_process_that_made_it(bare: Bare) -> None:
         assert (orphan > 0, os.waitstatus_to_exitcode(status)) == (True, 125)
 
     try:
-        bare.apart(work)
+        unsupervised.apart(work)
     finally:
         os.close(reader)
         os.close(writer)
 
 
-def test_a_killed_child(bare: Bare) -> None:
-    report, status = ending(bare, lambda parked: os.kill(parked.pid, signal.SIGKILL))
+def test_a_killed_child(unsupervised: Unsupervised) -> None:
+    report, status = ending(unsupervised, lambda parked: os.kill(parked.pid, signal.SIGKILL))
     assert report == Report(ready=True, executed=False, failure=None)
     assert (status.exit_code, status.signal) == (137, 9)
 
 
 @pytest.mark.parametrize("init", [False, True])
 @pytest.mark.parametrize(("script", "code"), [("exit 0", 0), ("exit 7", 7), ("exit 255", 255)])
-def test_exit_codes(bare: Bare, script: str, code: int, init: bool) -> None:
-    ended = bare.shell(script, init=init)
+def test_exit_codes(unsupervised: Unsupervised, script: str, code: int, init: bool) -> None:
+    ended = unsupervised.shell(script, init=init)
     assert (ended.report, ended.status) == (Report(True, True, None), ExitStatus(os.CLD_EXITED, code))
 
 
-def test_a_command_under_init_that_is_killed(bare: Bare) -> None:
-    assert bare.shell("kill -9 $$", init=True).status == ExitStatus(os.CLD_EXITED, 137)
+def test_a_command_under_init_that_is_killed(unsupervised: Unsupervised) -> None:
+    assert unsupervised.shell("kill -9 $$", init=True).status == ExitStatus(os.CLD_EXITED, 137)
 
 
-def test_init_is_pid_1_and_its_own_session_is_the_commands(bare: Bare) -> None:
+def test_init_is_pid_1_and_its_own_session_is_the_commands(unsupervised: Unsupervised) -> None:
     script = "echo $$ $PPID; cut -d' ' -f6 /proc/self/stat; cat /proc/1/comm"
-    assert bare.shell(script, init=True).lines == ["2 1", "2", "init"]
+    assert unsupervised.shell(script, init=True).lines == ["2 1", "2", "init"]
 
 
-def test_the_command_of_init_has_no_signal_blocked_or_ignored(bare: Bare) -> None:
-    lines = bare.run("/bin/grep", "-E", "Sig(Blk|Ign)", "/proc/self/status", init=True).lines
+def test_the_command_of_init_has_no_signal_blocked_or_ignored(unsupervised: Unsupervised) -> None:
+    lines = unsupervised.run("/bin/grep", "-E", "Sig(Blk|Ign)", "/proc/self/status", init=True).lines
     assert lines == [f"SigBlk:\t{0:016x}", f"SigIgn:\t{0:016x}"]
 
 
-def test_init_reaps_orphans(bare: Bare) -> None:
+def test_init_reaps_orphans(unsupervised: Unsupervised) -> None:
     script = """
         (sleep 0 & echo $! >/tmp/orphan) ; orphan=$(cat /tmp/orphan)
         while [ -e /proc/$orphan ]; do :; done; echo gone
     """
-    assert bare.shell(script, init=True).lines == ["gone"]
+    assert unsupervised.shell(script, init=True).lines == ["gone"]
 
 
 class Running:
     """A container that runs in the process that made it."""
 
-    def __init__(self, bare: Bare, script: str, **fields: Any) -> None:
-        self.parked = bare.park("/bin/sh", "-c", script, **fields)
+    def __init__(self, unsupervised: Unsupervised, script: str, **fields: Any) -> None:
+        self.parked = unsupervised.park("/bin/sh", "-c", script, **fields)
         assert self.parked.wait_ready()
         self.outputs = self.parked.finish()
         report = self.parked.wait_executed()
@@ -365,24 +367,24 @@ class Running:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT, signal.SIGRTMIN + 3])
-def test_init_hands_signals_on(bare: Bare, number: int) -> None:
+def test_init_hands_signals_on(unsupervised: Unsupervised, number: int) -> None:
     def work() -> tuple[int, str]:
         running = Running(
-            bare, f"trap 'echo got; exit 5' {int(number)}; echo up; while :; do sleep 0.01; done", init=True
+            unsupervised, f"trap 'echo got; exit 5' {int(number)}; echo up; while :; do sleep 0.01; done", init=True
         )
         assert running.read_line() == "up\n"
         os.kill(running.parked.pid, number)
         ended = running.parked.end(running.outputs)
         return ended.status.exit_code, ended.stdout
 
-    assert bare.apart(work) == (5, "got\n")
+    assert unsupervised.apart(work) == (5, "got\n")
 
 
-def test_init_can_be_asked_to_stop(bare: Bare) -> None:
+def test_init_can_be_asked_to_stop(unsupervised: Unsupervised) -> None:
     """``engine stop`` kills at once what could not hear: init waits for every signal, so it hears."""
 
     def work() -> bool:
-        running = Running(bare, "echo up; sleep 1000", init=True)
+        running = Running(unsupervised, "echo up; sleep 1000", init=True)
         assert running.read_line() == "up\n"
         # Its state must have settled: between two signals they are blocked, while it waits they are not.
         wait_until(lambda: "State:\tS" in Path(f"/proc/{running.parked.pid}/status").read_text())
@@ -391,14 +393,14 @@ def test_init_can_be_asked_to_stop(bare: Bare) -> None:
         assert running.parked.end(running.outputs).status.exit_code == 128 + signal.SIGTERM
         return received
 
-    assert bare.apart(work)
+    assert unsupervised.apart(work)
 
 
-def test_init_holds_no_end_of_the_output(bare: Bare) -> None:
+def test_init_holds_no_end_of_the_output(unsupervised: Unsupervised) -> None:
     """The log ends when the command has closed its output, not when the container ends."""
 
     def work() -> None:
-        running = Running(bare, "echo x; exec >&- 2>&-; sleep 1000", init=True)
+        running = Running(unsupervised, "echo x; exec >&- 2>&-; sleep 1000", init=True)
         with os.fdopen(running.outputs[0]) as output:
             assert output.read() == "x\n"
         with os.fdopen(running.outputs[1]) as output:
@@ -406,16 +408,16 @@ def test_init_holds_no_end_of_the_output(bare: Bare) -> None:
         os.kill(running.parked.pid, signal.SIGKILL)
         running.parked.wait()
 
-    bare.apart(work)
+    unsupervised.apart(work)
 
 
-def test_no_process_left_for_the_command_of_init(bare: Bare, leftovers: Traces) -> None:
+def test_no_process_left_for_the_command_of_init(unsupervised: Unsupervised, leftovers: Traces) -> None:
     group = Group(cgroups.detect(), unique())
     leftovers.groups.add(group.path)
     group.create()
     group.write("pids", "pids.max", 1)
     join = replaced(steps.JoinCgroups, steps.JoinCgroups(group.process_files()))
-    ended = bare.run("/bin/true", prepare=join, init=True)
+    ended = unsupervised.run("/bin/true", prepare=join, init=True)
     wait_until(group.remove)
     assert ended.error == (
         "cannot start alpha: start the command under init: resource temporarily unavailable (EAGAIN)"

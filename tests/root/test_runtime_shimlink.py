@@ -17,13 +17,14 @@ from tests.patience import PATIENCE
 
 from wherry.errors import InternalError
 from wherry.kernel.cgroups import Layout
+from wherry.runtime.exit_status import ExitStatus
 from wherry.runtime.plan import make_plan
 from wherry.runtime.spec import Spec
+from wherry.runtime.users import User
 from wherry.supervisor.children import Children
 from wherry.supervisor.request import CreateRequest
-from wherry.supervisor.shimlink import ExitStatus, ShimLink
+from wherry.supervisor.shimlink import ShimLink
 from wherry.supervisor.specgen import make_spec
-from wherry.supervisor.users import User
 
 pytestmark = pytest.mark.root
 T = TypeVar("T")

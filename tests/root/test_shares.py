@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from harness import Supervisor, wait_until
 
-from wherry.experiments import hogs, theory
+from wherry.experiments import cpu_windows, theory
 from wherry.experiments.lab import Lab
 from wherry.experiments.model import Settings
 from wherry.weights import weight_of_nice
@@ -46,7 +46,7 @@ def test_nice_values_of_containers_are_worth_their_weights(supervisor: Superviso
     nices = {f"nice{nice}": nice for nice in NICES}
     with Lab(supervisor.client, settings, "shares", lambda _spent, _what: None) as lab:
         for name, nice in nices.items():
-            lab.start(name, hogs.FOREVER, nice=nice, cpuset_cpus=PIN)
+            lab.start(name, cpu_windows.FOREVER, nice=nice, cpuset_cpus=PIN)
         shares_come_to_be(lab, nices)
         supervisor.client.update(lab.name("nice15"), nice=0)
         shares_come_to_be(lab, nices | {"nice15": 0})

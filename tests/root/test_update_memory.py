@@ -13,7 +13,7 @@ from harness import Supervisor, Traces, wait_until
 from wherry.errors import NotSupported
 
 if TYPE_CHECKING:
-    from wherry.wire.config import Changes
+    from wherry.client.config import Changes
 
 pytestmark = pytest.mark.root
 

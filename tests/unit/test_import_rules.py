@@ -1,4 +1,5 @@
-"""Imports run one way: kernel <- runtime <- shim, rootfs, memory, logs <- supervisor <- api; cli -> client -> http1.
+"""Imports run one way: kernel <- runtime <- shim; kernel <- storage, memory, logs; all these <- supervisor <- api <-
+daemon; client <- cli, experiments.
 
 Read from the syntax trees, so that imports inside functions and under TYPE_CHECKING count too.
 """
@@ -32,44 +33,44 @@ BOTH_SIDES = ("wherry", "wherry.errors", "wherry.defaults", "wherry.weights")
 
 # By longest prefix. "wherry" stands for the package's own __init__ alone, not for all below it.
 LAYERS = {
-    "wherry": layer("wherry.client", "wherry.wire", "wherry.errors", "wherry.defaults"),
+    "wherry": layer("wherry.client", "wherry.errors", "wherry.defaults"),
     "wherry.__main__": layer("wherry.cli"),
     "wherry.errors": layer(),
     "wherry.defaults": layer(),
     "wherry.weights": layer(),
-    "wherry.http1": layer(*BOTH_SIDES),
-    "wherry.wire": layer("wherry.http1", *BOTH_SIDES),
-    "wherry.client": layer("wherry.http1", "wherry.wire", *BOTH_SIDES),
-    "wherry.cli": layer("wherry.client", "wherry.wire", *BOTH_SIDES, third_party=("argcomplete",)),
+    "wherry.client": layer(*BOTH_SIDES),
+    "wherry.cli": layer("wherry.client", *BOTH_SIDES, third_party=("argcomplete",)),
     # The one command that is more than a front of the client.
-    "wherry.cli.experiment": layer("wherry.client", "wherry.cli", "wherry.experiments", *BOTH_SIDES),
+    **{
+        f"wherry.cli.{name}": layer(
+            "wherry.client", "wherry.cli", "wherry.experiments", *BOTH_SIDES, third_party=("rich",)
+        )
+        for name in ("experiment", "experiment_run", "experiment_output")
+    },
     "wherry.experiments.__main__": layer("wherry.cli"),
-    "wherry.experiments.terminal": layer("wherry.cli.terminal", "wherry.experiments", third_party=("rich",)),
     # What users copy: nothing but the public client.
-    "wherry.experiments": layer(
-        "wherry.client", "wherry.wire", *BOTH_SIDES, third_party=("jinja2", "matplotlib", "rich")
-    ),
+    "wherry.experiments": layer("wherry.client", *BOTH_SIDES, third_party=("jinja2", "matplotlib", "rich")),
     "wherry.kernel": layer("wherry.kernel.libc"),
     "wherry.runtime": layer("wherry.kernel", *BOTH_SIDES),
     "wherry.runtime.spec": layer("wherry.kernel", "wherry.runtime", *BOTH_SIDES, third_party=("msgspec",)),
     "wherry.runtime.seccomp": layer("wherry.kernel", "wherry.runtime", *BOTH_SIDES, third_party=("msgspec",)),
     "wherry.shim": layer("wherry.kernel", "wherry.runtime", *BOTH_SIDES),
-    "wherry.rootfs": layer("wherry.kernel", *BOTH_SIDES, third_party=("zstandard",)),
+    "wherry.storage": layer("wherry.kernel", *BOTH_SIDES, third_party=("zstandard",)),
     "wherry.logs": layer("wherry.kernel", *BOTH_SIDES),
     "wherry.memory": layer("wherry.kernel", *BOTH_SIDES),
     "wherry.supervisor": layer(
-        *("wherry.kernel", "wherry.runtime", "wherry.shim", "wherry.rootfs", "wherry.logs", "wherry.memory"),
+        *("wherry.kernel", "wherry.runtime", "wherry.shim", "wherry.storage", "wherry.logs", "wherry.memory"),
         *BOTH_SIDES,
         third_party=("msgspec",),
     ),
     # The composition root: the one place that puts the API on top of the supervisor.
-    "wherry.supervisor.main": layer(
-        *("wherry.kernel", "wherry.runtime", "wherry.shim", "wherry.rootfs", "wherry.logs", "wherry.memory"),
+    "wherry.daemon": layer(
+        *("wherry.kernel", "wherry.runtime", "wherry.shim", "wherry.storage", "wherry.logs", "wherry.memory"),
         *("wherry.supervisor", "wherry.api", *BOTH_SIDES),
         third_party=("aiohttp", "msgspec", "multidict"),
     ),
     "wherry.api": layer(
-        *("wherry.kernel", "wherry.runtime", "wherry.rootfs", "wherry.logs", "wherry.supervisor"),
+        *("wherry.kernel", "wherry.runtime", "wherry.storage", "wherry.logs", "wherry.supervisor"),
         *BOTH_SIDES,
         third_party=("aiohttp", "msgspec", "multidict"),
     ),
@@ -159,10 +160,13 @@ def _is_allowed(found: Import, own: str) -> bool:
     if target.partition(".")[0] != "wherry":
         top = target.partition(".")[0]
         return top in rules.third_party or (top in sys.stdlib_module_names and _may_call_c(top, found.importer))
-    if own == "wherry.cli" and target == "wherry.supervisor.main":
+    if own == "wherry.cli" and target == "wherry.daemon":
         return found.is_lazy  # the `supervisor` sub-command alone starts the server side
     if own == "wherry.kernel" and found.importer != "wherry.kernel":
-        return target == "wherry.kernel.libc"  # each file of kernel/ stands alone on libc
+        # Each file of kernel/ stands alone on libc; those of control groups are one facility.
+        return target == "wherry.kernel.libc" or all(
+            name.startswith("wherry.kernel.cgroup") for name in (target, found.importer)
+        )
     return _is_below(target, own) or any(_is_below(target, name) for name in rules.ours)
 
 
@@ -186,6 +190,11 @@ def test_the_package_holds_the_import_rules() -> None:
 
 def loaded_third_parties(source: Path, prefix: str) -> set[str]:
     """What is loaded from outside the standard library when the modules below ``prefix`` are."""
+    return loaded(source, prefix) - sys.stdlib_module_names - {"wherry"}
+
+
+def loaded(source: Path, prefix: str) -> set[str]:
+    """The top-level names of what the modules below ``prefix`` load."""
     graph: dict[str, set[str]] = {}
     for found in imports(source):
         if not found.is_lazy:
@@ -198,8 +207,13 @@ def loaded_third_parties(source: Path, prefix: str) -> set[str]:
         new = (graph.get(name, set()) | parents) - seen
         seen |= new
         waiting += new
-    tops = {name.partition(".")[0] for name in seen}
-    return tops - sys.stdlib_module_names - {"wherry"}
+    return {name.partition(".")[0] for name in seen}
+
+
+@pytest.mark.parametrize("part", ["wherry.kernel", "wherry.runtime", "wherry.shim"])
+def test_no_event_loop_is_loaded_without_a_supervisor(part: str) -> None:
+    """Its import takes as long as three starts."""
+    assert "asyncio" not in loaded(SOURCE, part)
 
 
 @pytest.mark.parametrize("part", ["wherry.kernel", "wherry.shim", "wherry.client"])
@@ -212,6 +226,13 @@ def test_a_third_party_loaded_by_way_of_others_is_found(tmp_path: Path) -> None:
     files = {"shim/main": shim, "runtime/launch": "from . import spec", "runtime/spec": "import msgspec"}
     write_package(tmp_path, {f"wherry/{name}.py": code for name, code in files.items()})
     assert loaded_third_parties(tmp_path, "wherry.shim") == {"msgspec"}
+
+
+def test_an_event_loop_loaded_by_way_of_others_is_found(tmp_path: Path) -> None:
+    write_package(
+        tmp_path, {"wherry/runtime/plan.py": "from . import users", "wherry/runtime/users.py": "import asyncio"}
+    )
+    assert "asyncio" in loaded(tmp_path, "wherry.runtime.plan")
 
 
 def write_package(source: Path, files: dict[str, str]) -> None:
@@ -236,9 +257,9 @@ FORBIDDEN = {
     "the supervisor imports the api": ("supervisor/engine", "from wherry.api import app"),
     "the api imports the client": ("api/app", "from wherry import client\nimport wherry.client"),
     "the cli imports the supervisor": ("cli/ps", "def f():\n    from wherry.supervisor import records"),
-    "the cli imports the composition root at once": ("cli/supervise", "from wherry.supervisor.main import serve"),
-    "the client imports the kernel": ("client", "from wherry.kernel.libc import call"),
-    "the client imports a third party": ("client", "import aiohttp"),
+    "the cli imports the composition root at once": ("cli/supervise", "from wherry.daemon import serve"),
+    "the client imports the kernel": ("client/client", "from wherry.kernel.libc import call"),
+    "the client imports a third party": ("client/client", "import aiohttp"),
     "logs import the runtime": ("logs/capture", "from wherry.runtime import spec"),
     "memory imports the supervisor": ("memory/bpf", "from wherry.supervisor import model"),
     "memory imports the logs": ("memory/bpf", "from wherry import logs\nimport wherry.logs"),
@@ -257,8 +278,8 @@ ALLOWED = {
     "kernel on libc": ("kernel/mounts", "import os\nfrom wherry.kernel.libc import call\nfrom . import libc"),
     "libc on ctypes": ("kernel/libc", "import ctypes"),
     "the runtime on the kernel": ("runtime/plan", "from ..kernel import mounts\nfrom wherry.errors import StartFailed"),
-    "the composition root on the api": ("supervisor/main", "from wherry.api import app\nimport aiohttp"),
-    "the sub-command on the composition root": ("cli/supervise", "def f():\n    import wherry.supervisor.main"),
+    "the composition root on the api": ("daemon", "from wherry.api import app\nimport aiohttp"),
+    "the sub-command on the composition root": ("cli/supervise", "def f():\n    import wherry.daemon"),
     "the version": ("cli/version", "from wherry import __version__"),
 }
 

@@ -48,10 +48,13 @@ class Guest:
     is tried again, a guest that dies later is not.
     """
 
-    def __init__(self, kernel: str, module: Path, *, parallel: bool = False, options: str = "") -> None:
+    def __init__(
+        self, kernel: str, module: Path | None, *, parallel: bool = False, options: str = "", cpus: int = 2
+    ) -> None:
         self.kernel = kernel
         self._parallel = parallel
         self._options = options
+        self._cpus = cpus
         self._directory = Path(tempfile.mkdtemp(prefix="wherry-guest-"))
         self._said = self._directory / "said"
         self._buffer = b""
@@ -154,7 +157,7 @@ class Guest:
             # A test run that is killed leaves no emulator. The signal comes when the thread that has started it ends.
             *"setpriv --pdeathsig KILL --".split(),
             *"qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot -M q35 -cpu max".split(),
-            *f"-accel tcg,thread={mode} -smp 2 -m 2048 -kernel".split(),
+            *f"-accel tcg,thread={mode} -smp {self._cpus} -m 2048 -kernel".split(),
             kernels.vmlinux(self.kernel),
             "-initrd",
             self._directory / "initrd",

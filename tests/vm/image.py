@@ -86,8 +86,8 @@ _APPLETS = (
 ).split()
 
 
-def build(name: str, module: Path, to: Path) -> None:
-    """Write the initramfs for one kernel with ``module`` at /monitor.ko."""
+def build(name: str, module: Path | None, to: Path) -> None:
+    """Write the initramfs for one kernel with ``module``, if there is one, at /monitor.ko."""
     with to.open("wb") as file:
         with _base().open("rb") as base:
             while chunk := base.read(1 << 20):
@@ -95,7 +95,8 @@ def build(name: str, module: Path, to: Path) -> None:
         archive = Archive(file)
         if name != kernels.DEBUG:  # which has no overlayfs: no test of the engine runs there
             archive.file("overlay.ko", kernels.overlay_module(name))
-        archive.file("monitor.ko", _without_debug_information(module))
+        if module is not None:
+            archive.file("monitor.ko", _without_debug_information(module))
         # With its byte code: compiling the package for each call of the CLI would take a guest longer than running it.
         compileall.compile_dir(REPOSITORY / "src", quiet=1)
         archive.tree(REPOSITORY / "src", f"{INSIDE}/src")
@@ -103,8 +104,8 @@ def build(name: str, module: Path, to: Path) -> None:
             archive.tree(REPOSITORY / folder, f"{INSIDE}/{folder}", frozenset({"__pycache__"}))
         archive.copy(REPOSITORY / "pyproject.toml", f"{INSIDE}/pyproject.toml")
         archive.tree(REPOSITORY / "build/rootfs", f"{INSIDE}/build/rootfs")
-        archive.copy(REPOSITORY / "build/workloads/memory_grow", f"{INSIDE}/build/workloads/memory_grow")
-        archive.copy(REPOSITORY / "build/workloads/memory_hostile", f"{INSIDE}/build/workloads/memory_hostile")
+        for workload in ("memory_grow", "memory_hostile", "memory_kinds"):
+            archive.copy(REPOSITORY / "build/workloads" / workload, f"{INSIDE}/build/workloads/{workload}")
         for attack in programs.IN_GUESTS:
             archive.copy(programs.kept(attack), f"{INSIDE}/build/attacks/{attack}")
         archive.copy(grow_program(), f"{INSIDE}/build/vm/grow")

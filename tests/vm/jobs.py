@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from tests.vm import kernels
 from tests.vm.guest import Guest
-from tests.vm.uml import DebugGuest
+from tests.vm.uml import DebugGuest, UmlGuest
 
 # Races need virtual CPUs that run at the same time; 6.12 does not always survive that (see Guest).
 NOT_PARALLEL = frozenset({"6.12-amd64"})
@@ -27,14 +27,15 @@ _PASSED_ON = ("WHERRY_LOADS",)
 
 class Job(NamedTuple):
     """``tests`` are arguments of pytest. Jobs with the same kernel and ``part`` share a guest, in which they run in the
-    order of the tests. ``enforcers`` are those that tests/root/test_causes.py runs with; with kmod among them the
-    module is loaded for the job.
+    order of the tests; the first one says how many CPUs it has. ``enforcers`` are those that tests/root/test_causes.py
+    runs with; with kmod among them the module is loaded for the job.
     """
 
     kernel: str
     part: str
     tests: str
     enforcers: str = ""
+    cpus: int = 2
 
     def __str__(self) -> str:
         return f"{self.kernel}-{self.enforcers or self.part}"
@@ -57,10 +58,13 @@ class Job(NamedTuple):
         return said
 
 
-def boot(kernel: str, module: Path) -> Guest:
+def boot(kernel: str, module: Path | None, cpus: int = 2) -> Guest:
+    if kernel == kernels.UML:
+        return UmlGuest(kernel, None)
     if kernel == kernels.DEBUG:
+        assert module is not None
         return DebugGuest(kernel, module)
-    return Guest(kernel, module, parallel=kernel not in NOT_PARALLEL)
+    return Guest(kernel, module, parallel=kernel not in NOT_PARALLEL, cpus=cpus)
 
 
 class Outcome(NamedTuple):

@@ -14,8 +14,12 @@ REPOSITORY = Path(__file__).parents[2]
 KERNELS = REPOSITORY / "build/kernels"
 NAMES = ("amd64", "rt-amd64", "6.12-amd64")
 """Links in ``KERNELS``: Debian's flavours, whatever release of them was unpacked."""
+UML = "uml"
+"""Debian's User-Mode Linux: a program, three times as fast as an emulated kernel. It has control groups version 2 (but
+no cpuset) and one CPU; no BTF, no tracepoints, and the module is not built for it.
+"""
 DEBUG = "debug"
-"""The one of scripts/build-debug-kernel.sh: a program of its own, User-Mode Linux."""
+"""The one of scripts/build-debug-kernel.sh: User-Mode Linux as well."""
 
 
 def can_be_booted() -> bool:
@@ -23,7 +27,7 @@ def can_be_booted() -> bool:
 
 
 def are_unpacked() -> bool:
-    return all((KERNELS / name / "vmlinuz").exists() for name in NAMES)
+    return all((KERNELS / name / "vmlinuz").exists() for name in NAMES) and program(UML).exists()
 
 
 def release(name: str) -> str:
@@ -57,8 +61,9 @@ def _payload(image: bytes) -> bytes:
     return elf
 
 
-def debug_kernel() -> Path:
-    return KERNELS / DEBUG / "linux"
+def program(name: str) -> Path:
+    """The kernel that is a program: UML, DEBUG."""
+    return KERNELS / name / "linux"
 
 
 def overlay_module(name: str) -> bytes:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 from tests.vm.jobs import Guests, Job
+from tests.vm.kernels import UML
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(7200)]
 
@@ -18,32 +19,43 @@ KERNEL_LOG = "tests/root/test_kernel_log.py"
 MANY_DESCRIPTORS = "tests/root/test_many_descriptors.py::test_all_works_above_1023"
 CPU = "tests/root/test_cpu.py"
 CONTROL_GROUPS = [
-    "tests/root/test_memory_cgroup.py",
     "tests/root/test_options.py::test_limits_reach_the_control_group",
     "tests/root/test_privileges.py::test_the_number_of_processes_is_limited",
-    f"{CPU}::test_options_reach_the_control_group",
-    f"{CPU}::test_nice_is_changed_while_it_runs",
-    "tests/root/test_shares.py",
     "tests/root/test_peers.py",
     "'tests/root/test_update_memory.py::test_limits_are_raised_and_lowered[cgroup]'",
 ]
+ATTACKS = "tests/root/test_group_attacks.py"
+MEMORY_ATTACKS = f"{ATTACKS}::test_limits_of_memory_and_processes_hold {ATTACKS}::test_a_hard_limit_ends_what_is_frozen"
+NEED_CPUSET = ["test_limits_of_the_cpu_hold_and_are_changed", "test_containers_of_the_version_before_are_taken_over"]
+OTHER_ATTACKS = f"-m 'not host_variant' {ATTACKS} " + " ".join(f"--deselect {ATTACKS}::{each}" for each in NEED_CPUSET)
+CPUS = [
+    f"{CPU}::test_options_reach_the_control_group",
+    f"{CPU}::test_nice_is_changed_while_it_runs",
+    "tests/root/test_shares.py",
+    *(f"{ATTACKS}::{each}" for each in NEED_CPUSET),
+]
+CONTRACT = "tests/root/test_memory_contract.py tests/root/test_memory_contract_supervised.py -m 'not host_variant'"
 # What depends on the kernel: the signal, the map that is full, the sums.
 HOSTILE = "tests/root/test_memory_bpf_hostile.py -k 'every_process or saves_nobody or limit_dies or leaves_room'"
-ATTACKS = "tests/root/test_group_attacks.py -m 'not host_variant'"
 JOBS = {
     "module": Job("amd64", "engine", "tests/vm/inside/test_engine.py"),
     "ends-kmod": Job("amd64", "engine", f"{MATRIX} {UNSEEN} {HUGE_READ} {KERNEL_LOG} {MANY_DESCRIPTORS}", "kmod"),
-    "ends-cgroup": Job("amd64", "enforcers", f"{MATRIX} {UNSEEN} {KERNEL_LOG} {MANY_DESCRIPTORS}", "cgroup"),
+    "ends-cgroup": Job(UML, "engine", f"{MATRIX} {UNSEEN} {KERNEL_LOG} {MANY_DESCRIPTORS}", "cgroup"),
     "ends-bpf": Job("amd64", "enforcers", MATRIX, "bpf"),
     "ends-bpf-rt": Job("rt-amd64", "module", HUGE_READ, "bpf"),
     "ends-bpf-6.12": Job("6.12-amd64", "module", MATRIX, "bpf"),
+    "attacks-bpf": Job("amd64", "enforcers", MEMORY_ATTACKS, "bpf"),
+    "attacks-cgroup": Job(UML, "attacks", OTHER_ATTACKS, "cgroup"),
+    "stops": Job(UML, "attacks", "-m 'not host_variant and not docker' tests/root/test_stop_times.py", "cgroup"),
+    "control-groups": Job(UML, "engine", " ".join(CONTROL_GROUPS)),
+    "memory-cgroup": Job("amd64", "enforcers", "tests/root/test_memory_cgroup.py", "cgroup"),
+    "cpus": Job("amd64", "enforcers", " ".join(CPUS), "cgroup"),
     "hostile-bpf": Job("amd64", "enforcers", HOSTILE),
     "hostile-bpf-rt": Job("rt-amd64", "module", HOSTILE),
     "hostile-bpf-6.12": Job("6.12-amd64", "module", HOSTILE),
-    "attacks-limits": Job("amd64", "attacks", f"{ATTACKS} -k 'limit or escapes'", "bpf cgroup"),
-    "attacks-ends": Job("amd64", "attacks", f"{ATTACKS} -k 'not limit and not escapes'", "cgroup"),
-    "stops": Job("amd64", "attacks", "-m 'not host_variant and not docker' tests/root/test_stop_times.py", "cgroup"),
-    "control-groups": Job("amd64", "enforcers", " ".join(CONTROL_GROUPS)),
+    "contract-kmod": Job("amd64", "contract", CONTRACT, "kmod"),
+    "contract-cgroup": Job("amd64", "contract", CONTRACT, "cgroup"),
+    "soft-limits": Job("amd64", "contract", "tests/root/test_soft_limits.py", "bpf cgroup"),
 }
 
 

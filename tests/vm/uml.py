@@ -1,24 +1,63 @@
-"""The debugging kernel, which is a program: User-Mode Linux with KASAN, lockdep and kmemleak. Needs root."""
+"""Kernels that are programs: User-Mode Linux, Debian's own and one with KASAN, lockdep and kmemleak. Needs root."""
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
+from pathlib import Path
 
 from tests.vm import kernels
 from tests.vm.guest import Guest
 
 KMEMLEAK = "/sys/kernel/debug/kmemleak"
-# noreboot: else a panic would run the program anew. Notes of who allocated what, but no poison and no red zones of
-# SLUB's own: KASAN sees more.
+# noreboot: else a panic would run the program anew.
 _COMMAND_LINE = (
-    "mem=2048M noreboot quiet loglevel=4 panic=-1 oops=panic log_buf_len=8M slub_debug=U,kmalloc-*"
-    " con=null con0=null,fd:1 ssl=null"
+    "mem=2048M noreboot quiet loglevel=4 panic=-1 oops=panic log_buf_len=8M con=null con0=null,fd:1 ssl=null"
 )
+# Notes of who allocated what, but no poison and no red zones of SLUB's own: KASAN sees more.
+_DEBUG_OPTIONS = "slub_debug=U,kmalloc-*"
 
 
-class DebugGuest(Guest):
+class UmlGuest(Guest):
     """A guest like the others, with the console on its standard output and ttyS1 a socket that it inherits."""
+
+    def cpu_seconds(self) -> float:
+        """Of all of its processes, each of which is one out here: those of a pid namespace of their own."""
+        return sum(map(_cpu_seconds_with_children, self._processes()))
+
+    def _processes(self) -> list[int]:
+        """``setpriv`` has become ``unshare``, whose child is the kernel; it reaps the rest."""
+        pid = self._process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [pid, *map(int, children)]
+
+    def _start(self) -> None:
+        self._connection, theirs = socket.socketpair()
+        with theirs, (self._directory / "console").open("wb") as console, self._said.open("wb") as said:
+            self._process = subprocess.Popen(
+                self._program(theirs.fileno()),
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=said,
+                pass_fds=[theirs.fileno()],
+            )
+
+    def _program(self, line: int) -> list[str]:
+        """A pid namespace takes all of its processes along."""
+        directories = f"uml_dir={self._directory} umid=guest initrd={self._directory}/initrd"
+        return [
+            *"setpriv --pdeathsig KILL -- unshare --pid --fork --kill-child --".split(),
+            str(kernels.program(self.kernel)),
+            *f"{_COMMAND_LINE} {directories} ssl1=fd:{line} {self._options}".split(),
+        ]
+
+
+class DebugGuest(UmlGuest):
+    """One that complains of what its detectors find."""
+
+    def __init__(self, kernel: str, module: Path) -> None:
+        super().__init__(kernel, module, options=_DEBUG_OPTIONS)
 
     def complaints(self) -> list[str]:
         return super().complaints() + self.unreferenced() + self._lockdep_is_off()
@@ -44,22 +83,8 @@ class DebugGuest(Guest):
         super()._boot_until_ready()
         self.run("dmesg -c >/dev/null; echo 'Run /init: tests from here on' >/dev/kmsg")
 
-    def _start(self) -> None:
-        self._connection, theirs = socket.socketpair()
-        with theirs, (self._directory / "console").open("wb") as console, self._said.open("wb") as said:
-            self._process = subprocess.Popen(
-                self._program(theirs.fileno()),
-                stdin=subprocess.DEVNULL,
-                stdout=console,
-                stderr=said,
-                pass_fds=[theirs.fileno()],
-            )
 
-    def _program(self, line: int) -> list[str]:
-        """Each process in there is one out here: a pid namespace takes them all along."""
-        directories = f"uml_dir={self._directory} umid=guest initrd={self._directory}/initrd"
-        return [
-            *"setpriv --pdeathsig KILL -- unshare --pid --fork --kill-child --".split(),
-            str(kernels.debug_kernel()),
-            *f"{_COMMAND_LINE} {directories} ssl1=fd:{line} {self._options}".split(),
-        ]
+def _cpu_seconds_with_children(pid: int) -> float:
+    """utime, stime, and the same of children that were waited for: proc(5)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")

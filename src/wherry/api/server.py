@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
-from wherry.api import attach, containers, disk, events, images, stats, streams, system, unix_socket, updates
-from wherry.api.connection import HttpServer
-from wherry.api.lifetime import Lifetime
-from wherry.api.peers import Peers
-from wherry.api.ports import Engine
-from wherry.api.replies import Replies
-from wherry.api.router import Router, Routes
+from wherry.api.handlers import attach, containers, disk, events, images, log_streams, stats, system, updates
+from wherry.api.http import unix_socket
+from wherry.api.http.connection import HttpServer
+from wherry.api.http.lifetime import Lifetime
+from wherry.api.http.peers import Peers
+from wherry.api.http.replies import Replies
+from wherry.api.http.router import Router, Routes
+from wherry.api.needs import Engine
 
 ROUTES: Routes = {
     ("_ping",): {"GET": system.ping, "HEAD": system.ping},
@@ -18,7 +19,7 @@ ROUTES: Routes = {
     ("info",): {"GET": system.info},
     ("events",): {"GET": events.stream},
     ("system", "df"): {"GET": disk.usage},
-    ("wherry", "run"): {"POST": streams.run},
+    ("wherry", "run"): {"POST": log_streams.run},
     ("wherry", "start"): {"POST": containers.start_again},
     ("images", "json"): {"GET": images.list_all},
     ("images", "*", "json"): {"GET": images.inspect},
@@ -32,7 +33,7 @@ ROUTES: Routes = {
     ("build", "prune"): {"POST": disk.prune_builds},
     ("containers", "*"): {"DELETE": containers.remove},
     ("containers", "*", "json"): {"GET": containers.inspect},
-    ("containers", "*", "logs"): {"GET": streams.read_logs},
+    ("containers", "*", "logs"): {"GET": log_streams.read_logs},
     ("containers", "*", "attach"): {"POST": attach.attach},
     ("containers", "*", "stats"): {"GET": stats.stats},
     ("containers", "*", "start"): {"POST": containers.start},

@@ -53,6 +53,8 @@ def examine(root: str) -> list[Finding]:
         _module,
         _bpf,
         _enforcer,
+        _soft_limits,
+        _backstop,
         _kernel_log,
         _autogroup,
         _io_weight,
@@ -166,6 +168,34 @@ def _enforcer(root: str) -> Finding:
         # Whether one really works only its self-test says, which the supervisor makes when it starts.
         return Finding(OK, "memory limits", f"candidates: {' '.join(candidates)} (engine info shows the one in use)")
     return Finding(WARNING, "memory limits", "nothing can hold them", "see kernel module, BPF and control groups above")
+
+
+def _soft_limits(root: str) -> Finding:
+    """What they do beside being told; all of it is of version 2, pressure also where that is mounted without
+    controllers.
+    """
+    version1, version2 = _hierarchies(root)
+    missing, fixes = [], []
+    if "memory" not in version2 or version1 & {"memory", "pids"}:
+        missing.append("--soft-action reclaim or throttle")
+        fixes.append("boot with systemd.unified_cgroup_hierarchy=1 (control groups version 2)")
+    has_tree = " - cgroup2 " in (_read(f"{root}/proc/self/mountinfo") or "")
+    if not has_tree or not os.path.exists(f"{root}/proc/pressure/memory"):
+        missing.append("memory-pressure events")
+        fixes.append("boot with psi=1" if has_tree else "mount a cgroup2 hierarchy")
+    if missing:
+        return Finding(WARNING, "soft limits", f"not on this host: {', '.join(missing)}", "; ".join(fixes))
+    return Finding(OK, "soft limits", "with actions and memory-pressure events")
+
+
+def _backstop(root: str) -> Finding:
+    """What counts for a hard limit that sums the resident memory of processes, beside that."""
+    subject = "memory backstop"
+    if "memory" in set.union(*_hierarchies(root)):
+        return Finding(OK, subject, "a memory group stands behind every hard limit")
+    missed = "files of tmpfs and memfd that are not mapped, page tables, swap, buffers of sockets and pipes"
+    found = f"no backstop: hard limits count resident memory only, not {missed}, other kernel memory"
+    return Finding(WARNING, subject, found, "boot with cgroup_enable=memory")
 
 
 def _kernel_log(root: str) -> Finding:

@@ -37,12 +37,12 @@ def nices(text: str) -> tuple[int, ...]:
 
 
 def experiment(args: Namespace) -> int:
-    from wherry.experiments import command  # noqa: PLC0415
+    from wherry.cli import experiment_run  # noqa: PLC0415
     from wherry.experiments.model import BadSettingsError  # noqa: PLC0415
 
     if args.action == "list":
-        return command.show_list()
-    request = command.Request(
+        return experiment_run.show_list()
+    request = experiment_run.Request(
         names=args.names,
         socket=args.socket,
         rootfs=args.rootfs,
@@ -54,7 +54,7 @@ def experiment(args: Namespace) -> int:
         as_json=args.json,
     )
     try:
-        return command.run(request)
+        return experiment_run.run(request)
     except BadSettingsError as error:
         terminal.complain(error)
         return 2

@@ -38,7 +38,7 @@ def _mib(size: int | None) -> str:
     return f"{size / _MIB:.1f}".removesuffix(".0")
 
 
-_WORDS = {"hard_limit": "hard limit", "oom": "out of memory"}
+_WORDS = {"hard_limit": "hard limit", "oom": "out of memory", "limit_lost": "memory limit lost"}
 """Reasons that leave nothing to say of the exit code: it is 137."""
 
 

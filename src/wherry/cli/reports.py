@@ -80,6 +80,7 @@ def info(args: Namespace) -> int:
         ),
         "Prepared ahead": ours.get("Spares"),
         "Memory limits by": _enforcer(ours),
+        "Backstop": _backstop(ours),
         "Cgroups": f"v{ours.get('CgroupVersion', '?')}, below {ours.get('CgroupParent', '?')}",
         "Disk": _disk(ours.get("Disk") or {}),
         "Kernel": about.get("KernelVersion"),
@@ -106,8 +107,19 @@ def _enforcer(ours: Mapping[str, Any]) -> str:
     refused = [f"{name} not taken: {reason}" for name, reason in (ours.get("EnforcersRefused") or {}).items()]
     if lost := ours.get("EnforcerDropped"):
         refused.append(f"{lost} events or processes lost for want of room")
+    if drift := ours.get("EnforcerDrift"):
+        refused.append(f"counts {drift:+,} bytes beside what the kernel shows of {ours.get('EnforcerDriftOf')}")
     name = ours.get("Enforcer", "?") or "nobody"
     return f"{name} ({'; '.join(refused)})" if refused else str(name)
+
+
+def _backstop(ours: Mapping[str, Any]) -> str | None:
+    """What stands behind a hard limit, and what it is blind to."""
+    if "Backstop" not in ours:
+        return None
+    behind = "the containers' memory groups" if ours["Backstop"] else "no backstop (no memory controller)"
+    missed = ", ".join(ours.get("NotCounted") or ())
+    return f"{behind}; hard limits do not count {missed}" if missed else behind
 
 
 def _lines(rows: Mapping[str, object]) -> str:

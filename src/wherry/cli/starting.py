@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from wherry.cli.parser import Namespace, Parser
     from wherry.client import StartedContainer
-    from wherry.wire.config import Options
+    from wherry.client.config import Options
 
 USAGE = "%(prog)s [OPTIONS] NAME ROOTFS COMMAND [ARG...] [LONG OPTIONS]"
 START_USAGE = f"{USAGE}\n       %(prog)s NAME"
@@ -48,7 +48,11 @@ command line is wrong; 126 COMMAND cannot be executed; 127 COMMAND was not found
 """
 
 
-_MEMORY_ENDS = {"hard_limit": "ended at its hard memory limit", "oom": "ended by the kernel's OOM killer"}
+_MEMORY_ENDS = {
+    "hard_limit": "ended at its hard memory limit",
+    "oom": "ended by the kernel's OOM killer",
+    "limit_lost": "killed: its hard memory limit could not be held any more after a take-over",
+}
 """What an exit code of 137 does not say."""
 
 
@@ -78,6 +82,9 @@ def _add(parser: Parser, description: str) -> None:
     parser.group("limits")
     parser.option("--soft-mib", metavar="N", type=values.mib, help="memory of all processes, told when crossed")
     parser.option("--hard-mib", metavar="N", type=values.mib, help="memory of all processes that ends it")
+    about_action = "at the soft limit, beside being told: none, reclaim, or throttle (version 2 of control groups)"
+    actions = ["none", "reclaim", "throttle"]
+    parser.option("--soft-action", metavar="ACTION", choices=actions, help=about_action)
     about_memory = "what the control group may be charged, page cache included (docker's, such as 64m)"
     parser.option("-m", "--memory", metavar="SIZE", type=values.size, help=about_memory)
     about_reservation = "control group memory that is reclaimed last"
@@ -200,6 +207,7 @@ def _options(args: Namespace) -> Options:
     return {
         "soft_mib": args.soft_mib,
         "hard_mib": args.hard_mib,
+        "soft_action": args.soft_action,
         "memory": args.memory,
         "memory_reservation": args.memory_reservation,
         "memory_swap": args.memory_swap,

@@ -47,7 +47,7 @@ def add_supervisor(parser: Parser) -> None:
 
 
 def supervise(args: Namespace) -> int:
-    from wherry.supervisor.main import check, run_supervisor  # noqa: PLC0415
+    from wherry.daemon import check, run_supervisor  # noqa: PLC0415
 
     rootfs = None if args.rootfs is None else absolute(args.rootfs, "ROOTFS")
     socket = absolute(socket_path(args.socket), "--socket")

@@ -10,7 +10,7 @@ from wherry.client import Client
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from wherry.cli.parser import Namespace, Parser
-    from wherry.wire.config import Changes
+    from wherry.client.config import Changes
 
 
 def add_update(parser: Parser) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wherry.cli.parser import BadValue
 from wherry.client import MAX_MIB
-from wherry.wire.arguments import parse_size
+from wherry.client.arguments import parse_size
 
 _DIGITS = frozenset("0123456789")
 

@@ -10,10 +10,10 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from wherry.experiments import disturbance, hogs, theory
+from wherry.experiments import cpu_windows, disturbance, theory
 from wherry.experiments.lab import Sample
+from wherry.experiments.machine import autogroup_is_on, own_cpu_group
 from wherry.experiments.model import Conclusion, Data, Plot, Series, Settings, Table
-from wherry.experiments.setup import autogroup_is_on, own_cpu_group
 
 if TYPE_CHECKING:
     from wherry.experiments.lab import Lab
@@ -27,7 +27,7 @@ _PROCESS, _CONTAINER, _BARE = (
     "no container, two sessions",
 )
 _BURN = "while True: pass"
-_BY_ITSELF = ["/bin/sh", "-c", f"renice -n {_NICE} -p $$ >/dev/null; exec {' '.join(hogs.FOREVER)}"]
+_BY_ITSELF = ["/bin/sh", "-c", f"renice -n {_NICE} -p $$ >/dev/null; exec {' '.join(cpu_windows.FOREVER)}"]
 
 
 class Autogroup:
@@ -48,19 +48,19 @@ class Autogroup:
         pass
 
     def duration(self, settings: Settings) -> float:
-        return 3 * (hogs.WARM_UP + (settings.seconds or _SECONDS) * settings.repeat + 0.3)
+        return 3 * (cpu_windows.WARM_UP + (settings.seconds or _SECONDS) * settings.repeat + 0.3)
 
     def measure(self, lab: Lab, data: Data) -> None:
         data |= {"seconds": lab.settings.seconds or _SECONDS, "arrangements": {}}
         data |= {"autogroup": autogroup_is_on(), "own group": own_cpu_group()}
         pin = str(lab.settings.cpu)
         lab.doing(_PROCESS)
-        lab.start("nice0", hogs.FOREVER, cpuset_cpus=pin)
+        lab.start("nice0", cpu_windows.FOREVER, cpuset_cpus=pin)
         lab.start("nice15", _BY_ITSELF, cpuset_cpus=pin)
         self._windows(lab, data, _PROCESS, _EQUAL)
         lab.doing(_CONTAINER)
-        lab.start("nice0", hogs.FOREVER, cpuset_cpus=pin)
-        lab.start("nice15", hogs.FOREVER, cpuset_cpus=pin, nice=_NICE)
+        lab.start("nice0", cpu_windows.FOREVER, cpuset_cpus=pin)
+        lab.start("nice15", cpu_windows.FOREVER, cpuset_cpus=pin, nice=_NICE)
         self._windows(lab, data, _CONTAINER, _FAVOURED)
         lab.doing(_BARE)
         grouped = data["autogroup"] and data["own group"] == "/"
@@ -69,16 +69,16 @@ class Autogroup:
     @staticmethod
     def _windows(lab: Lab, data: Data, arrangement: str, weights: dict[str, float]) -> None:
         found = data["arrangements"][arrangement] = {"weights": weights}
-        hogs.settle(lab)
-        hogs.measure_windows(lab, list(weights), found, data["seconds"], lab.settings.repeat)
+        cpu_windows.settle(lab)
+        cpu_windows.measure_windows(lab, list(weights), found, data["seconds"], lab.settings.repeat)
         lab.remove(weights)
 
     @staticmethod
     def _bare(lab: Lab, data: Data, weights: dict[str, float]) -> None:
         found = data["arrangements"][_BARE] = {"weights": weights}
         with _sessions({"nice0": 0, "nice15": _NICE}, lab.settings.cpu) as pids:
-            hogs.settle(lab)
-            hogs.measure_windows(
+            cpu_windows.settle(lab)
+            cpu_windows.measure_windows(
                 lab, list(pids), found, data["seconds"], lab.settings.repeat, sample=lambda: _sample(pids)
             )
 
@@ -86,7 +86,7 @@ class Autogroup:
         measured = {name: each for name, each in data.get("arrangements", {}).items() if each.get("windows")}
         if not measured:
             return Conclusion(noise=["Interrupted before the first window was over: nothing was measured."])
-        spreads = {name: hogs.share_spreads(each["windows"])["nice15"] for name, each in measured.items()}
+        spreads = {name: cpu_windows.share_spreads(each["windows"])["nice15"] for name, each in measured.items()}
         predicted = {name: theory.shares(each["weights"])["nice15"] for name, each in measured.items()}
         rows = [(name, predicted[name], *spreads[name], spreads[name][0] - predicted[name]) for name in measured]
         columns = ("ARRANGEMENT", "PREDICTED %", "MEASURED %", "LEAST %", "GREATEST %", "ERROR POINTS")
@@ -94,7 +94,7 @@ class Autogroup:
         against = {
             name: disturbance.of_windows(each["windows"], each.get("others", [])) for name, each in measured.items()
         }
-        noise = [hogs.repeats(first["windows"], data["seconds"])]
+        noise = [cpu_windows.repeats(first["windows"], data["seconds"])]
         noise += [sentence for each in measured.values() for sentence in disturbance.repeated(each)]
         return Conclusion(
             tables=[Table(title="Share of the one with nice 15", columns=columns, rows=rows, bar="MEASURED %")],

@@ -7,7 +7,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from wherry.experiments import disturbance, hogs, theory
+from wherry.experiments import cpu_windows, disturbance, theory
 from wherry.experiments.model import Conclusion, Data, Plot, Series, Settings, Table
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class CpuVsIo:
     def measure(self, lab: Lab, data: Data) -> None:
         seconds = lab.settings.seconds or _SECONDS
         lab.doing("measuring out the work")
-        rounds = hogs.rounds_for(lab, seconds)
+        rounds = cpu_windows.rounds_for(lab, seconds)
         data |= {"runs": [], "alone": seconds}
         kinds: dict[str, tuple[int | None, int, bool]] = {
             _ALONE_IO: (None, 0, True),
@@ -78,7 +78,7 @@ class CpuVsIo:
             lab.wait("hog")
         seconds = time.monotonic() - began
         of_pulse = lab.sample(["pulse"]).cpu_ns["pulse"] / 1e9 if pulse else 0.0
-        done = None if rounds is None else hogs.done(lab, "hog")
+        done = None if rounds is None else cpu_windows.done(lab, "hog")
         run = {
             "what": what,
             "seconds": seconds,

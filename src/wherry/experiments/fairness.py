@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from wherry.experiments import disturbance, hogs, theory
+from wherry.experiments import cpu_windows, disturbance, theory
 from wherry.experiments.model import Conclusion, Data, Plot, Series, Settings, Table
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Fairness:
 
     def duration(self, settings: Settings) -> float:
         starts = 0.03 * sum(_COUNTS)
-        return starts + len(_COUNTS) * (hogs.WARM_UP + (settings.seconds or _SECONDS) * settings.repeat)
+        return starts + len(_COUNTS) * (cpu_windows.WARM_UP + (settings.seconds or _SECONDS) * settings.repeat)
 
     def measure(self, lab: Lab, data: Data) -> None:
         data |= {"seconds": lab.settings.seconds or _SECONDS, "runs": {}}
@@ -40,11 +40,11 @@ class Fairness:
             names = [f"hog{number + 1}" for number in range(count)]
             lab.doing(f"{count} containers")
             for name in names:
-                lab.start(name, hogs.FOREVER, cpuset_cpus=str(lab.settings.cpu))
-            hogs.settle(lab)
+                lab.start(name, cpu_windows.FOREVER, cpuset_cpus=str(lab.settings.cpu))
+            cpu_windows.settle(lab)
             found: Data = {}
             data["runs"][str(count)] = found
-            hogs.measure_windows(lab, names, found, data["seconds"], lab.settings.repeat)
+            cpu_windows.measure_windows(lab, names, found, data["seconds"], lab.settings.repeat)
             lab.remove(names)
 
     def conclude(self, data: Data) -> Conclusion:
@@ -57,7 +57,7 @@ class Fairness:
         against = {
             count: disturbance.of_windows(runs[count], data["runs"][str(count)].get("others", [])) for count in runs
         }
-        noise = [hogs.repeats(next(iter(runs.values())), data["seconds"])]
+        noise = [cpu_windows.repeats(next(iter(runs.values())), data["seconds"])]
         noise += [each for found in data["runs"].values() for each in disturbance.repeated(found)]
         return Conclusion(
             tables=[Table(title="Jain's fairness index", columns=columns, rows=rows, bar="JAIN")],
@@ -75,7 +75,7 @@ class _Summary:
 
     def __init__(self, count: int, windows: list[dict[str, float]]) -> None:
         self.index = theory.spread([theory.jain(list(window.values())) for window in windows])
-        self.shares = sorted(median for median, _, _ in hogs.share_spreads(windows).values())
+        self.shares = sorted(median for median, _, _ in cpu_windows.share_spreads(windows).values())
         self.least, self.greatest = self.shares[0], self.shares[-1]
         self.fair = 100 / count
 

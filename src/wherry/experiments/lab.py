@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from wherry.client import Client
-    from wherry.wire.config import Options
+    from wherry.client.config import Options
 
 LABEL = "wherry.experiment"
 

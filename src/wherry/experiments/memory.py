@@ -18,8 +18,8 @@ from wherry import errors
 from wherry.client import Client
 from wherry.experiments import disturbance, theory
 from wherry.experiments.lab import Lab
+from wherry.experiments.machine import online_cpus
 from wherry.experiments.model import Conclusion, Data, Mark, Plot, Series, Settings, Table
-from wherry.experiments.setup import online_cpus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from wherry.experiments import disturbance, hogs, theory
+from wherry.experiments import cpu_windows, disturbance, theory
+from wherry.experiments.machine import online_cpus
 from wherry.experiments.model import BadSettingsError, Conclusion, Data, Plot, Series, Settings, Table
-from wherry.experiments.setup import online_cpus
 from wherry.weights import weight_of_nice
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class NiceMulticore:
         low, high = sorted(settings.nices or _NICES)
         lab.doing("measuring out the work")
         alone = settings.seconds or _SECONDS
-        data |= {"alone": alone, "rounds": hogs.rounds_for(lab, alone)}
+        data |= {"alone": alone, "rounds": cpu_windows.rounds_for(lab, alone)}
         data |= {"cpus": cpus, "nices": [low, high], "runs": []}
         pairs = min(cpus, _MOST_CONTAINERS // 2)
         pair = {f"nice{low}": low, f"nice{high}": high}
@@ -75,7 +75,7 @@ class NiceMulticore:
             lab.start(name, ["/cpu_hog", "1000000", str(data["rounds"])], nice=nice, cpuset_cpus=pin)
         for name in nices:
             lab.wait(name)
-        done = {name: hogs.done(lab, name) for name in nices}
+        done = {name: cpu_windows.done(lab, name) for name in nices}
         others = watch.others(own.seconds())
         lab.remove(nices)
         return {

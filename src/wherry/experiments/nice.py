@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from wherry.experiments import disturbance, hogs, theory
+from wherry.experiments import cpu_windows, disturbance, theory
 from wherry.experiments.model import BadSettingsError, Conclusion, Data, Mark, Plot, Series, Settings, Table
 from wherry.weights import weight_of_nice
 
@@ -42,7 +42,7 @@ class Nice:
             raise BadSettingsError(f"--nices: {len(nices)} values; this experiment needs 2 to {_MOST}")
 
     def duration(self, settings: Settings) -> float:
-        return hogs.WARM_UP + self._seconds(settings) * settings.repeat + self._after(settings) + 1
+        return cpu_windows.WARM_UP + self._seconds(settings) * settings.repeat + self._after(settings) + 1
 
     @staticmethod
     def _seconds(settings: Settings) -> float:
@@ -57,10 +57,12 @@ class Nice:
         data |= {"nices": nices, "seconds": self._seconds(settings)}
         lab.doing("starting containers")
         for name, nice in nices.items():
-            lab.start(name, hogs.FOREVER, nice=nice, cpuset_cpus=str(settings.cpu))
-        hogs.settle(lab)
-        hogs.measure_windows(lab, list(nices), data, self._seconds(settings), settings.repeat, step=hogs.STEP)
-        data["work"] = hogs.work_rates(lab, list(nices))
+            lab.start(name, cpu_windows.FOREVER, nice=nice, cpuset_cpus=str(settings.cpu))
+        cpu_windows.settle(lab)
+        cpu_windows.measure_windows(
+            lab, list(nices), data, self._seconds(settings), settings.repeat, step=cpu_windows.STEP
+        )
+        data["work"] = cpu_windows.work_rates(lab, list(nices))
         self._update(lab, data, nices)
 
     def _update(self, lab: Lab, data: Data, nices: dict[str, int]) -> None:
@@ -74,7 +76,7 @@ class Nice:
             lab.doing(f"{who}: nice {to} from now on")
             update = {"who": who, "nice": to, "was": nices[who], "at": last.at - data["began"]}
             data["update"] = update  # as soon as it is there: an interruption may come
-            end = hogs.follow(
+            end = cpu_windows.follow(
                 lab, partial(lab.sample, nices), last, self._after(lab.settings), data["timeline"], data["began"]
             )
             used = sum(end.since(last).values()) * (end.at - last.at)
@@ -89,13 +91,13 @@ class Nice:
             return Conclusion(noise=["Interrupted before the first window was over: nothing was measured."])
         nices: dict[str, int] = data["nices"]
         predicted = theory.shares({name: weight_of_nice(nice) for name, nice in nices.items()})
-        measured = hogs.share_spreads(windows)
+        measured = cpu_windows.share_spreads(windows)
         why = disturbance.of_windows(windows, data.get("others", []))
         conclusion = Conclusion(
             tables=[self._table(data, predicted, measured)],
             plots=[_shares_plot(nices, predicted, measured), _timeline_plot(data)],
             findings=disturbance.concluded(why, lambda: _findings(nices, predicted, measured)),
-            noise=[hogs.repeats(windows, data["seconds"]), *disturbance.repeated(data)],
+            noise=[cpu_windows.repeats(windows, data["seconds"]), *disturbance.repeated(data)],
         )
         if "update" in data:
             conclusion.findings.append(_update_finding(data))
@@ -150,7 +152,7 @@ def _shares_plot(
 def _timeline_plot(data: Data) -> Plot:
     series = []
     for name in data["nices"]:
-        middles, found = hogs.timeline_series(data["timeline"], name)
+        middles, found = cpu_windows.timeline_series(data["timeline"], name)
         series.append(Series(label=name, x=middles, y=found))
     marks = []
     text = "steady shares"
@@ -190,7 +192,7 @@ def _findings(
 def _update_finding(data: Data) -> str:
     change, nices = data["update"], data["nices"] | {data["update"]["who"]: data["update"]["nice"]}
     target = theory.shares({name: weight_of_nice(nice) for name, nice in nices.items()})[change["who"]]
-    took = hogs.first_at(data["timeline"], change["who"], target, 2 * _TOLERANCE, change["at"])
+    took = cpu_windows.first_at(data["timeline"], change["who"], target, 2 * _TOLERANCE, change["at"])
     what = f"After `update --nice {change['nice']}` on {change['who']} (was {change['was']})"
     if why := disturbance.by_others([change.get("others")]):
         return disturbance.inconclusive(why, what)

@@ -11,7 +11,7 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from wherry.experiments import files
+from wherry.experiments import atomic_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +58,7 @@ def render(plot: Plot, folder: str) -> bytes:
         png = _drawn(figure, "png", {"Software": None})
         svg = _drawn(figure, "svg", {"Date": None, "Creator": None})
     for form, content in (("png", png), ("svg", svg)):
-        files.replace(os.path.join(folder, f"{plot.name}.{form}"), content)
+        atomic_file.replace(os.path.join(folder, f"{plot.name}.{form}"), content)
     return svg
 
 

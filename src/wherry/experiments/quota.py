@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from wherry.experiments import disturbance, hogs, theory
+from wherry.experiments import cpu_windows, disturbance, theory
 from wherry.experiments.model import Conclusion, Data, Plot, Series, Settings, Table
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Quota:
         pass
 
     def duration(self, settings: Settings) -> float:
-        return len(_QUOTAS) * (hogs.WARM_UP + (settings.seconds or _SECONDS) * settings.repeat + 0.1)
+        return len(_QUOTAS) * (cpu_windows.WARM_UP + (settings.seconds or _SECONDS) * settings.repeat + 0.1)
 
     def measure(self, lab: Lab, data: Data) -> None:
         data |= {"seconds": lab.settings.seconds or _SECONDS, "runs": {}}
@@ -45,11 +45,11 @@ class Quota:
             found: Data = {}
             data["runs"][f"{quota:g}"] = found
             lab.doing(f"--cpus {quota:g}")
-            lab.start("hog", hogs.FOREVER, cpus=quota, cpuset_cpus=str(lab.settings.cpu))
-            hogs.settle(lab)
+            lab.start("hog", cpu_windows.FOREVER, cpus=quota, cpuset_cpus=str(lab.settings.cpu))
+            cpu_windows.settle(lab)
             before, began = _throttling(lab), time.monotonic()
             reason = partial(_against, quota, data["seconds"])
-            hogs.measure_windows(lab, ["hog"], found, data["seconds"], lab.settings.repeat, reason=reason)
+            cpu_windows.measure_windows(lab, ["hog"], found, data["seconds"], lab.settings.repeat, reason=reason)
             found |= {"span": time.monotonic() - began}
             found |= {name: value - before[name] for name, value in _throttling(lab).items()}
             lab.remove(["hog"])
@@ -79,7 +79,7 @@ class Quota:
             quota: _against(float(quota), data["seconds"], found["windows"], found.get("others", []))
             for quota, found in runs.items()
         }
-        noise = [hogs.repeats(first["windows"], data["seconds"])]
+        noise = [cpu_windows.repeats(first["windows"], data["seconds"])]
         noise += [each for found in runs.values() for each in disturbance.repeated(found)]
         return Conclusion(
             tables=[Table(title="CPU time under a quota", columns=columns, rows=rows, bar="MEASURED")],

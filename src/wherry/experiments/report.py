@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from wherry.experiments import files, numbers, plots
+from wherry.experiments import atomic_file, numbers, plots
 
 if TYPE_CHECKING:
     from wherry.experiments.model import Cell, Result, Table
@@ -40,7 +40,7 @@ class Report:
         """Raises OSError, ValueError for names that are no plain file names."""
         self._sections.append(_section(result, self._folder))
         page = _template().render(sections=self._sections)
-        files.replace(self.path, page.encode("utf-8", "backslashreplace"))
+        atomic_file.replace(self.path, page.encode("utf-8", "backslashreplace"))
 
 
 def write(results: Sequence[Result], folder: str) -> str:
@@ -53,7 +53,7 @@ def write(results: Sequence[Result], folder: str) -> str:
 
 def _section(result: Result, folder: str) -> dict[str, Any]:
     _checked(result.experiment)
-    files.replace(os.path.join(folder, f"{result.experiment}.json"), as_json(result).encode())
+    atomic_file.replace(os.path.join(folder, f"{result.experiment}.json"), as_json(result).encode())
     images = []
     for plot in result.conclusion.plots:
         _checked(plot.name)

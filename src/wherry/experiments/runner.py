@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from wherry import errors
-from wherry.experiments import hostload, setup
+from wherry.experiments import hostload, machine
 from wherry.experiments.lab import Lab
 from wherry.experiments.model import BadSettingsError, Conclusion, Data, Experiment, Result, Settings
 
@@ -36,8 +36,8 @@ ShowProgress = Callable[[Experiment, float], "AbstractContextManager[Progress]"]
 
 def check(experiments: list[Experiment], settings: Settings) -> None:
     """Raises BadSettingsError: nothing has been started then."""
-    if settings.cpu not in setup.online_cpus():
-        online = ", ".join(map(str, setup.online_cpus()))
+    if settings.cpu not in machine.online_cpus():
+        online = ", ".join(map(str, machine.online_cpus()))
         raise BadSettingsError(f"--cpu {settings.cpu}: there is no such CPU, online are {online}")
     if settings.seconds is not None and not 0.5 <= settings.seconds <= _SECONDS_MOST:
         raise BadSettingsError(f"--seconds {settings.seconds:g} is not between 0.5 and {_SECONDS_MOST:g}")
@@ -80,7 +80,7 @@ def run(client: Client, experiment: Experiment, settings: Settings, show: ShowPr
 
     Raises Unavailable when there is no supervisor to begin with.
     """
-    described = setup.describe(client)
+    described = machine.describe(client)
     result = Result(
         experiment=experiment.name,
         title=experiment.title,
@@ -89,7 +89,7 @@ def run(client: Client, experiment: Experiment, settings: Settings, show: ShowPr
         setup=described,
         settings=asdict(settings),
     )
-    busy = hostload.busy_share(setup.online_cpus(), _LOOK_SECONDS)
+    busy = hostload.busy_share(machine.online_cpus(), _LOOK_SECONDS)
     began = time.monotonic()
     name = f"{experiment.name}-{secrets.token_hex(3)}"
     with _terminating() as quiet, show(experiment, experiment.duration(settings)) as progress:

@@ -9,8 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from wherry.experiments import disturbance, theory
+from wherry.experiments.machine import online_cpus
 from wherry.experiments.model import Conclusion, Data, Plot, Series, Settings, Table
-from wherry.experiments.setup import online_cpus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,6 +6,7 @@ All functions raise OSError with the command's name; descriptors they return are
 from __future__ import annotations
 
 import errno
+import os
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -14,7 +15,8 @@ from wherry.kernel.libc import Buffer, call_error
 from wherry.kernel.libc import bpf as _bpf
 
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT, _PROG_LOAD = range(6)
-_TEST_RUN, _PROG_BY_ID, _RAW_TRACEPOINT_OPEN, _BTF_LOAD, _MAP_FREEZE = 10, 13, 17, 18, 22
+_OBJ_PIN, _OBJ_GET, _TEST_RUN, _PROG_BY_ID, _RAW_TRACEPOINT_OPEN, _BTF_LOAD, _MAP_FREEZE = 6, 7, 10, 13, 17, 18, 22
+_LINK_CREATE, _ITER_CREATE = 28, 33
 _NAMES = {
     _MAP_CREATE: "BPF_MAP_CREATE",
     _MAP_LOOKUP: "BPF_MAP_LOOKUP_ELEM",
@@ -22,6 +24,10 @@ _NAMES = {
     _MAP_DELETE: "BPF_MAP_DELETE_ELEM",
     _MAP_NEXT: "BPF_MAP_GET_NEXT_KEY",
     _PROG_LOAD: "BPF_PROG_LOAD",
+    _OBJ_PIN: "BPF_OBJ_PIN",
+    _OBJ_GET: "BPF_OBJ_GET",
+    _LINK_CREATE: "BPF_LINK_CREATE",
+    _ITER_CREATE: "BPF_ITER_CREATE",
     _TEST_RUN: "BPF_PROG_TEST_RUN",
     _PROG_BY_ID: "BPF_PROG_GET_FD_BY_ID",
     _RAW_TRACEPOINT_OPEN: "BPF_RAW_TRACEPOINT_OPEN",
@@ -34,7 +40,8 @@ HASH, ARRAY, PERCPU_ARRAY, RINGBUF = 1, 2, 6, 27
 # map_flags
 RDONLY_PROG, MMAPABLE = 1 << 7, 1 << 10
 # enum bpf_prog_type
-RAW_TRACEPOINT = 17
+RAW_TRACEPOINT, TRACING = 17, 26
+_TRACE_ITER = 28  # enum bpf_attach_type
 # flags of an update
 ANY, NOEXIST, EXIST = 0, 1, 2
 
@@ -131,6 +138,8 @@ class Program(NamedTuple):
     btf: int
     functions: Records
     relocations: Records
+    iterates: int = 0
+    """Of an iterator, the number of its ``bpf_iter_...`` function in the kernel's own BTF."""
 
 
 def load_program(program: Program, kind: int, *, with_log: bool = False) -> int:
@@ -151,10 +160,11 @@ def _load(program: Program, kind: int, log: Buffer | None) -> int:
     functions, relocations = Buffer(program.functions.content), Buffer(program.relocations.content)
     attributes = struct.pack("=IIQQ", kind, len(program.instructions) // 8, code.address, license_name.address)
     attributes += struct.pack("=IIQ", int(log is not None), _LOG_BYTES if log else 0, log.address if log else 0)
-    attributes += struct.pack("=II16sII", 0, 0, _name(program.name), 0, 0)
+    attach_type = _TRACE_ITER if program.iterates else 0
+    attributes += struct.pack("=II16sII", 0, 0, _name(program.name), 0, attach_type)
     attributes += struct.pack("=IIQI", program.btf, program.functions.size, functions.address, program.functions.number)
     attributes += struct.pack("=IQI", 0, 0, 0)  # no line information
-    attributes += struct.pack("=III", 0, 0, program.relocations.number)  # attach_btf_id, attach_prog_fd
+    attributes += struct.pack("=III", program.iterates, 0, program.relocations.number)  # attach_prog_fd is 0
     attributes += struct.pack("=QQI4x", 0, relocations.address, program.relocations.size)
     return _call(_PROG_LOAD, attributes)
 
@@ -185,3 +195,31 @@ def run_raw_tracepoint(program: int, *arguments: int) -> int:
         raise call_error(error.errno or 0, f"bpf {_NAMES[_TEST_RUN]}") from None
     (result,) = struct.unpack_from("=I", attributes.content, 4)
     return int(result)
+
+
+def iterate(program: int) -> bytes:
+    """Run an iterator over all that there is, here and now; returns what it has written."""
+    link = _call(_LINK_CREATE, struct.pack("=4IQI4x", program, 0, _TRACE_ITER, 0, 0, 0))
+    try:
+        iterator = _call(_ITER_CREATE, struct.pack("=II", link, 0))
+    finally:
+        os.close(link)
+    with open(iterator, "rb", buffering=0) as file:
+        return file.readall()
+
+
+def map_id(descriptor: int) -> int:
+    """A map's number, which no other one on this machine has had or gets before billions of others."""
+    with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("map_id:"))
+
+
+def pin(descriptor: int, path: str) -> None:
+    """Have a map, program or link live on by a name in a mounted bpffs, whoever closes it."""
+    name = Buffer(path.encode() + b"\0")
+    _call(_OBJ_PIN, struct.pack("=QI4x", name.address, descriptor))
+
+
+def open_pin(path: str) -> int:
+    name = Buffer(path.encode() + b"\0")
+    return _call(_OBJ_GET, struct.pack("=QI4x", name.address, 0))

@@ -8,13 +8,15 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+import sys
+from collections.abc import Iterator
 from enum import IntEnum, IntFlag
 from typing import NamedTuple, Self
 
 from wherry.kernel.libc import call_error
 
 DEVICE = "/dev/container_monitor"
-VERSION = 1
+VERSION = 2
 ID_MAX = 135
 """The longest id, in bytes."""
 
@@ -22,7 +24,7 @@ _ID_LEN, _COMM_LEN = 136, 16
 _VERSION = struct.Struct("=IIIIQ")
 _REGISTER = struct.Struct(f"=iIQQQ{_ID_LEN}s")
 _UPDATE = struct.Struct("=IIQQQ")
-_EVENT = struct.Struct(f"=QQQQQQIIIi{_COMM_LEN}s")
+_EVENT = struct.Struct(f"=IIQQQQQQIIiI{_COMM_LEN}s")
 _STATUS = struct.Struct(f"=QIIQQQQQIi{_EVENT.size}s{_ID_LEN}s")
 SIZES = {
     "version": _VERSION.size,
@@ -31,10 +33,10 @@ SIZES = {
     "event": _EVENT.size,
     "status": _STATUS.size,
 }
-"""Of the structures, as the module must have them."""
+"""Of the structures as we know them. A younger module knows longer ones, and takes and gives ours as well."""
 
 _NEXT = 1 << 0
-_READ_AT_ONCE = 64
+_READ_BYTES = 16384
 
 
 def _ioctl(direction: int, number: int, size: int) -> int:
@@ -77,13 +79,13 @@ class Version(NamedTuple):
 class Record(NamedTuple):
     """One crossing. Sizes in bytes, of the whole container; ``pid`` and ``comm`` are the process that crossed."""
 
+    type: int
     key: int
     time_ns: int
     rss_bytes: int
     limit_bytes: int
     peak_bytes: int
     dropped: int
-    type: int
     source: int
     processes: int
     pid: int
@@ -106,9 +108,17 @@ class Status(NamedTuple):
     id: str
 
 
-def _record(raw: bytes) -> Record:
-    *numbers, comm = _EVENT.unpack(raw)
+def _record(raw: bytes, at: int = 0) -> Record:
+    _size, *numbers, _reserved, comm = _EVENT.unpack_from(raw, at)
     return Record._make([*numbers, comm.rstrip(b"\0").decode(errors="replace")])
+
+
+def records(raw: bytes) -> Iterator[Record]:
+    """What one read(2) returned. Each record says how long it is: a younger module's may be longer than ours."""
+    at = 0
+    while at < len(raw):
+        yield _record(raw, at)
+        at += int.from_bytes(raw[at : at + 4], sys.byteorder)
 
 
 def _status(raw: bytes) -> Status:
@@ -172,18 +182,21 @@ class Monitor:
             return None
 
     def unregister(self, key: int) -> Status:
-        """Stop watching; nothing is told or killed any more when this returns. Raises FileNotFoundError."""
+        """Stop watching; nothing is told or killed any more when this returns, and its records are gone.
+
+        The figures are those of the last count. Raises FileNotFoundError.
+        """
         return self._status("UNREGISTER", UNREGISTER, key, 0)
 
     def read(self) -> list[Record]:
         """The records that wait, in order."""
-        records: list[Record] = []
+        found: list[Record] = []
         while True:
             try:
-                raw = os.read(self._descriptor, _EVENT.size * _READ_AT_ONCE)
+                raw = os.read(self._descriptor, _READ_BYTES)
             except BlockingIOError:
-                return records
-            records += [_record(raw[at : at + _EVENT.size]) for at in range(0, len(raw), _EVENT.size)]
+                return found
+            found += records(raw)
 
     def close(self) -> None:
         os.close(self._descriptor)

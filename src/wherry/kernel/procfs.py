@@ -63,6 +63,12 @@ def _waits_for_signals(path: str) -> bool:
         return False
 
 
+def start_ticks(pid: int) -> int:
+    """When a process was made, in clock ticks after boot (field "starttime" of /proc/PID/stat). Raises OSError."""
+    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+        return int(file.read().rpartition(")")[2].split()[19])
+
+
 _PF_EXITING = 0x4  # include/linux/sched.h; field "flags" of /proc/PID/stat
 
 

@@ -4,6 +4,32 @@
 (``kmod``, ``bpf``, ``cgroup``), with one function ``open_limiter``.
 """
 
-from wherry.memory.limiter import Event, Host, Kind, Limits, MemoryLimiter, Target, Unusable, Usage, Verdict, wall_clock
+from wherry.memory.limiter import (
+    Accuracy,
+    Alarm,
+    Event,
+    Host,
+    Kind,
+    Limits,
+    MemoryLimiter,
+    Target,
+    Unusable,
+    Usage,
+    Verdict,
+    wall_clock,
+)
 
-__all__ = ["Event", "Host", "Kind", "Limits", "MemoryLimiter", "Target", "Unusable", "Usage", "Verdict", "wall_clock"]
+__all__ = [
+    "Accuracy",
+    "Alarm",
+    "Event",
+    "Host",
+    "Kind",
+    "Limits",
+    "MemoryLimiter",
+    "Target",
+    "Unusable",
+    "Usage",
+    "Verdict",
+    "wall_clock",
+]

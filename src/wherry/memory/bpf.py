@@ -26,16 +26,30 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
-from wherry.kernel import bpf
+from wherry.kernel import bpf, procfs
 from wherry.kernel.libc import call_error, call_of
 from wherry.memory import bpf_layout as layout
 from wherry.memory.bpf_looks import Looks
 from wherry.memory.bpf_object import BpfObject
 from wherry.memory.bpf_programs import Programs
 from wherry.memory.bpf_ring import Ring
-from wherry.memory.limiter import Event, Host, Kind, Limits, Target, Unusable, Usage, Verdict, wall_clock
+from wherry.memory.limiter import (
+    Accuracy,
+    Alarm,
+    Event,
+    Host,
+    Kind,
+    Limits,
+    Target,
+    Unusable,
+    Usage,
+    Verdict,
+    shares_of_a_cpu,
+    wall_clock,
+)
 
 _OBJECT = Path(__file__).with_name("monitor.bpf.o")
+_KERNEL_TYPES = Path("/sys/kernel/btf/vmlinux")
 _PAGE = resource.getpagesize()
 _PREFIX = f"bpf{layout.VERSION}-"
 _MAPS = ("containers", "slots", "mms", "events", ".bss")
@@ -44,6 +58,8 @@ _MAX_PROCESSES = 65536
 _FEW_CPUS = 4
 """On so many, summing a counter costs no more than finding out whether it need not be summed."""
 _UNSEEN_PAGES = 16
+_TICKS = 100
+"""Clock ticks a second that the program knows of: without them it does not tell namespaces of one number apart."""
 _LINGER_SECONDS = 2.0
 """So long the programs stay attached when there is nothing to watch any more: containers often come one after another,
 and the kernel waits for all its CPUs when a tracepoint's last program goes and the next one comes at once.
@@ -143,11 +159,13 @@ class BpfLimiter:
     """See ``limiter.MemoryLimiter``."""
 
     name = "bpf"
+    accuracy = Accuracy(shares_of_a_cpu(), over_bytes=64 << 10)
 
     def __init__(self, loaded: BpfObject, programs: Programs) -> None:
         self._object = loaded
         self._maps = loaded.maps
         self._programs = programs
+        self.has_taken_over = programs.are_attached
         entries = loaded.layouts["containers"].entries
         self._containers = mmap.mmap(self._maps["containers"], entries * layout.CONTAINER_BYTES, mmap.MAP_SHARED)
         self._words = memoryview(self._containers).cast("q")
@@ -164,6 +182,7 @@ class BpfLimiter:
         self._hard_told: set[str] = set()
         self._untold = self._counter("untold")
         self._adopted = False
+        self._has_rearmed = False
         self._last_used = time.monotonic()
         for slot in range(entries):
             identity = self._identity(slot)
@@ -189,7 +208,8 @@ class BpfLimiter:
         slot, inode = self._free.popleft(), target.inode
         soft, hard, clear = _pages(limits)
         identity = bytes.fromhex(target.container_id)
-        state = layout.ContainerState(soft=soft, hard=hard, clear=clear, namespace=inode, id=identity)
+        born = procfs.start_ticks(target.pid) & 0xFFFFFFFF if os.sysconf("SC_CLK_TCK") == _TICKS else 0
+        state = layout.ContainerState(soft=soft, hard=hard, clear=clear, namespace=inode, born=born, id=identity)
         # Everything before the identity, and that before the key by which the program finds the element.
         self._containers[slot * layout.CONTAINER_BYTES : (slot + 1) * layout.CONTAINER_BYTES] = state.pack()
         try:
@@ -205,6 +225,39 @@ class BpfLimiter:
         self._slots[target.container_id] = self._found.pop(target.container_id)
         self.update(target.container_id, limits)
         self._adopted = True
+
+    def rearm(self, target: Target, limits: Limits) -> dict[str, int]:
+        kept = self.arm(target, limits)
+        at = self._slots[target.container_id] * layout.CONTAINER_BYTES + layout.WATCHING
+        self._containers[at : at + 4] = struct.pack("=I", 1)  # its first execve has been
+        self._has_rearmed = True
+        return kept
+
+    def take_stock(self) -> None:
+        if not self._has_rearmed:
+            return
+        try:
+            _load_maps(self._object)
+            program = self._object.load_iterator("task", _KERNEL_TYPES.read_bytes())
+        except (LookupError, Unusable) as error:
+            raise call_error(errno.ENOSYS, "iterate", str(error)) from None
+        try:
+            bpf.iterate(program)
+        finally:
+            os.close(program)
+        self._has_rearmed, self._adopted = False, True  # who is over its limit may be in no event
+
+    def alarm(self) -> Alarm:
+        return Alarm(
+            id=f"bpf map {bpf.map_id(self._maps['containers'])}",
+            array=f"{_PREFIX}containers",
+            wake=f"{_PREFIX}events",
+            stride=layout.CONTAINER_BYTES,
+            flag=layout.HARD_FIRED,
+        )
+
+    def alarm_of(self, container_id: str) -> int:
+        return self._slots[container_id]
 
     def sweep(self) -> None:
         for slot in self._found.values():

@@ -18,9 +18,9 @@ CONTAINER_BYTES = 256
 TOTAL, PEAK, PROCESSES, UNCOUNTED = range(0, 32, 8)
 SOFT, HARD, CLEAR = range(64, 88, 8)
 NAMESPACE, WATCHING, SOFT_FIRED, HARD_BEGUN, HARD_FIRED = range(88, 108, 4)
-SOFT_TIME = 112
+BORN, SOFT_TIME = 108, 112
 HARD_TIME, HARD_PAGES, HARD_LIMIT, HARD_COMM, HARD_PID, HARD_REASON, ID = 128, 136, 144, 152, 168, 172, 192
-_CONTAINER = struct.Struct("=4q32x3q5I4xQ8xQ2q16s2I16x32s32x")
+_CONTAINER = struct.Struct("=4q32x3q6IQ8xQ2q16s2I16x32s32x")
 
 KIND_SOFT, KIND_SOFT_CLEARED, KIND_HARD, KIND_OOM_KILL = range(1, 5)
 REASON_CROSSED, REASON_UNCOUNTED = range(2)
@@ -48,6 +48,7 @@ class ContainerState(NamedTuple):
     soft_fired: int = 0
     hard_begun: int = 0
     hard_fired: int = 0
+    born: int = 0
     soft_time: int = 0
     hard_time: int = 0
     hard_pages: int = 0

@@ -1,8 +1,8 @@
 """Loading a BPF object file without libbpf: as much of ELF and BTF as ``bpf/monitor.bpf.c`` makes use of.
 
 Maps are those of ``.maps`` (declared by BTF) and of ``.rodata`` and ``.bss``. A program is a section of its own,
-``raw_tracepoint/NAME``, without calls to other functions. CO-RE relocations are carried out by the kernel, which has
-done that since 5.17. Sources: Documentation/bpf/btf.rst, elf(5), libbpf's ``src/libbpf.c``.
+``raw_tracepoint/NAME`` or ``iter/KIND``, without calls to other functions. CO-RE relocations are carried out by the
+kernel, which has done that since 5.17. Sources: Documentation/bpf/btf.rst, elf(5), libbpf's ``src/libbpf.c``.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from typing import NamedTuple
 from wherry.kernel import bpf
 
 _PREFIX = "raw_tracepoint/"
+_ITERATOR_PREFIX = "iter/"
 _SHT_SYMTAB = 2
 _PSEUDO_MAP_FD, _PSEUDO_MAP_VALUE = 1, 2  # BPF_PSEUDO_*: what the immediate of a 64-bit load stands for
 
 # enum: kinds of BTF types, include/uapi/linux/btf.h
 _INT, _PTR, _ARRAY, _STRUCT, _UNION, _ENUM = 1, 2, 3, 4, 5, 6
-_TYPEDEF, _VOLATILE, _CONST, _RESTRICT, _FUNC_PROTO, _VAR, _DATASEC = 8, 9, 10, 11, 13, 14, 15
+_TYPEDEF, _VOLATILE, _CONST, _RESTRICT, _FUNC, _FUNC_PROTO, _VAR, _DATASEC = 8, 9, 10, 11, 12, 13, 14, 15
 _DECL_TAG, _TYPE_TAG, _ENUM64 = 17, 18, 19
 _TAIL_BYTES = {_INT: 4, _ARRAY: 12, _VAR: 4, _DECL_TAG: 4}
 _ITEM_BYTES = {_STRUCT: 12, _UNION: 12, _ENUM: 8, _FUNC_PROTO: 8, _DATASEC: 12, _ENUM64: 12}
@@ -135,6 +136,23 @@ class Btf:
         return 8 if type_.kind == _PTR else type_.argument
 
 
+def function_number(data: bytes, name: str) -> int:
+    """The number of a function's type in BTF as large as the kernel's. Raises LookupError when it is not there."""
+    header, types_at, types_size, strings_at, strings_size = struct.unpack_from("<IIIII", data, 4)
+    strings = header + strings_at
+    wanted = data.find(b"\0" + name.encode() + b"\0", strings, strings + strings_size) + 1 - strings
+    position, end, number = header + types_at, header + types_at + types_size, 1
+    unpack = struct.Struct("<II").unpack_from
+    while position < end:
+        at, info = unpack(data, position)
+        kind = info >> 24 & 31
+        if at == wanted and kind == _FUNC:
+            return number
+        position += 12 + _TAIL_BYTES.get(kind, 0) + _ITEM_BYTES.get(kind, 0) * (info & 0xFFFF)
+        number += 1
+    raise LookupError(f"the kernel's BTF has no function {name}")
+
+
 class MapLayout(NamedTuple):
     """A map as the object declares it."""
 
@@ -186,22 +204,28 @@ class BpfObject:
         self._btf_descriptor = -1
 
     def load_maps(self, constants: Mapping[str, int | bytes], entries: Mapping[str, int]) -> None:
-        """Create the maps, with ``constants`` (numbers of 32 bits, or bytes) in .rodata and other sizes for those in
-        ``entries``.
+        """Create the maps that there are not yet, with ``constants`` (numbers of 32 bits, or bytes) in .rodata and
+        other sizes for those in ``entries``.
         """
+        has_constants = ".rodata" in self.maps
         for name, layout in self.layouts.items():
+            if name in self.maps:
+                continue
             count = entries.get(name, layout.entries)
             short = name.replace(".", "") if name.startswith(".") else name
             self.maps[name] = bpf.create_map(
                 layout.kind, layout.key_size, layout.value_size, count, layout.flags, short
             )
+        if self._btf_descriptor < 0:
+            self._btf_descriptor = bpf.load_btf(self._finished_btf())
+        if has_constants:
+            return
         content = bytearray(self._elf.by_name[".rodata"].content)
         for name, value in constants.items():
             packed = value if isinstance(value, bytes) else struct.pack("=I", value)
             content[self.offset_of(name) : self.offset_of(name) + len(packed)] = packed
         bpf.update(self.maps[".rodata"], bytes(4), bytes(content))
         bpf.freeze(self.maps[".rodata"])
-        self._btf_descriptor = bpf.load_btf(self._finished_btf())
 
     def offset_of(self, variable: str) -> int:
         """Where a variable lies in .rodata or .bss. Raises KeyError."""
@@ -223,19 +247,30 @@ class BpfObject:
 
     def load_program(self, name: str) -> int:
         """Raises OSError with the verifier's last words."""
-        section = _PREFIX + name
-        functions = self._extended(section, 8, first=0)
-        program = bpf.Program(
-            name=name,
+        return self._load(self._program(_PREFIX + name), bpf.RAW_TRACEPOINT)
+
+    def load_iterator(self, kind: str, kernel_btf: bytes) -> int:
+        """The one program over all of ``kind`` ("task"). Raises LookupError when this kernel cannot iterate over those,
+        OSError with the verifier's last words.
+        """
+        number = function_number(kernel_btf, f"bpf_iter_{kind}")
+        return self._load(self._program(_ITERATOR_PREFIX + kind)._replace(iterates=number), bpf.TRACING)
+
+    def _program(self, section: str) -> bpf.Program:
+        return bpf.Program(
+            name=section.partition("/")[2],
             instructions=self._relocated(section),
             btf=self._btf_descriptor,
-            functions=functions,
+            functions=self._extended(section, 8, first=0),
             relocations=self._extended(section, 24),
         )
+
+    @staticmethod
+    def _load(program: bpf.Program, kind: int) -> int:
         try:
-            return bpf.load_program(program, bpf.RAW_TRACEPOINT)
+            return bpf.load_program(program, kind)
         except OSError:
-            return bpf.load_program(program, bpf.RAW_TRACEPOINT, with_log=True)
+            return bpf.load_program(program, kind, with_log=True)
 
     def _relocated(self, section: str) -> bytes:
         """The instructions, with descriptors in the place of references to maps."""

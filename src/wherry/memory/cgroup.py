@@ -7,22 +7,26 @@ several processes share once. That is another meaning than that of kmod and bpf,
   process; the reader of the event kills the container. Version 2 kills the whole group by itself (memory.oom.group).
 - Version 1 tells of a soft crossing by threshold eventfds (to 128 pages a CPU), version 2 by memory.high. That one
   also slows down whoever is above it, which a soft limit is not to do: it is taken away at the crossing, and put back
-  when usage has fallen below ``Limits.clear_bytes``, which ``read`` looks at.
+  when usage has fallen below ``Limits.clear_bytes``, which ``read`` looks at. It stays where ``Target.throttles``.
 - Neither says which process crossed, nor when: events have pid 0 and the time at which they were read.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import select
 import time
 from typing import Protocol
 
+from wherry.kernel import cgroup_memory
 from wherry.kernel.cgroups import Group
+from wherry.kernel.libc import call_error
 from wherry.kernel.polling import readable
-from wherry.memory import controller
 from wherry.memory.limiter import Event, Host, Kind, Limits, Target, Unusable, Usage, Verdict
 
+_PAGE = resource.getpagesize()
 _SOFT_INTERVAL_NS = 50_000_000
 
 
@@ -62,6 +66,8 @@ class CgroupLimiter:
     """See ``limiter.MemoryLimiter``."""
 
     name = "cgroup"
+    accuracy = None
+    has_taken_over = True  # all that there is, is in the groups
 
     def __init__(self) -> None:
         self._poll = select.epoll()
@@ -77,7 +83,11 @@ class CgroupLimiter:
         return {}
 
     def arm(self, target: Target, limits: Limits) -> dict[str, int]:
-        watch = _Version1(target.group) if target.group.layout.version == 1 else _Version2(target.group)
+        if any(watch.group.path == target.group.path for watch in self._watches.values()):
+            # Two would each write the group's limits, and the first one removed would take the other's words away.
+            raise call_error(errno.EEXIST, "arm", f"cgroup memory limiter: {target.group.path}")
+        version1 = target.group.layout.version == 1
+        watch = _Version1(target.group) if version1 else _Version2(target.group, target.throttles)
         try:
             watch.limit(limits)
         except OSError:
@@ -90,9 +100,22 @@ class CgroupLimiter:
         if target.group.layout.version == 1:
             self._add(target.container_id, _Version1.adopt(target.group, limits, kept))
         else:
-            watch = _Version2.adopt(target.group, limits)
+            watch = _Version2.adopt(target.group, limits, target.throttles)
             self._add(target.container_id, watch)
             self._past.append(target.container_id)  # it stands in the counts, and its descriptor is new
+
+    def rearm(self, target: Target, limits: Limits) -> dict[str, int]:
+        return self.arm(target, limits)  # the kernel has counted all along, and held whatever limit the group has
+
+    def take_stock(self) -> None:
+        """The kernel has."""
+
+    def alarm(self) -> None:
+        """Version 2 ends containers by itself; on version 1 each has a signal."""
+
+    def alarm_of(self, container_id: str) -> str | None:
+        name = "memory-oom"
+        return name if name in self._watches[container_id].kept() else None
 
     def sweep(self) -> None:
         """There is nothing but the groups, and the supervisor sweeps those."""
@@ -105,8 +128,8 @@ class CgroupLimiter:
 
     def stat(self, container_id: str) -> Usage:
         group = self._watches[container_id].group
-        usage = controller.usage(group) or 0
-        return Usage(usage, max(controller.peak(group) or 0, usage), None)
+        usage = cgroup_memory.usage(group) or 0
+        return Usage(usage, max(cgroup_memory.peak(group) or 0, usage), None)
 
     def disarm(self, container_id: str) -> Verdict:
         watch = self._watches[container_id]
@@ -116,7 +139,7 @@ class CgroupLimiter:
             self._poll.unregister(descriptor)
             del self._by_descriptor[descriptor]
         watch.close()
-        return Verdict(controller.peak(watch.group), self._hard.pop(container_id, None))
+        return Verdict(cgroup_memory.peak(watch.group), self._hard.pop(container_id, None))
 
     def read(self) -> list[Event]:
         ready = set(self._past)
@@ -156,19 +179,25 @@ class CgroupLimiter:
 
 
 def _event(kind: Kind, container_id: str, watch: _Watch) -> Event:
-    usage = controller.usage(watch.group) or 0
+    usage = cgroup_memory.usage(watch.group) or 0
     limits = watch.limits
     limit = (limits.hard_bytes if kind is Kind.HARD else limits.soft_bytes) or 0
     if kind is not Kind.SOFT_CLEARED:
         usage = max(usage, limit)  # the crossing was then; this is now
-    peak = max(controller.peak(watch.group) or 0, usage)
+    peak = max(cgroup_memory.peak(watch.group) or 0, usage)
     return Event(kind, container_id, 0, "", usage, limit, peak, time.monotonic_ns(), time.time_ns())
 
 
 def _holds_hard_limit(group: Group, limits: Limits) -> bool:
     """Whether the group's limit is our hard limit, and not a lower one of its own (``--memory``)."""
-    current = controller.limit(group)
+    current = cgroup_memory.limit(group)
     return limits.hard_bytes is not None and (current is None or current >= limits.hard_bytes)
+
+
+def _has_killed_at(group: Group, limits: Limits) -> bool:
+    """Whether the OOM killer has struck in a version 1 group that has been full."""
+    full = (cgroup_memory.peak(group) or 0) >= (limits.hard_bytes or 0) // _PAGE * _PAGE
+    return full and cgroup_memory.oom_kills(group) > 0
 
 
 class _Soft:
@@ -216,6 +245,8 @@ class _Version1:
         self._has_hard = False
         self._has_other_sizes = False
         self._is_adopted = False
+        self._has_crossed_hard = False
+        """Before the eventfd was made, or before a supervisor that had read it could act on it."""
 
     @classmethod
     def adopt(cls, group: Group, limits: Limits, kept: dict[str, int]) -> _Version1:
@@ -225,12 +256,13 @@ class _Version1:
         watch = cls(group)
         watch.limits, watch._is_adopted = limits, True
         watch._has_hard = _holds_hard_limit(group, limits)
+        watch._has_crossed_hard = watch._has_hard and _has_killed_at(group, limits)
         names = (["soft", "clear"] if limits.soft_bytes is not None else []) + (["oom"] if watch._has_hard else [])
         watch._eventfds = {name: os.dup(kept[f"memory-{name}"]) for name in names}
         soft = watch._eventfds.get("soft")
         if soft is not None and not readable([soft]):
             # Nothing unread: if it is above now, the supervisor before us has told of it.
-            watch._soft.is_above = (controller.usage(group) or 0) >= (limits.soft_bytes or 0)
+            watch._soft.is_above = (cgroup_memory.usage(group) or 0) >= (limits.soft_bytes or 0)
         return watch
 
     def descriptors(self) -> dict[int, int]:
@@ -242,13 +274,14 @@ class _Version1:
     def limit(self, limits: Limits) -> None:
         has_hard = _holds_hard_limit(self.group, limits) or (self._has_hard and limits.hard_bytes is not None)
         if has_hard and limits.hard_bytes is not None:
-            controller.set_limit(self.group, limits.hard_bytes)
+            cgroup_memory.set_limit(self.group, limits.hard_bytes)
             if "oom" not in self._eventfds:
-                self._eventfds["oom"] = controller.watch_version1(self.group, "memory.oom_control")
+                self._has_crossed_hard = _has_killed_at(self.group, limits)
+                self._eventfds["oom"] = cgroup_memory.watch_version1(self.group, "memory.oom_control")
         if limits.soft_bytes is not None and limits.soft_bytes != self.limits.soft_bytes:
             for name, size in (("soft", limits.soft_bytes), ("clear", limits.clear_bytes)):
                 self._watch_size(name, str(size))
-            self._soft.begin(controller.usage(self.group) or 0, limits)
+            self._soft.begin(cgroup_memory.usage(self.group) or 0, limits)
         self.limits, self._has_hard = limits, has_hard
 
     def _watch_size(self, name: str, size: str) -> None:
@@ -256,35 +289,36 @@ class _Version1:
         signalled for the old size, too: the kernel has no call to end that.
         """
         if name in self._eventfds:
-            controller.watch_also_version1(self.group, self._eventfds[name], "memory.usage_in_bytes", size)
+            cgroup_memory.watch_also_version1(self.group, self._eventfds[name], "memory.usage_in_bytes", size)
             self._has_other_sizes = True
         else:
-            self._eventfds[name] = controller.watch_version1(self.group, "memory.usage_in_bytes", size)
+            self._eventfds[name] = cgroup_memory.watch_version1(self.group, "memory.usage_in_bytes", size)
 
     def _has_crossed(self, usage: int) -> bool:
         """Signals do not tell up from down; from below, the first one is up, however short it was."""
-        if not controller.signalled(self._eventfds["soft"]):
+        if not cgroup_memory.signalled(self._eventfds["soft"]):
             return False
         if self._is_adopted:  # nobody knows what other sizes it was signalled for
-            return (controller.peak(self.group) or usage) >= (self.limits.soft_bytes or 0)
+            return (cgroup_memory.peak(self.group) or usage) >= (self.limits.soft_bytes or 0)
         return not self._has_other_sizes or usage >= self.limits.clear_bytes
 
     def crossings(self) -> list[Kind]:
         found = []
-        usage = controller.usage(self.group) or 0
+        usage = cgroup_memory.usage(self.group) or 0
         if "soft" in self._eventfds:
             crossed = self._has_crossed(usage)
-            controller.signalled(self._eventfds["clear"])
+            cgroup_memory.signalled(self._eventfds["clear"])
             if self._soft.rises(crossed, usage, self.limits):
                 found.append(Kind.SOFT)
-        if self._has_hard and controller.signalled(self._eventfds["oom"]):
+        if self._has_hard and (cgroup_memory.signalled(self._eventfds["oom"]) or self._has_crossed_hard):
+            self._has_crossed_hard = False
             return [*found, Kind.HARD]
         if self._soft.falls(usage, self.limits):
             found.append(Kind.SOFT_CLEARED)
         return found
 
     def is_unsettled(self) -> bool:
-        return self._soft.is_above or self._soft.is_waiting
+        return self._soft.is_above or self._soft.is_waiting or self._has_crossed_hard
 
     def close(self) -> None:
         for descriptor in self._eventfds.values():
@@ -295,24 +329,25 @@ class _Version1:
 class _Version2:
     """All is in the group's files: what happened while nobody looked is counted in its events."""
 
-    def __init__(self, group: Group) -> None:
+    def __init__(self, group: Group, throttles: bool = False) -> None:
         self.group = group
         self.limits = Limits()
-        self._events = controller.open_events_version2(group)
+        self._throttles = throttles
+        self._events = cgroup_memory.open_events_version2(group)
         self._soft = _Soft()
         self._has_hard = False
         self._seen: dict[str, int] = {}
 
     @classmethod
-    def adopt(cls, group: Group, limits: Limits) -> _Version2:
-        watch = cls(group)
+    def adopt(cls, group: Group, limits: Limits, throttles: bool = False) -> _Version2:
+        watch = cls(group, throttles)
         watch.limits = limits
         watch._has_hard = _holds_hard_limit(group, limits)
         # Whoever told of a crossing took memory.high away. One that was not told of is counted, and stands there.
         watch._soft.is_above = limits.soft_bytes is not None and group.read("memory", "memory.high") == "max"
-        if (controller.usage(group) or 0) < limits.clear_bytes:
+        if (cgroup_memory.usage(group) or 0) < limits.clear_bytes:
             # What is counted is old. A container that nobody has told of is held at memory.high, not below it.
-            watch._seen = {"high": controller.read_events(watch._events).get("high", 0)}
+            watch._seen = {"high": cgroup_memory.read_events(watch._events).get("high", 0)}
         return watch
 
     def descriptors(self) -> dict[int, int]:
@@ -324,22 +359,22 @@ class _Version2:
     def limit(self, limits: Limits) -> None:
         has_hard = _holds_hard_limit(self.group, limits) or (self._has_hard and limits.hard_bytes is not None)
         if has_hard and limits.hard_bytes is not None:
-            controller.set_limit(self.group, limits.hard_bytes)
+            cgroup_memory.set_limit(self.group, limits.hard_bytes)
             self.group.write("memory", "memory.oom.group", 1)
         if self.limits == Limits():
-            self._seen = controller.read_events(self._events)  # of a group that nobody has run in
+            self._seen = cgroup_memory.read_events(self._events)  # of a group that nobody has run in
         if limits.soft_bytes is not None and limits.soft_bytes != self.limits.soft_bytes:
             # Before the write: it reclaims down to the limit what it can, and counts no event for that.
-            usage = controller.usage(self.group) or 0
+            usage = cgroup_memory.usage(self.group) or 0
             self.group.write("memory", "memory.high", limits.soft_bytes)
             self._soft.begin(usage, limits)
         self.limits, self._has_hard = limits, has_hard
 
     def crossings(self) -> list[Kind]:
-        now = controller.read_events(self._events)
+        now = cgroup_memory.read_events(self._events)
         before, self._seen = self._seen, now
         found = []
-        usage = controller.usage(self.group) or 0
+        usage = cgroup_memory.usage(self.group) or 0
         crossed = self.limits.soft_bytes is not None and now.get("high", 0) > before.get("high", 0)
         if self._soft.rises(crossed, usage, self.limits):
             found.append(Kind.SOFT)
@@ -353,6 +388,8 @@ class _Version2:
         return found
 
     def _slow_down(self, wanted: bool) -> None:
+        if self._throttles:
+            return  # as somebody has asked for: it is slowed down for as long as it is above
         try:
             self.group.write("memory", "memory.high", (self.limits.soft_bytes or 0) if wanted else "max")
         except OSError:

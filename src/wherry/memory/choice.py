@@ -40,6 +40,14 @@ def choose(wanted: str, host: Host, taken_over: dict[str, MemoryLimiter]) -> Cho
     return Choice(None, refused)
 
 
+def take_over(name: str, host: Host, kept: dict[str, int]) -> MemoryLimiter:
+    """An enforcer that an earlier supervisor used. One that had to be opened afresh, because nothing in ``kept`` is of
+    use to it, has to pass its self-test like any other. Raises Unusable.
+    """
+    limiter = open_limiter(name, host, kept)
+    return limiter if limiter.has_taken_over else _checked(limiter, host)
+
+
 def open_limiter(name: str, host: Host, kept: dict[str, int]) -> MemoryLimiter:
     """Raises Unusable."""
     try:
@@ -54,7 +62,10 @@ def open_limiter(name: str, host: Host, kept: dict[str, int]) -> MemoryLimiter:
 
 
 def _tested(name: str, host: Host) -> MemoryLimiter:
-    limiter = open_limiter(name, host, {})
+    return _checked(open_limiter(name, host, {}), host)
+
+
+def _checked(limiter: MemoryLimiter, host: Host) -> MemoryLimiter:
     try:
         selftest.check(limiter, host)
     except BaseException:

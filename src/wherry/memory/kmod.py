@@ -6,14 +6,28 @@ figures, unread records. A container's key is the first 64 bits of its id.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+from collections.abc import Iterator
 
 from wherry.kernel import container_monitor
 from wherry.kernel.container_monitor import Monitor, Record, Type
 from wherry.kernel.libc import call_error, describe
 from wherry.kernel.polling import readable
-from wherry.memory.limiter import Event, Host, Kind, Limits, Target, Unusable, Usage, Verdict, wall_clock
+from wherry.memory.limiter import (
+    Accuracy,
+    Event,
+    Host,
+    Kind,
+    Limits,
+    Target,
+    Unusable,
+    Usage,
+    Verdict,
+    shares_of_a_cpu,
+    wall_clock,
+)
 
 _DEVICE = "kmod-device"
 _KINDS = {Type.SOFT: Kind.SOFT, Type.SOFT_CLEARED: Kind.SOFT_CLEARED, Type.HARD: Kind.HARD}
@@ -38,7 +52,7 @@ def open_limiter(_host: Host, kept: dict[str, int]) -> Kmod:
     if found != container_monitor.VERSION:
         monitor.close()
         raise Unusable(f"the kernel module speaks version {found}, not {container_monitor.VERSION}")
-    return Kmod(monitor)
+    return Kmod(monitor, has_taken_over=_DEVICE in kept)
 
 
 def _key(container_id: str) -> int:
@@ -49,10 +63,15 @@ class Kmod:
     """See ``MemoryLimiter``."""
 
     name = "kmod"
+    accuracy = Accuracy(shares_of_a_cpu(), over_bytes=None)
 
-    def __init__(self, monitor: Monitor) -> None:
+    def __init__(self, monitor: Monitor, *, has_taken_over: bool) -> None:
+        self.has_taken_over = has_taken_over
         self._monitor = monitor
         self._ids: dict[int, str] = {}
+        self._hard_told: set[int] = set()
+        self._adopted: list[int] = []
+        """Keys whose hard crossings an earlier supervisor may have read, and not acted on."""
 
     def fileno(self) -> int:
         return self._monitor.fileno()
@@ -62,8 +81,7 @@ class Kmod:
 
     def arm(self, target: Target, limits: Limits) -> dict[str, int]:
         key = _key(target.container_id)
-        soft, hard = limits.soft_bytes or 0, limits.hard_bytes or 0
-        self._monitor.register(key, target.pid, target.name or target.container_id, soft, hard)
+        self._monitor.register(key, target.pid, target.name or target.container_id, *_bytes(limits))
         if readable([target.pidfd]):
             # Its pid may have been another process's by the time the module looked it up.
             self._monitor.unregister(key)
@@ -71,13 +89,30 @@ class Kmod:
         self._ids[key] = target.container_id
         return {}
 
-    def adopt(self, target: Target, _limits: Limits, _kept: dict[str, int]) -> None:
+    def adopt(self, target: Target, limits: Limits, _kept: dict[str, int]) -> None:
         key = _key(target.container_id)
         try:
-            self._monitor.status(key)
+            found = self._monitor.status(key)
+            if _bytes(limits) != (found.soft_bytes, found.hard_bytes):
+                # An earlier supervisor was killed between its record and the module; a new limit is a new crossing.
+                with contextlib.suppress(ProcessLookupError):  # it has ended
+                    self._monitor.update(key, *_bytes(limits))
         except FileNotFoundError:
             raise KeyError(target.container_id) from None
         self._ids[key] = target.container_id
+        self._adopted.append(key)
+
+    def rearm(self, target: Target, limits: Limits) -> dict[str, int]:
+        return self.arm(target, limits)  # the module counts all there is with the registration
+
+    def take_stock(self) -> None:
+        """The module has."""
+
+    def alarm(self) -> None:
+        """The module ends containers by itself."""
+
+    def alarm_of(self, container_id: str) -> None:
+        self._armed(container_id)
 
     def sweep(self) -> None:
         key = 0
@@ -87,7 +122,7 @@ class Kmod:
                 self._monitor.unregister(key)
 
     def update(self, container_id: str, limits: Limits) -> None:
-        self._monitor.update(self._armed(container_id), limits.soft_bytes or 0, limits.hard_bytes or 0)
+        self._monitor.update(self._armed(container_id), *_bytes(limits))
 
     def stat(self, container_id: str) -> Usage:
         found = self._monitor.status(self._armed(container_id))
@@ -97,12 +132,28 @@ class Kmod:
         key = self._armed(container_id)
         found = self._monitor.unregister(key)
         del self._ids[key]
+        self._hard_told.discard(key)
         return Verdict(found.peak_bytes or None, _event(container_id, found.hard) if found.hard else None)
 
     def read(self) -> list[Event]:
-        # A record can be older than the end of its container, which nobody wants to hear of any more.
-        known = ((self._ids.get(record.key), record) for record in self._monitor.read())
-        return [_event(container_id, record) for container_id, record in known if container_id]
+        waiting, self._adopted = self._adopted, []
+        found = [*self._monitor.read(), *self._crossings(waiting)]
+        events = []
+        for record in found:
+            container_id = self._ids.get(record.key)
+            if container_id is None or record.key in self._hard_told:
+                continue
+            if record.type == Type.HARD:
+                self._hard_told.add(record.key)
+            events.append(_event(container_id, record))
+        return events
+
+    def _crossings(self, keys: list[int]) -> Iterator[Record]:
+        """A hard crossing is in the registration as well, whether or not its record has been read."""
+        for key in keys:
+            with contextlib.suppress(FileNotFoundError):  # disarmed since
+                if hard := self._monitor.status(key).hard:
+                    yield hard
 
     def dropped(self) -> int:
         return self._monitor.version().dropped
@@ -115,6 +166,11 @@ class Kmod:
         if self._ids.get(key) != container_id:
             raise KeyError(container_id)
         return key
+
+
+def _bytes(limits: Limits) -> tuple[int, int]:
+    """Soft and hard; for the module 0 is none."""
+    return limits.soft_bytes or 0, limits.hard_bytes or 0
 
 
 def _event(container_id: str, record: Record) -> Event:

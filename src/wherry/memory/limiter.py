@@ -11,7 +11,9 @@ The life of one limit:
 3. The shim keeps ``descriptors()`` once, and for each container what ``arm`` returned. So limits hold and events wait
    while no supervisor lives, and go when the shim has gone.
 4. The next supervisor opens the enforcer with ``kept``, calls ``adopt`` for every container of its records that this
-   enforcer has armed, ended ones too, and ``sweep`` after the last.
+   enforcer has armed, ended ones too. One that runs and that the enforcer does not know (another version watched it,
+   or what the shim kept is lost) it arms anew by ``rearm``. ``take_stock`` comes after the last, then what runs and
+   belongs to nobody is killed, then comes ``sweep``. Only then may the shim let go of what it had from before.
 5. ``disarm`` comes when the container has ended, or was never started: always exactly once for an armed container.
 
 A crossing of the hard limit ends the container: the enforcer signals what it can itself, and whoever reads the event
@@ -71,7 +73,8 @@ class Target(NamedTuple):
     ``container_id`` is 64 hex digits; ``pid`` and ``pidfd`` are its first process, as the supervisor's pid namespace
     numbers it; ``namespace`` is a descriptor of its pid namespace (/proc/PID/ns/pid), which keeps the namespace's
     inode number from being given to another one for as long as somebody holds it. All descriptors stay the caller's.
-    ``name`` is what an enforcer that writes to the kernel log calls the container there, "" for its id.
+    ``throttles`` has an enforcer that uses memory.high for itself leave it at the soft limit. ``name`` is what an
+    enforcer that writes to the kernel log calls the container there, "" for its id.
     """
 
     container_id: str
@@ -80,6 +83,7 @@ class Target(NamedTuple):
     namespace: int
     group: Group
     name: str = ""
+    throttles: bool = False
 
     @property
     def inode(self) -> int:
@@ -138,6 +142,38 @@ class Verdict(NamedTuple):
     hard: Event | None
 
 
+class Alarm(NamedTuple):
+    """How the shim, which knows no enforcer, finds containers that have crossed their hard limits, while no supervisor
+    lives: ``array`` is the one of ``descriptors()`` that can be mapped, of elements of ``stride`` bytes, one a
+    container. The 32-bit word at ``flag`` in one is not 0 once its container has crossed. ``wake`` is the one that
+    polls readable, by an edge, when that may have happened. ``id`` is this array's alone on this machine, and for as
+    long as it is up.
+    """
+
+    id: str
+    array: str
+    wake: str
+    stride: int
+    flag: int
+
+
+class Accuracy(NamedTuple):
+    """What an enforcer promises that counts the resident memory of processes (VmRSS). ``behind_bytes`` is how far its
+    figure may be from the sum of theirs, a process and CPU; ``over_bytes`` how far above a hard limit the memory may be
+    that Kind.HARD tells, None for as far as a container gets before it is stopped.
+    """
+
+    behind_bytes: int
+    over_bytes: int | None
+
+
+def shares_of_a_cpu() -> int:
+    """Bytes of one process that one CPU may hold back of what /proc/PID/statm shows: lib/percpu_counter.c, for three
+    counters.
+    """
+    return 3 * max(32, 2 * (os.cpu_count() or 1)) * os.sysconf("SC_PAGE_SIZE")
+
+
 class Host(NamedTuple):
     """What an enforcer may need of its surroundings: the hierarchies, and the group that all containers' groups are
     below.
@@ -159,6 +195,14 @@ class MemoryLimiter(Protocol):
     @property
     def name(self) -> str:
         """``kmod``, ``bpf`` or ``cgroup``: what ``--memory-enforcer`` and ``inspect`` call it."""
+
+    @property
+    def accuracy(self) -> Accuracy | None:
+        """None for one that counts something else than the resident memory of processes."""
+
+    @property
+    def has_taken_over(self) -> bool:
+        """Whether it goes on with what ``kept`` had, or needs nothing of it. False for one that was opened afresh."""
 
     def fileno(self) -> int:
         """A descriptor that polls readable (EPOLLIN) while ``read`` has something to return.
@@ -186,6 +230,24 @@ class MemoryLimiter(Protocol):
         It may have ended: ``target.pid`` is then no process any more. ``target.namespace`` is -1 unless ``kept``, which
         is what ``arm`` returned and stays the caller's, has "memory-namespace". Raises OSError, KeyError when that is
         impossible; the container is then not armed.
+        """
+
+    def rearm(self, target: Target, limits: Limits) -> dict[str, int]:
+        """As ``arm``, for a container that runs already: what it has is counted by ``take_stock``, or before."""
+
+    def take_stock(self) -> None:
+        """Count what the containers of ``rearm`` have by now, processes that sleep too: once, after the last. Raises
+        OSError when that is impossible: their limits do not hold then.
+        """
+
+    def alarm(self) -> Alarm | None:
+        """What the shim is to look at while no supervisor lives; None when there is nothing, because the enforcer ends
+        containers without anybody's help, or each has a signal of its own (``alarm_of``).
+        """
+
+    def alarm_of(self, container_id: str) -> int | str | None:
+        """Of an armed container: its element in ``alarm()``, or which of the descriptors that ``arm`` returned polls
+        readable once it has crossed its hard limit. Raises KeyError (not armed).
         """
 
     def sweep(self) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import select
 
+from wherry.kernel import cgroup_memory
 from wherry.kernel.cgroups import Group
-from wherry.memory import controller
 
 
 class OomWatch:
-    """``changed`` says where to look at ``controller.oom_kills``. On version 1 that counts a moment after the signal,
-    which comes before the kill.
+    """``changed`` says where to look at ``cgroup_memory.oom_kills``. On version 1 that counts a moment after the
+    signal, which comes before the kill.
     """
 
     def __init__(self) -> None:
@@ -25,9 +25,9 @@ class OomWatch:
     def add(self, container_id: str, group: Group) -> None:
         """Raises OSError."""
         if group.layout.version == 1:
-            descriptor, mask = controller.watch_version1(group, "memory.oom_control"), select.EPOLLIN
+            descriptor, mask = cgroup_memory.watch_version1(group, "memory.oom_control"), select.EPOLLIN
         else:
-            descriptor, mask = controller.open_events_version2(group), select.EPOLLPRI
+            descriptor, mask = cgroup_memory.open_events_version2(group), select.EPOLLPRI
         self._by_descriptor[descriptor] = container_id
         self._poll.register(descriptor, mask)
 
@@ -35,9 +35,9 @@ class OomWatch:
         found = []
         for descriptor, mask in self._poll.poll(0):
             if mask & select.EPOLLPRI:
-                controller.read_events(descriptor)
+                cgroup_memory.read_events(descriptor)
             else:
-                controller.signalled(descriptor)
+                cgroup_memory.signalled(descriptor)
             found.append(self._by_descriptor[descriptor])
         return found
 

@@ -1,6 +1,7 @@
 """Whether an enforcer works on this host: a tiny process of its own is grown past a tiny limit, and must die of it.
 
-That decides, and no version number: kernels change what they count and how, and distributions what they allow.
+On its way it stops at some 24 MiB, where what the enforcer counts is compared with what the kernel shows. That decides,
+and no version number: kernels change what they count and how, and distributions what they allow.
 """
 
 from __future__ import annotations
@@ -45,7 +46,17 @@ if os.read(0, 1):
     os.execv({command!r}[0], {command!r})
 os._exit(1)
 """
-_GROWTH = "kept = []\nfor _ in range({mib}): kept.append(b'x' * (1 << 20))"
+_HELD_PAGES = 24 * _MIB // os.sysconf("SC_PAGE_SIZE")
+# It waits for a byte when it holds that much, and grows on when it gets one.
+_GROWTH = f"""
+import os
+kept = []
+while int(open("/proc/self/statm").read().split()[1]) < {_HELD_PAGES}: kept.append(b"x" * (1 << 20))
+os.read(0, 1)
+for _ in range(512): kept.append(b"x" * (1 << 20))
+"""
+_CHARGED_BESIDE = 8 * _MIB
+"""Of what a group is charged: page cache and kernel memory beyond what its only process has resident."""
 
 
 def check(limiter: MemoryLimiter, host: Host) -> None:
@@ -53,7 +64,7 @@ def check(limiter: MemoryLimiter, host: Host) -> None:
     group = Group(host.layout, f"{host.parent}/self-test-{os.getpid()}")
     # An interpreter takes about 10 MiB; what its own group is charged with is less than what it has resident.
     limits = Limits(soft_bytes=32 * _MIB, hard_bytes=48 * _MIB)
-    command = [sys.executable, "-I", "-S", "-B", "-c", _GROWTH.format(mib=512)]
+    command = [sys.executable, "-I", "-S", "-B", "-c", _GROWTH]
     with contextlib.ExitStack() as undo:
         try:
             undo.callback(_remove, group)
@@ -63,7 +74,7 @@ def check(limiter: MemoryLimiter, host: Host) -> None:
             events, status = _grow(limiter, helper, group, limits)
         except OSError as error:
             raise Unusable(f"self-test: {libc.describe(error)}") from None
-    _judge(limiter.name, events, status)
+    _judge(limiter, events, status)
 
 
 def start_helper(group: Group, command: Sequence[str]) -> subprocess.Popen[bytes]:
@@ -90,8 +101,11 @@ def _grow(
         for descriptor in limiter.arm(Target(_ID, pid, pidfd, namespace, group), limits).values():
             undo.callback(os.close, descriptor)
         undo.callback(limiter.disarm, _ID)
-        if helper.stdin is not None:
-            helper.stdin.write(b".")
+        # Of what the kernel shows of a process, only what its own CPU holds back is missing then.
+        os.sched_setaffinity(pid, {min(os.sched_getaffinity(pid))})
+        _go_on(helper)
+        _compare(limiter, pid, pidfd)
+        _go_on(helper)
         events: list[Event] = []
         deadline = time.monotonic() + _SECONDS
         while Kind.HARD not in {event.kind for event in events} and time.monotonic() < deadline:
@@ -107,6 +121,43 @@ def _grow(
     return events, (code, status)
 
 
+def _go_on(helper: subprocess.Popen[bytes]) -> None:
+    if helper.stdin is not None:
+        helper.stdin.write(b".")
+
+
+def _compare(limiter: MemoryLimiter, pid: int, pidfd: int) -> None:
+    """What the enforcer counts and what the kernel shows, when the process holds its memory. Raises Unusable."""
+    _wait_until_it_holds(pid, pidfd)
+    counted, resident = limiter.stat(_ID).rss_bytes, _resident(pid, "VmRSS")
+    if limiter.accuracy is not None:
+        low, high = resident - limiter.accuracy.behind_bytes, resident + limiter.accuracy.behind_bytes
+    else:  # page cache may be another group's
+        low, high = _resident(pid, "RssAnon") - _MIB, resident + _CHARGED_BESIDE
+    if not low <= counted <= high:
+        text = f"{limiter.name} counts {counted} bytes of a process that has {resident}"
+        raise Unusable(f"self-test: {text}, and not between {low} and {high}")
+
+
+def _wait_until_it_holds(pid: int, pidfd: int) -> None:
+    """It sleeps for nothing else. Raises Unusable when it never does, OSError when it is gone."""
+    deadline = time.monotonic() + _SECONDS
+    while True:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            is_asleep = file.read().rpartition(")")[2].split(maxsplit=1)[0] == "S"
+        if is_asleep and _resident(pid, "VmRSS") >= _HELD_PAGES * os.sysconf("SC_PAGE_SIZE"):
+            return
+        if readable([pidfd]) or time.monotonic() > deadline:
+            raise Unusable("self-test: the process that was to hold 24 MiB did not")
+        time.sleep(0.001)
+
+
+def _resident(pid: int, field: str) -> int:
+    """Bytes; 0 when it has ended."""
+    with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+        return next((int(line.split()[1]) << 10 for line in file if line.startswith(f"{field}:")), 0)
+
+
 def read_numbers(helper: subprocess.Popen[bytes]) -> list[int]:
     """The next line of a helper. Raises Unusable when it does not come."""
     output = helper.stdout
@@ -118,13 +169,18 @@ def read_numbers(helper: subprocess.Popen[bytes]) -> list[int]:
     return [int(word) for word in words]
 
 
-def _judge(name: str, events: list[Event], status: tuple[int, int]) -> None:
-    kinds = [event.kind for event in events]
+def _judge(limiter: MemoryLimiter, events: list[Event], status: tuple[int, int]) -> None:
+    name, kinds = limiter.name, [event.kind for event in events]
     if status != (os.CLD_KILLED, signal.SIGKILL):
         raise Unusable(f"self-test: a process grew past a hard limit of {name} and lived on (status {status})")
     for kind in (Kind.SOFT, Kind.HARD):
         if kind not in kinds:
             raise Unusable(f"self-test: no {kind} event of {name} for a process that was grown past it")
+    hard = next(event for event in events if event.kind is Kind.HARD)
+    over = None if limiter.accuracy is None else limiter.accuracy.over_bytes
+    above = hard.rss_bytes - hard.limit_bytes
+    if above < 0 or (over is not None and above > over):
+        raise Unusable(f"self-test: {name} tells {hard.rss_bytes} bytes at a limit of {hard.limit_bytes}")
 
 
 def _kill(pidfd: int) -> None:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from wherry.errors import InvalidRequest, NotSupported
 from wherry.kernel import capabilities, mounts
-from wherry.runtime import namefiles, options, seccomp, steps, workdir
+from wherry.runtime import mount_options, seccomp, steps
 from wherry.runtime.spec import (
     ANNOTATION_INIT,
     ANNOTATION_NAME_FILE,
@@ -27,7 +27,7 @@ from wherry.runtime.spec import (
     Scheduler,
     Spec,
 )
-from wherry.runtime.steps import Step
+from wherry.runtime.steps import Step, namefiles, workdir
 
 _NAMESPACE_ORDER = ("mount", "uts", "ipc", "network", "cgroup")
 _STAGED_TYPES = ("proc", "tmpfs", "devpts", "mqueue", "sysfs")
@@ -92,7 +92,7 @@ def _prepare(
     result.append(steps.MountStage(stage))
     read_only: list[Step] = []
     for mount in staged:
-        parsed = options.parse(mount.options)
+        parsed = mount_options.parse(mount.options)
         flags = parsed.flags & ~mounts.MS_RDONLY
         result.append(steps.MountStaged(mount.destination, mount.type, mount.source, flags, parsed.data_string()))
         if mount.destination == "/dev":
@@ -166,7 +166,7 @@ def _binds(spec: Spec) -> list[Bind]:
     result = []
     for number, mount in enumerate(spec.mounts):
         if mount.type == "bind":
-            parsed = options.parse(mount.options)
+            parsed = mount_options.parse(mount.options)
             if parsed.data:
                 raise InvalidRequest(f"mount {mount.destination}: unknown option {parsed.data_string()!r}")
             bind = Bind(f"volume{number}", mount.source, mount.destination, parsed.recursive, parsed.attributes)
@@ -220,7 +220,7 @@ def _mount_in_root(mount: Mount, bind: Bind | None, directory_binds: set[str]) -
     if bind is not None:
         return steps.AttachVolume(bind.descriptor, bind.destination, bind.descriptor in directory_binds)
     if mount.type == "tmpfs":
-        parsed = options.parse(mount.options)
+        parsed = mount_options.parse(mount.options)
         return steps.MountTmpfs(mount.destination, parsed.data, parsed.attributes | mounts.MOUNT_ATTR_NODEV)
     raise NotSupported(f"mount {mount.destination}: file system type {mount.type!r} is not supported yet")
 

@@ -7,7 +7,13 @@ read one from a bundle.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import msgspec
+import msgspec.inspect
+
+from wherry.errors import InvalidRequest, NotSupported
 
 
 class _Model(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -184,13 +190,45 @@ ANNOTATION_NAME_FILE = "io.wherry.name-file."
 ANNOTATION_ROOT_ITSELF = "io.wherry.root-itself"
 """``true``: the root is a directory of the user's, in which nothing is made that nobody has asked for."""
 
-_decoder = msgspec.json.Decoder(Spec)
 _encoder = msgspec.json.Encoder()
+_MOST = 4 << 20
 
 
 def decode(text: bytes) -> Spec:
-    """Raises msgspec.ValidationError naming the field and what is wrong with it."""
-    return _decoder.decode(text)
+    """A config.json. What it asks for and we do not know is refused, unless it is empty, zero or false: that changes
+    nothing, and engines write it.
+
+    Raises NotSupported naming the field, InvalidRequest naming it and what is wrong with it.
+    """
+    if len(text) > _MOST:
+        raise InvalidRequest(f"config.json has {len(text)} bytes, the most is {_MOST}")
+    try:
+        content = msgspec.json.decode(text)
+        spec = msgspec.convert(content, Spec)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidRequest(f"config.json: {error}") from None
+    for field in _unknown(content, msgspec.inspect.type_info(Spec), ""):
+        raise NotSupported(f"config.json: {field} is not supported yet")
+    return spec
+
+
+def _unknown(value: Any, kind: msgspec.inspect.Type, path: str) -> Iterator[str]:
+    """The fields that are no part of the models and not empty; ``value`` has passed as a ``kind``."""
+    match kind:
+        case msgspec.inspect.StructType(fields=fields) if isinstance(value, dict):
+            known = {field.encode_name: field.type for field in fields}
+            for name, content in value.items():
+                here = f"{path}.{name}" if path else name
+                if name in known:
+                    yield from _unknown(content, known[name], here)
+                elif content:
+                    yield here
+        case msgspec.inspect.VarTupleType(item_type=item) if isinstance(value, list):
+            for number, content in enumerate(value):
+                yield from _unknown(content, item, f"{path}[{number}]")
+        case msgspec.inspect.UnionType(types=types):
+            for each in types:
+                yield from _unknown(value, each, path)
 
 
 def encode(spec: Spec) -> bytes:

@@ -20,7 +20,8 @@ from typing import Any
 from wherry.kernel import cgroup_trees, process
 from wherry.kernel.descriptors import raise_own_limit
 from wherry.runtime import launch, steps
-from wherry.shim import protocol
+from wherry.shim import protocol, standin
+from wherry.shim.standin import StandIn
 
 
 class Slot:
@@ -35,11 +36,18 @@ class Slot:
         self.claimed = False
         self.released = False
         self.held: dict[str, int] = {}
+        self.element: list[Any] = []
+        """In which array of ``Shim.alarms``, by its id, and which element of it is the container's."""
+        self.signal = ""
+        """Which of ``held`` polls readable when it has crossed its hard limit."""
+        self.answered = False
+        """It has crossed while no supervisor lived, and we have killed it."""
         self.exit: dict[str, Any] | None = None
 
     def describe(self) -> protocol.Message:
         """The fields of the ``slot`` message; ``held`` names the descriptors that go with it."""
-        state = {"claimed": self.claimed, "exit": self.exit, "held": ["pidfd", *self.held]}
+        held = ["pidfd", *self.held]
+        state = {"claimed": self.claimed, "exit": self.exit, "held": held, "answered": self.answered}
         return {"type": "slot", "slot": self.name, "pid": self.pid, **state}
 
     def descriptors(self) -> list[int]:
@@ -57,10 +65,12 @@ class Shim:
         self.slots: dict[str, Slot] = {}
         self.by_pidfd: dict[int, Slot] = {}
         self.kept: dict[str, int] = {}
+        self.alarms: list[protocol.Message] = []
         self.dying: set[Slot] = set()
         self.thaw_delay = 0.0
         self.poll = select.epoll()
         self.poll.register(listener.fileno(), select.EPOLLIN)
+        self.stand_in = StandIn(self.poll)
         self.stopping = False
         self.had_supervisor = False
         self.handlers = {
@@ -80,6 +90,8 @@ class Shim:
                     self.dispatch(descriptor)
                 except Exception:  # nothing may cost all containers their parent
                     traceback.print_exc(file=sys.stderr)
+            if self.stand_in.is_needed:
+                self.answer()
             if not self.is_needed() and (self.had_supervisor or not events):
                 return
 
@@ -88,12 +100,31 @@ class Shim:
         frozen process does not die of the SIGKILL that it has been sent.
         """
         if not self.dying:
+            if self.stand_in.is_needed:
+                return standin.LOOK_SECONDS
             return -1 if self.is_needed() else 10
         if self.thaw_delay:
             for slot in self.dying:
                 cgroup_trees.thaw(slot.groups)
         self.thaw_delay = min(2 * self.thaw_delay or 0.02, 1.0)
         return self.thaw_delay
+
+    def answer(self) -> None:
+        """End the containers that have crossed their hard limits, as a supervisor would; whatever else there is to do
+        about that is left to the next one.
+        """
+        try:
+            crossed = [*self.stand_in.crossed(self.alarms, self.kept, self.slots.values())]
+        except Exception:  # what we were told is of no use: say so once
+            traceback.print_exc(file=sys.stderr)
+            self.stand_in.end()
+            return
+        for slot in crossed:
+            if not slot.answered:
+                slot.answered = True
+                signal.pidfd_send_signal(slot.pidfd, signal.SIGKILL)
+                self.dying.add(slot)
+                self.thaw_delay = 0.0
 
     def is_needed(self) -> bool:
         return bool(self.slots) or (self.supervisor is not None and not self.stopping)
@@ -118,6 +149,7 @@ class Shim:
         while self.supervisor is not None and self.serve(self.supervisor):
             pass  # what the old one still had to say
         self.disconnect()
+        self.stand_in.end()
         self.supervisor = connection
         self.had_supervisor = True
         self.poll.register(connection.fileno(), select.EPOLLIN)
@@ -137,6 +169,7 @@ class Shim:
         for slot in list(self.slots.values()):
             if not slot.claimed:
                 self.drop(slot)
+        self.stand_in.begin(self.alarms, self.kept, self.slots.values())
 
     def serve(self, supervisor: socket.socket) -> bool:
         """Carry out one message; False when there is none, now or any more."""
@@ -196,7 +229,11 @@ class Shim:
                 if slot.exit is None:
                     signal.pidfd_send_signal(slot.pidfd, signal.SIGKILL)
             return
-        slot.held.update(zip(message["names"], descriptors, strict=True))
+        new = dict(zip(message["names"], descriptors, strict=True))
+        for name in new.keys() & slot.held.keys():  # it was armed anew
+            os.close(slot.held[name])
+        slot.held.update(new)
+        slot.element, slot.signal = message.get("element") or [], message.get("signal", "")
 
     def keep(self, message: protocol.Message, descriptors: list[int]) -> None:
         if len(descriptors) != len(message["names"]):  # we may open no more: better all of the old than some of the new
@@ -204,6 +241,7 @@ class Shim:
         else:
             superfluous = list(self.kept.values())
             self.kept = dict(zip(message["names"], descriptors, strict=True))
+            self.alarms = message.get("alarms", [])
         for descriptor in superfluous:
             os.close(descriptor)
 

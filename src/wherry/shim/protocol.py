@@ -11,12 +11,16 @@ Who: one supervisor at a time; a new connection takes the place of the old one. 
    message}. The template is sent as a list of steps (``runtime.steps``) and everything after happens between
    supervisor and child over the channel (``runtime.init``).
 3. ``claim`` {slot, names} with as many descriptors: the slot is a container now; keep these for the next supervisor.
-   Slots that nobody has claimed are killed when the supervisor goes away. A shim that may open no more descriptors
-   kills the process, and says ``refused`` {slot} before its ``exit``.
+   Slots that nobody has claimed are killed when the supervisor goes away. A second claim adds descriptors and replaces
+   those of the same names. Optional: how its crossing of a hard limit is found, by ``element`` [id, number] (of an
+   array of ``keep``) or ``signal``, the name of a descriptor that polls readable then. A shim that may open no more
+   descriptors kills the process, and says ``refused`` {slot} before its ``exit``.
 4. ``exit`` {slot, code, status, time}: the process has been reaped (``code`` and ``status`` are si_code and si_status
    of waitid(2), ``time`` is CLOCK_MONOTONIC in nanoseconds). The shim keeps it until ``release`` {slot}, which also
    closes what is held. Releasing a live slot kills it first.
-5. ``keep`` {names} with as many descriptors: keep these for the next supervisor, and no others that came this way.
+5. ``keep`` {names, alarms} with as many descriptors: keep these for the next supervisor, and no others that came this
+   way. ``alarms`` are ``memory.Alarm``, as objects. While no supervisor is connected, the shim kills containers whose
+   words in these arrays, or whose signals, say that they have crossed; the slot's field ``answered`` tells that.
 6. ``shutdown``: kill what lives, reap, exit. Without a supervisor, a shim that holds nothing exits by itself.
 """
 

@@ -3,11 +3,12 @@
 In this order, the first that there is:
 
 1. the start never came to its command,
-2. the enforcer's own record of a crossing of the hard limit,
-3. the kernel's OOM killer chose the first process: the victim it named (oom:mark_victim), or a kill that the group has
+2. the enforcer's own record of a crossing of the hard limit, or the shim's word that it has acted on one,
+3. nobody could hold it to its hard limit any more after a take-over, so that we have killed it,
+4. the kernel's OOM killer chose the first process: the victim it named (oom:mark_victim), or a kill that the group has
    counted (memory.events.local, memory.oom_control) and that was none of the container's other processes,
-4. somebody asked for the end (stop),
-5. the exit status.
+5. somebody asked for the end (stop),
+6. the exit status.
 
 A SIGKILL alone is no evidence of anything but a signal.
 """
@@ -18,14 +19,15 @@ import signal
 from typing import NamedTuple
 
 from wherry.memory import Event
+from wherry.runtime.exit_status import ExitStatus
 from wherry.supervisor.model import MemoryDeath, Reason
-from wherry.supervisor.shimlink import ExitStatus
 
 
 class MemoryEvidence(NamedTuple):
     """What was seen of a container's memory. ``victim`` is the OOM killer's choice of its first process;
     ``unexplained_kills`` counts OOM kills in its group whose victims are not known; ``limit_bytes`` is the group's own
-    limit, None without one.
+    limit, None without one; ``answered_bytes`` is the hard limit that it had when the shim, while no supervisor lived,
+    killed it for crossing it, None when it did not.
     """
 
     enforcer: str = ""
@@ -34,6 +36,7 @@ class MemoryEvidence(NamedTuple):
     victim: Event | None = None
     unexplained_kills: int = 0
     limit_bytes: int | None = None
+    answered_bytes: int | None = None
 
 
 class Cause(NamedTuple):
@@ -42,13 +45,24 @@ class Cause(NamedTuple):
 
 
 def decide(
-    status: ExitStatus | None, evidence: MemoryEvidence, *, start_failed: bool, stop_requested: bool, with_init: bool
+    status: ExitStatus | None,
+    evidence: MemoryEvidence,
+    *,
+    start_failed: bool,
+    stop_requested: bool,
+    with_init: bool,
+    limit_lost: bool = False,
 ) -> Cause:
     """``status`` None is an end whose status nobody could collect."""
     if start_failed:
         return Cause(Reason.START_FAILED)
     if evidence.hard is not None:
         return Cause(Reason.HARD_LIMIT, _memory_death(evidence.enforcer, evidence.hard, status))
+    if evidence.answered_bytes is not None and (status is None or _was_killed(status, with_init)):
+        found = MemoryDeath(enforcer=evidence.enforcer, limit_bytes=evidence.answered_bytes)
+        return Cause(Reason.HARD_LIMIT, found)
+    if limit_lost and (status is None or _was_killed(status, with_init)):
+        return Cause(Reason.LIMIT_LOST)
     if status is None:
         return Cause(Reason.LOST)
     if _was_killed(status, with_init) and (evidence.victim is not None or evidence.unexplained_kills):

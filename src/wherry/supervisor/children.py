@@ -20,9 +20,10 @@ from wherry.kernel import unix_sockets
 from wherry.kernel.cgroups import Group, Layout
 from wherry.kernel.libc import describe
 from wherry.runtime import launch
+from wherry.runtime.exit_status import ExitStatus
 from wherry.runtime.plan import Plan
 from wherry.supervisor import killing
-from wherry.supervisor.shimlink import ExitStatus, ShimLink
+from wherry.supervisor.shimlink import ShimLink
 
 _MAKING_AT_ONCE = 16
 _log = logging.getLogger(__name__)
@@ -149,6 +150,8 @@ class Children:
         self.by_slot: dict[str, Child] = {}
         self.lingering: dict[Child, asyncio.Task[None]] = {}
         """Discarded, and not dead yet."""
+        self._early: dict[str, ExitStatus] | None = {}
+        """Of children that the shim has handed over and that nobody has adopted yet; None when all have been."""
 
     @property
     def spares(self) -> int:
@@ -193,6 +196,13 @@ class Children:
     def adopt(self, child: Child) -> None:
         """Take over a child of an earlier supervisor."""
         self.by_slot[child.slot] = child
+        status = None if self._early is None else self._early.pop(child.slot, None)
+        if status is not None and not child.exited.done():
+            child.exited.set_result(status)
+
+    def all_adopted(self) -> None:
+        """An exit of one that is not known is nobody's from now on."""
+        self._early = None
 
     async def discard(self, child: Child) -> None:
         """Kill a child if it lives, and leave nothing of it: process, slot, descriptors, cgroup.
@@ -252,7 +262,10 @@ class Children:
     def exited(self, slot: str, status: ExitStatus) -> None:
         """The shim has reaped the child in this slot."""
         child = self.by_slot.get(slot)
-        if child is not None and not child.exited.done():
+        if child is None:
+            if self._early is not None:
+                self._early[slot] = status
+        elif not child.exited.done():
             child.exited.set_result(status)
 
     def shim_lost(self) -> None:

@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 from wherry.errors import WherryError
 from wherry.logs import Log
+from wherry.runtime.exit_status import ExitStatus
 from wherry.supervisor import killing
 from wherry.supervisor.cause import MemoryEvidence, decide
 from wherry.supervisor.children import Child
 from wherry.supervisor.model import End, Reason, Record, State
-from wherry.supervisor.shimlink import ExitStatus
 
 _NOTHING_SEEN = MemoryEvidence()
 
@@ -69,6 +69,7 @@ class Container:
         record.reason, record.error = Reason.NONE, ""
         record.exit_code = record.signal = None
         record.peak_memory_bytes = record.peak_pids = record.peak_rss_bytes = None
+        record.backstop_bytes = None
         record.enforcer, record.oom_children, record.memory_death = "", 0, None
         record.finished_ns = record.killed_ns = 0
         record.stop_requested = False
@@ -88,6 +89,7 @@ class Container:
             start_failed=record.reason is Reason.START_FAILED,  # found out after a takeover
             stop_requested=record.stop_requested,
             with_init=record.request.init,
+            limit_lost=record.reason is Reason.LIMIT_LOST,  # as well
         )
         record.peak_rss_bytes = evidence.peak_bytes
         if record.reason is Reason.HARD_LIMIT:

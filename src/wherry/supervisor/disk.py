@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from wherry.errors import Conflict, NotFound
-from wherry.rootfs import RootfsStore, Space, Unpacked, trees
+from wherry.storage import trees
+from wherry.storage.catalogue import Unpacked
+from wherry.storage.rootfs import RootfsStore
+from wherry.storage.tar.budget import Space
 from wherry.supervisor.container import Container
 from wherry.supervisor.model import Record
 from wherry.supervisor.state_directory import StateDirectory

@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from wherry.logs import Pipeline
-from wherry.supervisor import limits
+from wherry.runtime import cgroup_limits
 from wherry.supervisor.children import Child, Children
 from wherry.supervisor.container import Container
 from wherry.supervisor.events import Action, Events
@@ -48,8 +48,8 @@ class Ender:
         container.log.expect_end()
         await self._wait_for_output(container)
         record = container.record
-        record.peak_memory_bytes = limits.peak_memory(child.group)
-        record.peak_pids = limits.peak_pids(child.group)
+        record.peak_memory_bytes = cgroup_limits.peak_memory(child.group)
+        record.peak_pids = cgroup_limits.peak_pids(child.group)
         record.log_stats = container.log.measure()
         container.ended(status, evidence)
         if record.reason not in MEMORY_REASONS:

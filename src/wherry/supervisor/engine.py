@@ -17,6 +17,7 @@ import wherry
 from wherry.errors import Conflict, InternalError, NameInUse, NotFound, StartFailed, WherryError
 from wherry.kernel.libc import describe
 from wherry.logs import Log
+from wherry.memory import uncounted
 from wherry.supervisor import replacing, stopping, turns, updating, usage
 from wherry.supervisor.container import Container
 from wherry.supervisor.disk import Disk
@@ -242,6 +243,7 @@ class Engine(Lifespan):
         return self._memory.usage(self._find(ref))
 
     def info(self) -> EngineInfo:
+        drift = self._memory.auditor.worst
         states = [container.record.state for container in self._containers.values()]
         return EngineInfo(
             version=wherry.__version__,
@@ -258,6 +260,10 @@ class Engine(Lifespan):
             enforcer=self._memory.name,
             enforcers_refused=self._memory.refused,
             enforcer_dropped=self._memory.dropped,
+            has_backstop=self._memory.has_backstop,
+            drift_bytes=None if drift is None else drift.size,
+            drift_of="" if drift is None else drift.name,
+            not_counted=uncounted.by(self._memory.name),
             containers_running=states.count(State.RUNNING),
             containers_created=states.count(State.CREATED),
             containers_exited=states.count(State.EXITED),

@@ -36,6 +36,7 @@ class Action(StrEnum):
     UPDATE = "update"
     SOFT_LIMIT = "soft-limit"
     SOFT_LIMIT_CLEARED = "soft-limit-cleared"
+    MEMORY_PRESSURE = "memory-pressure"
     HARD_LIMIT = "hard-limit"
     OOM = "oom"
     OOM_CHILD = "oom-child"
@@ -50,6 +51,7 @@ class Action(StrEnum):
 _PROVOKED = {
     Action.SOFT_LIMIT: "memory",
     Action.SOFT_LIMIT_CLEARED: "memory",
+    Action.MEMORY_PRESSURE: "pressure",
     Action.OOM_CHILD: "oom",
     Action.LOG_GAP: "gap",
     Action.LOG_ERROR: "log",

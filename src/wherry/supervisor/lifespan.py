@@ -17,19 +17,21 @@ from wherry.errors import InternalError, InvalidRequest, NotFound, WherryError
 from wherry.kernel import cgroups, process
 from wherry.logs import Log, Pipeline
 from wherry.memory import Host
-from wherry.rootfs import Limits, RootfsStore
+from wherry.runtime.exit_status import ExitStatus
+from wherry.storage.layers import Layers
+from wherry.storage.rootfs import RootfsStore
+from wherry.storage.tar.budget import Limits
 from wherry.supervisor import ending, killing, leaving, recovery, room, stopping
 from wherry.supervisor.children import Child, Children
 from wherry.supervisor.container import Container
 from wherry.supervisor.disk import Disk
 from wherry.supervisor.event_log import EventLog
 from wherry.supervisor.events import Action, Events
-from wherry.supervisor.layers import Layers
 from wherry.supervisor.log_reports import LogReports
 from wherry.supervisor.memory import Memory
 from wherry.supervisor.model import Record, State
 from wherry.supervisor.records import Records
-from wherry.supervisor.shimlink import ExitStatus, HeldSlot, ShimLink
+from wherry.supervisor.shimlink import HeldSlot, ShimLink
 from wherry.supervisor.starting import Starter
 from wherry.supervisor.state_directory import StateDirectory
 from wherry.supervisor.takeover import Takeover
@@ -125,6 +127,7 @@ class Lifespan(abc.ABC):
             pipeline=self._pipeline,
             memory=self._memory,
             starter=self._starter,
+            shim=self._shim,
             layout=self._layout,
         )
         try:
@@ -136,6 +139,7 @@ class Lifespan(abc.ABC):
         records = self._records.load()
         await self._open_memory({record.enforcer for record in records if record.slot and record.enforcer})
         self._keeper = asyncio.get_running_loop().create_task(self._keep_records())
+        self._auditing = asyncio.get_running_loop().create_task(self._memory.auditor.run())
         await self._recover(held, records)
 
     async def _open_memory(self, in_use: set[str]) -> None:
@@ -149,15 +153,13 @@ class Lifespan(abc.ABC):
         finally:
             for descriptor in kept.values():
                 os.close(descriptor)
-        self._keep_memory()
-        self._memory.on_change = self._keep_memory_again
 
     def _keep_memory_again(self) -> None:
         with contextlib.suppress(InternalError):  # there is no shim: the next one gets all of it
             self._keep_memory()
 
     def _keep_memory(self) -> None:
-        self._shim.keep(self._memory.descriptors())
+        self._shim.keep(self._memory.descriptors(), self._memory.alarms())
 
     async def prepare(self, rootfs: str | None) -> None:
         """Prepare containers ahead, for the default kind; ``rootfs``, if given, is checked and unpacked now.
@@ -207,8 +209,13 @@ class Lifespan(abc.ABC):
         await asyncio.to_thread(recovery.prune_logs, self._state.logs, records)
         for slot in by_name.values():  # prepared, or of a container whose record is gone
             self._discard_unknown(slot)
+        self._children.all_adopted()
         known = {container.record.slot for container in self._containers.values()} | set(by_name)
         await recovery.sweep(self._layout, self._parent, known)
+        self._memory.sweep()
+        # Until here the shim holds what there was before: limits that an earlier version has set go on.
+        self._keep_memory()
+        self._memory.on_change = self._keep_memory_again
         self._disk.hold_all()
         is_complete = not self._records.has_unreadable  # else the layers and logs of some would look like nobody's
         layers = {container.record.layer for container in self._containers.values()}
@@ -372,6 +379,7 @@ class Lifespan(abc.ABC):
     async def _detach(self) -> None:
         self._closing = True
         self._keeper.cancel()
+        self._auditing.cancel()
         await leaving.leave_ends(self._containers.values(), self._children, self._tasks)
         await self._starter.close()
         await self._children.close()
@@ -401,6 +409,7 @@ class Lifespan(abc.ABC):
             await self._detach()
             return left
         self._keeper.cancel()
+        self._auditing.cancel()
         self._ender.close()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=30)

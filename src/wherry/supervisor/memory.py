@@ -7,21 +7,25 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from wherry.errors import Conflict, InvalidRequest, NotSupported, StartFailed
-from wherry.kernel import procfs
+from wherry.kernel import cgroup_memory, procfs
 from wherry.kernel.libc import describe
-from wherry.memory import Event, Host, Kind, Limits, MemoryLimiter, Target, Unusable, Usage, choice, controller
+from wherry.memory import Alarm, Event, Host, Kind, Limits, MemoryLimiter, Unusable, Usage, choice
 from wherry.memory.oom import OomWatch
-from wherry.supervisor import killing
+from wherry.shim import protocol
+from wherry.supervisor import killing, soft
+from wherry.supervisor.audit import Audited, Auditor
 from wherry.supervisor.cause import MemoryEvidence
 from wherry.supervisor.children import Child
 from wherry.supervisor.container import Container
 from wherry.supervisor.events import Action, Events, Instant
 from wherry.supervisor.kernel_log import KernelLog
 from wherry.supervisor.model import Record, State
+from wherry.supervisor.rearming import Rearming, limits_of, target_of
 from wherry.supervisor.records import Records
+from wherry.supervisor.soft import SoftLimits
 
 _log = logging.getLogger(__name__)
 
@@ -48,11 +52,13 @@ def backstop(hard_bytes: int) -> int:
 class _Watched:
     """One armed container."""
 
-    def __init__(self, container: Container, child: Child, limiter: MemoryLimiter | None) -> None:
+    def __init__(self, container: Container, child: Child, limiter: MemoryLimiter | None = None) -> None:
         self.container = container
         self.child = child
         self.limiter = limiter
         self.victim: Event | None = None
+        self.is_answered = False
+        """The shim has killed it for a crossing, while no supervisor lived."""
 
 
 class Memory:
@@ -68,6 +74,7 @@ class Memory:
         """Enforcer -> why it was not taken."""
         self._watched: dict[str, _Watched] = {}
         self._oom = OomWatch()
+        self._soft = SoftLimits(events, self._usage_of)
         self._kernel_log = KernelLog()
         self._timers: set[asyncio.TimerHandle] = set()
         self._dropped = 0
@@ -76,6 +83,7 @@ class Memory:
         """Called when ``descriptors`` are others, before ``arm`` returns. Set when the shim has got the first ones:
         what an earlier supervisor left there must stay until all of it has been taken over.
         """
+        self.auditor = Auditor(self._audited)
         self._looking: dict[str, bool] = {}
         """Containers whose OOM kills are about to be counted, and whether there was another signal since."""
 
@@ -85,9 +93,9 @@ class Memory:
         """
         for name in in_use:
             try:
-                self._limiters[name] = choice.open_limiter(name, self._host, dict(kept))
+                self._limiters[name] = await asyncio.to_thread(choice.take_over, name, self._host, dict(kept))
             except Unusable as reason:
-                _log.error("containers with limits by %s cannot be taken over: %s", name, reason)
+                _log.error("containers with limits by %s cannot go on with it: %s", name, reason)
         try:
             chosen = await asyncio.to_thread(choice.choose, wanted, self._host, dict(self._limiters))
         except Unusable as reason:
@@ -96,6 +104,7 @@ class Memory:
         self._chosen, self.refused = chosen
         if self._chosen is not None:
             self._limiters[self._chosen.name] = self._chosen
+        self._rearming = Rearming(self._limiters, self._chosen, self._records)
         _log.info("memory limits by %s", self.name or "nobody")
         for name, reason_text in self.refused.items():
             _log.info("memory enforcer %s is not taken: %s", name, reason_text)
@@ -110,6 +119,10 @@ class Memory:
         return "" if self._chosen is None else self._chosen.name
 
     @property
+    def has_backstop(self) -> bool:
+        return cgroup_memory.is_offered(*self._host)
+
+    @property
     def dropped(self) -> int:
         """Events and processes that enforcers had no room for."""
         return sum(limiter.dropped() for limiter in self._limiters.values())
@@ -118,28 +131,44 @@ class Memory:
         """What the shim is to keep for the next supervisor."""
         return {name: each for limiter in self._limiters.values() for name, each in limiter.descriptors().items()}
 
+    def alarms(self) -> list[Alarm]:
+        """What the shim is to look at while no supervisor lives."""
+        return [alarm for limiter in self._limiters.values() if (alarm := limiter.alarm()) is not None]
+
+    def alarm_of(self, container: Container) -> protocol.Message:
+        """The fields of ``claim`` by which the shim finds this container's crossing; {} when it need not look."""
+        watched = self._watched.get(container.record.id)
+        if watched is None or watched.limiter is None:
+            return {}
+        found, alarm = watched.limiter.alarm_of(container.record.id), watched.limiter.alarm()
+        if isinstance(found, str):
+            return {"signal": found}
+        return {"element": [alarm.id, found]} if alarm is not None and found is not None else {}
+
     def arm(self, container: Container, child: Child) -> dict[str, int]:
         """Before the container's command is executed. Returns descriptors that the shim is to keep with it, and the
         caller to close.
 
-        Raises StartFailed: a limit that cannot be enforced is not ignored.
+        Raises StartFailed, NotSupported: a limit that cannot be enforced is not ignored.
         """
         request = container.record.request
-        limits = Limits(request.soft_bytes, request.hard_bytes)
+        soft.check(request.soft_action, child.group)
+        limits = limits_of(container.record)
         container.record.enforcer = ""
-        watched = _Watched(container, child, None)
+        watched = _Watched(container, child)
         kept: dict[str, int] = {}
         try:
             if limits != Limits():
                 watched.limiter = self._needed()
                 kept = self._arm(watched, limits)
+                soft.throttle(container.record, limits, child.group)
             elif request.memory_bytes is not None and self.name in _NAMES_VICTIMS:
                 # Only to learn whom the OOM killer chooses: nothing is to fail for that.
                 with contextlib.suppress(OSError):
                     kept = self._arm(watched, limits)
                     watched.limiter = self._chosen
             if request.memory_bytes is not None or (
-                request.hard_bytes is not None and controller.is_there(child.group)
+                request.hard_bytes is not None and cgroup_memory.is_there(child.group)
             ):
                 self._oom.add(container.record.id, child.group)
         except OSError as error:
@@ -167,7 +196,7 @@ class Memory:
         record, child, limiter = watched.container.record, watched.child, self._needed()
         namespace = os.open(f"/proc/{child.pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            kept = limiter.arm(_target(record, child, namespace), limits)
+            kept = limiter.arm(target_of(record, child, namespace), limits)
         finally:
             os.close(namespace)
         record.enforcer = limiter.name
@@ -203,6 +232,7 @@ class Memory:
             # EBUSY: there is more in the group than that, and the enforcer is about to end it.
             with contextlib.suppress(OSError):
                 self._set_backstop(watched, limits)
+        soft.throttle(container.record, limits, watched.child.group)
 
     def reclaim(self, container: Container, old: Limits, limits: Limits) -> None:
         """Have the kernel make room for a lower hard limit before ``update``; blocking, in a thread. No error: what
@@ -214,7 +244,7 @@ class Memory:
         if limits.hard_bytes < old.hard_bytes and (old.soft_bytes is None) == (limits.soft_bytes is None):
             with contextlib.suppress(OSError):
                 if watched.limiter.name == "cgroup":
-                    controller.set_limit(watched.child.group, limits.hard_bytes)
+                    cgroup_memory.set_limit(watched.child.group, limits.hard_bytes)
                 else:
                     self._set_backstop(watched, limits)
 
@@ -222,11 +252,18 @@ class Memory:
     def _set_backstop(watched: _Watched, limits: Limits) -> None:
         """Unless the enforcer is the group itself, or the group's own limit is as low."""
         record, group = watched.container.record, watched.child.group
-        if limits.hard_bytes is None or record.enforcer == "cgroup" or not controller.is_there(group):
+        if limits.hard_bytes is None or record.enforcer == "cgroup" or not cgroup_memory.is_there(group):
             return
         size, own = backstop(limits.hard_bytes), record.request.memory_bytes
         if own is None or own > size:
-            controller.set_limit(group, size)
+            cgroup_memory.set_backstop(group, size)
+            record.backstop_bytes = size
+
+    def _audited(self) -> Iterator[Audited]:
+        for container_id, each in list(self._watched.items()):
+            if each.limiter is not None and not each.child.exited.done():
+                name, child = each.container.record.name, each.child
+                yield Audited(container_id, name, child.pid, child.group, each.limiter)
 
     def usage(self, container: Container) -> Usage | None:
         """What the enforcer counts now; None for a container that it does not watch."""
@@ -237,29 +274,41 @@ class Memory:
             return watched.limiter.stat(container.record.id)
         return None
 
-    def adopt(self, container: Container, child: Child, kept: Mapping[str, int]) -> None:
-        """For a container that an earlier supervisor armed; it may have ended."""
+    def adopt(
+        self, container: Container, child: Child, kept: Mapping[str, int], *, is_answered: bool
+    ) -> dict[str, int]:
+        """For a container that an earlier supervisor armed; it may have ended. ``is_answered``: the shim has killed it
+        for a crossing meanwhile.
+
+        Returns descriptors for the shim to keep with it, and the caller to close; empty unless it had to be armed anew.
+        """
         record = container.record
-        watched = _Watched(container, child, None)
-        limits = Limits(record.request.soft_bytes, record.request.hard_bytes)
+        watched = _Watched(container, child)
+        watched.is_answered = is_answered
+        new: dict[str, int] = {}
         if record.enforcer:
-            try:
-                limiter = self._limiters[record.enforcer]
-                namespace = kept.get("memory-namespace", -1)
-                limiter.adopt(_target(record, child, namespace), limits, dict(kept))
-                watched.limiter = limiter
-            except (KeyError, OSError) as error:
-                _log.error("%s: its memory limits by %s are lost: %s", record.name, record.enforcer, error)
+            watched.limiter, new = self._rearming.take_over(container, child, kept)
+            if new:
+                with contextlib.suppress(OSError):  # EBUSY: it has more than that, and is about to be ended
+                    self._set_backstop(watched, limits_of(record))
         with contextlib.suppress(OSError):
-            if controller.limit(child.group) is not None:
+            if cgroup_memory.limit(child.group) is not None:
                 self._oom.add(record.id, child.group)
         self._watched[record.id] = watched
+        return new
 
     def taken_over(self) -> None:
-        """All that there was has been adopted: forget the rest, and hear what has happened meanwhile."""
+        """All that there was has been adopted: count what was armed anew, and hear what has happened meanwhile."""
+        self._rearming.take_stock()
+        for limiter in self._limiters.values():
+            self._drain(limiter)
+        for watched in self._watched.values():
+            self._soft.adopt(watched.container.record, watched.child.group)
+
+    def sweep(self) -> None:
+        """What belongs to no container has been killed: forget its limits."""
         for limiter in self._limiters.values():
             limiter.sweep()
-            self._drain(limiter)
 
     def disarm(self, container: Container) -> MemoryEvidence:
         """The container has ended, or was not started in the end. Empty evidence when it was not armed."""
@@ -270,17 +319,19 @@ class Memory:
         if limiter is not None:
             self._drain(limiter)  # what it still has to say of this one
         del self._watched[container.record.id]
+        self._soft.remove(container.record.id)
         self._oom.remove(container.record.id)
         group, record = watched.child.group, container.record
         verdict = None if limiter is None else limiter.disarm(record.id)
-        kills = controller.oom_kills(group)
+        kills = cgroup_memory.oom_kills(group)
         return MemoryEvidence(
             enforcer=record.enforcer,
             peak_bytes=verdict.peak_bytes if verdict is not None else None,
             hard=verdict.hard if verdict is not None else None,
             victim=watched.victim,
             unexplained_kills=max(kills - record.oom_children, 0),
-            limit_bytes=controller.limit(group) if kills else None,
+            limit_bytes=cgroup_memory.limit(group) if kills else None,
+            answered_bytes=record.request.hard_bytes if watched.is_answered else None,
         )
 
     def explain_kills(self, container: Container, kills: int) -> None:
@@ -289,6 +340,7 @@ class Memory:
 
     def tick(self) -> None:
         """Once a second: what no descriptor tells."""
+        self._soft.tick()
         for limiter in self._limiters.values():
             self._drain(limiter)
         if self.dropped > self._dropped:
@@ -316,6 +368,7 @@ class Memory:
                 self._oom_kill(watched, event)
             else:
                 self._tell(watched, limiter.name, event)
+                self._soft.hear(event, watched.container.record, watched.child.group)
 
     def _kill(self, watched: _Watched) -> None:
         killing.kill(watched.child)
@@ -323,6 +376,10 @@ class Memory:
         record.killed_ns = record.killed_ns or time.time_ns()
         if record.state is State.RUNNING:  # else the start saves it: here it would say that there is none
             self._records.keep(record)
+
+    def _usage_of(self, container_id: str) -> Usage | None:
+        watched = self._watched.get(container_id)
+        return None if watched is None else self.usage(watched.container)
 
     def _tell(self, watched: _Watched, enforcer: str, event: Event) -> None:
         record = watched.container.record
@@ -403,14 +460,14 @@ class Memory:
 
     def _explain(self, watched: _Watched, event: Event | None) -> None:
         """The container lives on: whoever was killed was not its first process."""
-        unexplained = controller.oom_kills(watched.child.group) - watched.container.record.oom_children
+        unexplained = cgroup_memory.oom_kills(watched.child.group) - watched.container.record.oom_children
         if watched.victim is None and unexplained > 0:
             number = unexplained if event is None else 1
             self._oom_children(watched.container.record, self._described(event, watched.child), number)
 
     @staticmethod
     def _described(victim: Event | None, child: Child) -> dict[str, str]:
-        limit = controller.limit(child.group)
+        limit = cgroup_memory.limit(child.group)
         found = {} if limit is None else {"limit": str(limit)}
         return found if victim is None else {**found, "pid": str(victim.pid), "comm": victim.comm}
 
@@ -430,6 +487,7 @@ class Memory:
             timer.cancel()
         loop.remove_reader(self._oom.fileno())
         self._oom.close()
+        self._soft.close()
         self._kernel_log.close()
         for limiter in self._limiters.values():
             loop.remove_reader(limiter.fileno())
@@ -440,7 +498,3 @@ class Memory:
     def _close_all(descriptors: Mapping[str, int]) -> None:
         for descriptor in descriptors.values():
             os.close(descriptor)
-
-
-def _target(record: Record, child: Child, namespace: int) -> Target:
-    return Target(record.id, child.pid, child.pidfd, namespace, child.group, record.name)

@@ -7,6 +7,7 @@ from enum import StrEnum
 import msgspec
 
 from wherry.logs import BufferStats
+from wherry.memory import uncounted
 from wherry.supervisor.request import CreateRequest
 
 
@@ -26,6 +27,7 @@ class Reason(StrEnum):
     STOPPED = "stopped"
     SIGNALED = "signaled"
     HARD_LIMIT = "hard_limit"
+    LIMIT_LOST = "limit_lost"
     OOM = "oom"
     START_FAILED = "start_failed"
     LOST = "lost"
@@ -92,9 +94,16 @@ class Record(msgspec.Struct, kw_only=True):
     peak_pids: int | None = None
     peak_rss_bytes: int | None = None
     enforcer: str = ""
+    backstop_bytes: int | None = None
+    """The memory group's limit that stands behind a hard limit of another enforcer; None without one."""
     oom_children: int = 0
     memory_death: MemoryDeath | None = None
     log_stats: BufferStats = BufferStats()
+
+    @property
+    def not_counted(self) -> tuple[str, ...]:
+        """What its hard limit does not count, in words; () without one."""
+        return uncounted.by(self.enforcer) if self.request.hard_bytes is not None else ()
 
     @property
     def being_killed(self) -> bool:
@@ -141,6 +150,16 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     enforcer: str
     enforcers_refused: dict[str, str]
     enforcer_dropped: int
+    has_backstop: bool
+    """Whether a memory group stands behind hard limits that another enforcer holds, or is that enforcer itself."""
+    not_counted: tuple[str, ...]
+    """What the enforcer's hard limit does not count, in words."""
+    drift_bytes: int | None
+    """By how much an enforcer's figure was above what the kernel shows of the same processes (negative: below), where
+    that was most, in the last round over all containers; None when there was none.
+    """
+    drift_of: str
+    """The name of that container."""
     containers_running: int
     containers_created: int
     containers_exited: int

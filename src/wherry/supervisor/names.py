@@ -7,8 +7,7 @@ import secrets
 from collections.abc import Collection, Mapping
 from typing import TypeVar
 
-from wherry.errors import Conflict, InvalidRequest, NotFound
-from wherry.supervisor.request import quoted
+from wherry.errors import Conflict, InvalidRequest, NotFound, quoted
 
 T = TypeVar("T")
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")

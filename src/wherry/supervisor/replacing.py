@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 
 from wherry.errors import InvalidRequest, NotFound, WherryError
-from wherry.rootfs import RootfsStore
+from wherry.storage.rootfs import RootfsStore
 from wherry.supervisor.container import Container
 from wherry.supervisor.request import CreateRequest
 

@@ -10,14 +10,15 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-import signal
 from collections.abc import Iterable
+from enum import StrEnum
 
 import msgspec
 
-from wherry.errors import InvalidRequest, NotSupported
+from wherry.errors import InvalidRequest, NotSupported, quoted
 from wherry.kernel.scheduling import parse_cpu_list
 from wherry.logs.options import BUFFER_MAX, BUFFER_MIN, FILE_MIN, MODES, LogOptions
+from wherry.runtime.signals import signal_number
 from wherry.supervisor.bounds import check_sizes
 
 _HOST_NAME = re.compile(r"[a-zA-Z0-9_.-]+")
@@ -49,13 +50,22 @@ class Volume(msgspec.Struct, frozen=True, kw_only=True):
     read_only: bool = False
 
 
+class SoftAction(StrEnum):
+    """What a soft limit does beside being told: ``soft``."""
+
+    NONE = "none"
+    RECLAIM = "reclaim"
+    THROTTLE = "throttle"
+
+
 class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One container as asked for, before anything is looked up on the host.
 
     ``rootfs`` is an absolute path (directory or tar archive); ``env`` holds "K=V" strings without the variables the
     supervisor adds (PATH, HOSTNAME, HOME); ``tmpfs`` maps a destination to mount options as docker's
     ("size=1m,mode=1777"); ``cpus`` counts CPUs (0.5 is half of one); limits are in bytes and None where there is none.
-    ``soft_bytes`` and ``hard_bytes`` are the memory enforcer's; ``memory_*`` are docker's and set the control group:
+    ``soft_bytes`` and ``hard_bytes`` are the memory enforcer's, ``soft_action`` (none, reclaim or throttle, "" is none)
+    is what happens at the soft one beside being told; ``memory_*`` are docker's and set the control group:
     ``memory_swap_bytes`` is memory and swap together, -1 for any amount, None for twice the memory;
     ``nice`` (of the container), ``cpu_shares`` and ``sched_policy`` "idle" each set the container's weight against
     others, so that one excludes the rest; ``sched_policy`` is other, batch, idle, fifo:N or rr:N, "" is other;
@@ -82,6 +92,7 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     cpus: float | None = None
     soft_bytes: int | None = None
     hard_bytes: int | None = None
+    soft_action: str = ""
     memory_bytes: int | None = None
     memory_reservation_bytes: int | None = None
     memory_swap_bytes: int | None = None
@@ -98,11 +109,6 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     merge_streams: bool = False
 
 
-def quoted(text: str) -> str:
-    """``text`` fit for a one-line message: quoted, control characters escaped, cut after 80 characters."""
-    return repr(text if len(text) <= 80 else text[:77] + "...")
-
-
 def parse_size(text: str, what: str) -> int:
     """Bytes in "1048576", "64k", "10m", "1g" (of 1024, as docker has it); 0 for docker's "-1", without limit.
 
@@ -115,26 +121,6 @@ def parse_size(text: str, what: str) -> int:
     if not match:
         raise InvalidRequest(f"invalid {what}: {quoted(text)} is not a size such as 10m")
     return int(match[1]) << 10 * " kmgt".index(match[2] or " ")
-
-
-def signal_number(text: str) -> int:
-    """The number of a signal given as "15", "TERM", "SIGTERM" or "RTMIN+3", in any case.
-
-    Raises:
-        InvalidRequest: there is no such signal.
-    """
-    name = text.upper().removeprefix("SIG")
-    if re.fullmatch(r"[0-9]{1,2}", name):
-        number = int(name)
-    elif match := re.fullmatch(r"RT(MIN|MAX)(?:([+-])([0-9]{1,2}))?", name):
-        offset = int((match[2] or "+") + (match[3] or "0"))
-        number = offset + (signal.SIGRTMIN if match[1] == "MIN" else signal.SIGRTMAX)
-        number = number if signal.SIGRTMIN <= number <= signal.SIGRTMAX else 0
-    else:
-        number = int(signal.Signals.__members__.get("SIG" + name, 0))
-    if not 1 <= number <= signal.SIGRTMAX:
-        raise InvalidRequest(f"invalid signal: {quoted(text)}")
-    return number
 
 
 def parse_env(variables: Iterable[str]) -> tuple[str, ...]:
@@ -286,6 +272,7 @@ def _check_limits(request: CreateRequest) -> None:
             f"invalid memory limits: the soft limit ({request.soft_bytes} bytes) is above the hard limit "
             f"({request.hard_bytes} bytes)"
         )
+    _check_soft_action(request)
     _check_group_memory(request)
     if request.pids_limit is not None and not 0 < request.pids_limit <= _PIDS_MAX:
         raise InvalidRequest(f"invalid pids limit: {request.pids_limit} is not between 1 and {_PIDS_MAX}")
@@ -294,6 +281,14 @@ def _check_limits(request: CreateRequest) -> None:
     _check_scheduling(request)
     if request.io_weight is not None and not 10 <= request.io_weight <= 1000:
         raise InvalidRequest(f"range of blkio weight is from 10 to 1000, not {request.io_weight}")
+
+
+def _check_soft_action(request: CreateRequest) -> None:
+    if request.soft_action not in {"", *SoftAction}:
+        words = ", ".join(SoftAction)
+        raise InvalidRequest(f"invalid soft action: {quoted(request.soft_action)} is not one of {words}")
+    if request.soft_action not in {"", SoftAction.NONE} and request.soft_bytes is None:
+        raise InvalidRequest(f"invalid soft action: {request.soft_action} needs a soft limit")
 
 
 def _check_group_memory(request: CreateRequest) -> None:

@@ -9,36 +9,21 @@ import os
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import wherry
 from wherry.errors import InternalError
 from wherry.kernel import mounts, trust, unix_sockets
+from wherry.memory import Alarm
+from wherry.runtime.exit_status import ExitStatus
 from wherry.shim import protocol
 
 _log = logging.getLogger(__name__)
 _CONNECT_SECONDS = 10
 _ATTEMPTS = 3
 _CODE = "import sys; sys.path.append({path!r}); from wherry.shim.main import main; main(3)"
-
-
-class ExitStatus(NamedTuple):
-    """``code`` and ``status`` are si_code and si_status of waitid(2); ``monotonic_ns`` is when, 0 when not known."""
-
-    code: int
-    status: int
-    monotonic_ns: int = 0
-
-    @property
-    def signal(self) -> int | None:
-        return None if self.code == os.CLD_EXITED else self.status
-
-    @property
-    def exit_code(self) -> int:
-        """As a shell reports it: 128 + N for signal N."""
-        return self.status if self.code == os.CLD_EXITED else 128 + self.status
 
 
 class HeldSlot(NamedTuple):
@@ -49,6 +34,8 @@ class HeldSlot(NamedTuple):
     claimed: bool
     exit: ExitStatus | None
     descriptors: dict[str, int]
+    answered: bool = False
+    """The shim has killed it for a crossing of its hard limit, while there was no supervisor."""
 
 
 class ShimLink:
@@ -263,15 +250,17 @@ class ShimLink:
         finally:
             self._spawning.pop(slot, None)
 
-    def claim(self, slot: str, descriptors: dict[str, int]) -> None:
+    def claim(self, slot: str, descriptors: dict[str, int], alarm: protocol.Message | None = None) -> None:
         """The slot is a container's from now on; the shim keeps duplicates of these descriptors for the next
-        supervisor.
+        supervisor. ``alarm`` has fields of the message by which it finds the container's crossing.
         """
-        self._send({"type": "claim", "slot": slot, "names": list(descriptors)}, list(descriptors.values()))
+        message = {"type": "claim", "slot": slot, "names": list(descriptors), **(alarm or {})}
+        self._send(message, list(descriptors.values()))
 
-    def keep(self, descriptors: dict[str, int]) -> None:
+    def keep(self, descriptors: dict[str, int], alarms: Sequence[Alarm]) -> None:
         """The shim keeps duplicates of these, and nothing else of the kind, for as long as it lives."""
-        self._send({"type": "keep", "names": list(descriptors)}, list(descriptors.values()))
+        message = {"type": "keep", "names": list(descriptors), "alarms": [alarm._asdict() for alarm in alarms]}
+        self._send(message, list(descriptors.values()))
 
     def release(self, slot: str) -> None:
         """Let the shim forget a slot; kills it when it lives. No error when the shim is gone: then it has forgotten."""
@@ -354,7 +343,9 @@ def _held_slot(message: protocol.Message, descriptors: list[int]) -> HeldSlot:
     ended = message["exit"]
     status = _exit_status(ended) if ended else None
     by_name = dict(zip(message["held"], descriptors, strict=True))
-    return HeldSlot(message["slot"], message["pid"], message["claimed"], status, by_name)
+    # A shim that was started by an earlier version answers nothing.
+    answered = message.get("answered", False)
+    return HeldSlot(message["slot"], message["pid"], message["claimed"], status, by_name, answered)
 
 
 def _execute_shim(listener: int, log_path: Path) -> int:

@@ -27,9 +27,9 @@ from wherry.runtime.spec import (
     Spec,
 )
 from wherry.runtime.spec import User as SpecUser
+from wherry.runtime.users import User
 from wherry.supervisor.namefiles import name_files
 from wherry.supervisor.request import UNCONFINED, CreateRequest, clean_path
-from wherry.supervisor.users import User
 from wherry.weights import weight_of_nice
 
 _CPU_PERIOD = 100_000  # microseconds; docker's

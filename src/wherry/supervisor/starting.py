@@ -12,10 +12,10 @@ from pathlib import Path
 from wherry.errors import InvalidRequest, RootfsInUse, StartFailed, WherryError
 from wherry.kernel.libc import describe_errno
 from wherry.logs import Pipeline, duplicate_pipe, make_buffer, make_pipe
-from wherry.rootfs import RootfsStore
-from wherry.runtime import binds, launch
+from wherry.runtime import binds, cgroup_limits, launch, users
 from wherry.runtime.plan import Plan, make_plan, wants_init
-from wherry.supervisor import layers, limits, users
+from wherry.storage import layers
+from wherry.storage.rootfs import RootfsStore
 from wherry.supervisor.bounds import is_large
 from wherry.supervisor.children import Child, Children
 from wherry.supervisor.container import Container
@@ -25,6 +25,7 @@ from wherry.supervisor.records import Records
 from wherry.supervisor.request import CreateRequest
 from wherry.supervisor.shimlink import ShimLink
 from wherry.supervisor.specgen import make_spec
+from wherry.supervisor.user_lookup import find_user
 
 _log = logging.getLogger(__name__)
 _REFILL_SECONDS = 0.02
@@ -93,7 +94,7 @@ class Starter:
                 record.slot, record.cgroup = child.slot, child.group.path
                 undo.callback(self._forget_slot, container)
                 self._records.save(record)
-                self._hand_over(child, outputs, kept)
+                self._hand_over(container, child, outputs, kept)
                 message = launch.finish_message(
                     ["root", "stdout", "stderr", *names],
                     plan.finish(directories),
@@ -214,7 +215,7 @@ class Starter:
 
     async def _plan(self, container: Container, root: int) -> Plan:
         request = container.record.request
-        user = await users.find(root, request.user)
+        user = await find_user(root, request.user)
         if is_large(request):
             return await asyncio.to_thread(self._make_plan, container, user)
         return self._make_plan(container, user)
@@ -243,9 +244,9 @@ class Starter:
 
     def _limit(self, child: Child, plan: Plan) -> None:
         if plan.spec.process.scheduler.policy in ("SCHED_FIFO", "SCHED_RR"):
-            limits.check_real_time(child.group)
+            cgroup_limits.check_real_time(child.group)
         try:
-            limits.apply(child.group, plan.spec.linux.resources)
+            cgroup_limits.apply(child.group, plan.spec.linux.resources)
         except OSError as error:
             raise StartFailed(f"set limit {error.filename}: {describe_errno(error.errno or 0)}") from error
 
@@ -271,12 +272,12 @@ class Starter:
             used.callback(os.close, outputs[f"write{stream}"])
         return outputs
 
-    def _hand_over(self, child: Child, outputs: dict[str, int], kept: dict[str, int]) -> None:
+    def _hand_over(self, container: Container, child: Child, outputs: dict[str, int], kept: dict[str, int]) -> None:
         """From here on the next supervisor would find this container in the shim."""
         held = {"stdout": outputs["read1"], "stderr": outputs["read2"], "buffer": outputs["buffer"], **kept}
         if child.channel is not None:
             held["channel"] = child.channel.fileno()
-        self._shim.claim(child.slot, held)
+        self._shim.claim(child.slot, held, self._memory.alarm_of(container))
 
     def _forget_slot(self, container: Container) -> None:
         container.record.slot = container.record.cgroup = ""

@@ -8,12 +8,13 @@ import os
 from wherry.errors import WherryError
 from wherry.kernel import cgroups
 from wherry.logs import Pipeline
-from wherry.supervisor import nested_limits, recovery
+from wherry.runtime import nested_limits
+from wherry.supervisor import recovery
 from wherry.supervisor.children import Child, Children
 from wherry.supervisor.container import Container
 from wherry.supervisor.memory import Memory
 from wherry.supervisor.records import Records
-from wherry.supervisor.shimlink import HeldSlot
+from wherry.supervisor.shimlink import HeldSlot, ShimLink
 from wherry.supervisor.starting import Starter
 
 _log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ class Takeover:
         pipeline: Pipeline,
         memory: Memory,
         starter: Starter,
+        shim: ShimLink,
         layout: cgroups.Layout,
     ) -> None:
         self._children = children
@@ -37,6 +39,7 @@ class Takeover:
         self._pipeline = pipeline
         self._memory = memory
         self._starter = starter
+        self._shim = shim
         self._layout = layout
 
     def unknown(self, held: HeldSlot, cgroup: str) -> Child:
@@ -85,9 +88,14 @@ class Takeover:
 
     def _adopt_memory(self, container: Container, child: Child, held: HeldSlot) -> None:
         kept = {name: each for name, each in held.descriptors.items() if name.startswith("memory-")}
+        new: dict[str, int] = {}
         try:
-            self._memory.adopt(container, child, kept)
+            new = self._memory.adopt(container, child, kept, is_answered=held.answered)
+            if new:
+                self._shim.claim(held.name, new, self._memory.alarm_of(container))
         finally:
+            for descriptor in new.values():
+                os.close(descriptor)
             for descriptor in kept.values():
                 os.close(descriptor)
 

@@ -15,7 +15,7 @@ from wherry.kernel import cgroup_trees as trees
 from wherry.kernel import scheduling
 from wherry.kernel.libc import describe
 from wherry.memory import Limits
-from wherry.supervisor import limits
+from wherry.runtime import cgroup_limits
 from wherry.supervisor.children import Child
 from wherry.supervisor.container import Container
 from wherry.supervisor.memory import Memory
@@ -67,7 +67,7 @@ async def update(container: Container, records: Records, memory: Memory, after: 
 
 
 def _limit_group(_: Container, child: Child, __: Memory, before: CreateRequest, after: CreateRequest) -> None:
-    limits.update(child.group, resources(before), resources(after))
+    cgroup_limits.update(child.group, resources(before), resources(after))
 
 
 def _limit_memory(container: Container, _: Child, memory: Memory, before: CreateRequest, after: CreateRequest) -> None:

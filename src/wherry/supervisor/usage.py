@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from wherry import memory
+from wherry.kernel import cgroup_memory
 from wherry.kernel.cgroups import Group
-from wherry.memory import controller
 from wherry.supervisor.model import Record
 
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
@@ -71,9 +71,9 @@ def measure(group: Group) -> Usage:
         user_ns=user,
         system_ns=system,
         throttling=_throttling(group),
-        memory_bytes=controller.usage(group),
+        memory_bytes=cgroup_memory.usage(group),
         inactive_file_bytes=_fields(group, "memory", "memory.stat").get(inactive, 0),
-        memory_limit_bytes=controller.limit(group),
+        memory_limit_bytes=cgroup_memory.limit(group),
         pids=group.read_number("pids", "pids.current"),
         pids_limit=group.read_number("pids", "pids.max"),
     )
@@ -110,4 +110,4 @@ def _throttling(group: Group) -> Throttling:
 
 
 def _fields(group: Group, name: str, file: str) -> dict[str, int]:
-    return controller.flat(group.read(name, file))
+    return cgroup_memory.flat(group.read(name, file))

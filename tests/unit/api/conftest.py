@@ -1,6 +1,6 @@
 """The API server in front of an engine that keeps its containers in memory.
 
-The fake engine keeps the promises of ``ports.Engine`` (what registers when, which error, what ``hold`` holds) and plays
+The fake engine keeps the promises of ``needs.Engine`` (what registers when, which error, what ``hold`` holds) and plays
 a few commands; the server runs on an event loop in a thread of its own, and tests talk to it over the real socket.
 """
 
@@ -28,10 +28,13 @@ import pytest
 from tests.patience import PATIENCE
 
 from wherry import errors
-from wherry.api import ports, streams
+from wherry.api import needs
+from wherry.api.handlers import log_streams
 from wherry.api.server import Server, serve
 from wherry.logs import BufferStats, Chunk, Extent, Hold, Log, LogOptions, Stamper
-from wherry.rootfs import Space, Unpacked, trees
+from wherry.storage import trees
+from wherry.storage.catalogue import Unpacked
+from wherry.storage.tar.budget import Space
 from wherry.supervisor.disk import ContainerUsage, Disk, DiskUsage, Pruned
 from wherry.supervisor.events import Events
 from wherry.supervisor.model import End, EngineInfo, Reason, Record, State
@@ -176,7 +179,7 @@ class FakeDisk:
 
 
 class FakeEngine:
-    """See ``ports.Engine``. Commands: true, false, echo, mixed (both streams, exits 3), sleep, missing, broken."""
+    """See ``needs.Engine``. Commands: true, false, echo, mixed (both streams, exits 3), sleep, missing, broken."""
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
@@ -358,6 +361,10 @@ class FakeEngine:
             enforcer="cgroup",
             enforcers_refused={"bpf": "no BTF"},
             enforcer_dropped=0,
+            has_backstop=True,
+            not_counted=("page tables",),
+            drift_bytes=-4096,
+            drift_of="alpha",
             containers_running=states.count(State.RUNNING),
             containers_created=states.count(State.CREATED),
             containers_exited=states.count(State.EXITED),
@@ -460,12 +467,12 @@ def socket_dir() -> Iterator[Path]:
 
 @pytest.fixture
 def api(socket_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
-    monkeypatch.setattr(streams, "logs", FAKE_LOGS)
+    monkeypatch.setattr(log_streams, "logs", FAKE_LOGS)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     engine = FakeEngine()
-    port: ports.Engine = engine
+    port: needs.Engine = engine
     path = str(socket_dir / "engine.sock")
     server = asyncio.run_coroutine_threadsafe(serve(port, path), loop).result(20)
     try:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.patience import PATIENCE
 
-from wherry.api import bodies, connection
+from wherry.api.http import bodies, connection
 
 if TYPE_CHECKING:
     from tests.unit.api.conftest import Api

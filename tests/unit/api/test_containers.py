@@ -242,7 +242,7 @@ def test_list_shows_what_docker_shows(api: Api) -> None:
 
 
 def test_an_entry_of_the_list(api: Api) -> None:
-    wherry = {"Rootfs": "/srv/rootfs", "SoftLimit": 3 << 20, "HardLimit": 6 << 20, "Nice": 5}
+    wherry = {"Rootfs": "/srv/rootfs", "SoftLimit": 3 << 20, "SoftAction": "reclaim", "HardLimit": 6 << 20, "Nice": 5}
     container_id = api.start("alpha", "mixed", "a b", Labels={"k": "v"}, Wherry=wherry)
     (entry,) = api.request("GET", "/containers/json?all=1").json()
     assert entry["Id"] == container_id
@@ -265,6 +265,7 @@ def test_an_entry_of_the_list(api: Api) -> None:
         "HardLimit": 6 << 20,
         "Nice": 5,
         "SchedPolicy": "other",
+        "SoftAction": "reclaim",
         "MergeStreams": False,
         "Rootfs": "/srv/rootfs",
         "Command": ["mixed", "a b"],
@@ -274,6 +275,8 @@ def test_an_entry_of_the_list(api: Api) -> None:
         "PeakPids": None,
         "PeakRss": None,
         "Enforcer": "",
+        "Backstop": None,
+        "NotCounted": [],
         "OomChildren": 0,
         "MemoryDeath": None,
     }

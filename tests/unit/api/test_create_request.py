@@ -10,11 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wherry import defaults
-from wherry.api.docker_models import create_request
+from wherry.api.docker.create import create_request
 from wherry.errors import InvalidRequest, NotFound, NotSupported, WherryError
 from wherry.logs import LogOptions
+from wherry.runtime.signals import signal_number
 from wherry.supervisor.names import generate_name
-from wherry.supervisor.request import CreateRequest, Volume, check, signal_number
+from wherry.supervisor.request import CreateRequest, Volume, check
 
 # What docker 28.2.2 sends for "docker create --name x IMAGE true" at API 1.41, nothing asked for.
 DOCKER_CLI: dict[str, Any] = {
@@ -164,7 +165,14 @@ def test_everything_that_is_understood() -> None:
         "CpusetCpus": "0",
         "BlkioWeight": 10,
     }
-    ours = {"RwRootfs": True, "SoftLimit": 3 << 20, "HardLimit": 6 << 20, "Nice": -5, "SchedPolicy": "batch"}
+    ours = {
+        "RwRootfs": True,
+        "SoftLimit": 3 << 20,
+        "HardLimit": 6 << 20,
+        "SoftAction": "throttle",
+        "Nice": -5,
+        "SchedPolicy": "batch",
+    }
     request = translate(
         host,
         ours,
@@ -201,6 +209,7 @@ def test_everything_that_is_understood() -> None:
         cpus=0.5,
         soft_bytes=3 << 20,
         hard_bytes=6 << 20,
+        soft_action="throttle",
         memory_bytes=8 << 20,
         memory_reservation_bytes=7 << 20,
         memory_swap_bytes=9 << 20,
@@ -339,6 +348,8 @@ def test_what_happens_anyway_may_be_asked_for(host: dict[str, Any], fields: dict
         ({}, {"HardLimit": 0}, {}, "invalid hard memory limit: 0"),
         ({}, {"HardLimit": 1 << 63}, {}, "invalid hard memory limit"),
         ({}, {"SoftLimit": 2, "HardLimit": 1}, {}, r"soft limit \(2 bytes\) is above the hard limit \(1 bytes\)"),
+        ({}, {"SoftAction": "panic"}, {}, "invalid soft action: 'panic' is not one of none, reclaim, throttle"),
+        ({}, {"SoftAction": "reclaim", "HardLimit": 1}, {}, "invalid soft action: reclaim needs a soft limit"),
         ({}, {"Nice": 20}, {}, "invalid nice value: 20"),
         ({"CpuShares": 1}, {}, {}, "invalid CPU shares: 1 is not between 2 and 262144"),
         ({"CpuShares": 262145}, {}, {}, "invalid CPU shares: 262145"),
@@ -407,7 +418,7 @@ JSON = st.recursive(
 )
 FIELD = st.sampled_from([*DOCKER_CLI, "Wherry"])
 HOST_FIELD = st.sampled_from([*DOCKER_CLI["HostConfig"], "Tmpfs", "Init"])
-OUR_FIELD = st.sampled_from(["Rootfs", "RwRootfs", "SoftLimit", "HardLimit", "Nice"])
+OUR_FIELD = st.sampled_from(["Rootfs", "RwRootfs", "SoftLimit", "HardLimit", "SoftAction", "Nice"])
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no bug

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from wherry.api import bodies, delivery, pace
-from wherry.api.delivery import Budget
-from wherry.api.pace import TURN_SECONDS, Pace
-from wherry.api.replies import TooManyRepliesError
-from wherry.api.views import LISTED_COMMAND
+from wherry.api.docker.views import LISTED_COMMAND
+from wherry.api.http import bodies, delivery, pace
+from wherry.api.http.delivery import Budget
+from wherry.api.http.pace import TURN_SECONDS, Pace
+from wherry.api.http.replies import TooManyRepliesError
 from wherry.supervisor.model import Record
 from wherry.supervisor.request import CreateRequest
 

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from wherry.api.times import moment
+from wherry.api.docker.durations import moment
 
 if TYPE_CHECKING:
     from tests.unit.api.conftest import Api

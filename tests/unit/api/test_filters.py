@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from wherry.api import times
-from wherry.api.filters import Filters
+from wherry.api.docker import durations
+from wherry.api.docker.filters import Filters
 from wherry.errors import InvalidRequest, NotFound
 from wherry.supervisor.model import Reason, Record, State
 from wherry.supervisor.request import CreateRequest, Volume
@@ -158,4 +158,4 @@ def test_no_pattern_can_stop_the_server(pattern: str) -> None:
     ],
 )
 def test_durations_in_dockers_words(seconds: float, words: str) -> None:
-    assert times.human_duration(seconds) == words
+    assert durations.human_duration(seconds) == words

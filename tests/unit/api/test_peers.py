@@ -15,8 +15,8 @@ from typing import Any, cast
 
 import pytest
 
-from wherry.api import peers
-from wherry.api.peers import Peers
+from wherry.api.http import peers
+from wherry.api.http.peers import Peers
 
 CONNECT = """
 import socket, sys, time

@@ -12,8 +12,8 @@ import pytest
 from tests.patience import PATIENCE
 
 from wherry import logs
-from wherry.api import streams
-from wherry.api.outlet import Outlet
+from wherry.api.handlers import log_streams
+from wherry.api.http.file_sender import Outlet
 
 if TYPE_CHECKING:
     from tests.unit.api.conftest import Api, FakeLog
@@ -40,7 +40,7 @@ class Writer:
 
 @pytest.fixture
 def writer(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Writer]:
-    monkeypatch.setattr(streams, "logs", logs)
+    monkeypatch.setattr(log_streams, "logs", logs)
     api.start("alpha", "sleep")
     with logs.Pipeline() as capture:
         writer = Writer(capture, tmp_path / "alpha.log")

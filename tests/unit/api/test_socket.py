@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.patience import PATIENCE
 
-from wherry.api import unix_socket
+from wherry.api.http import unix_socket
 from wherry.errors import Conflict, InvalidRequest
 
 
@@ -144,7 +144,7 @@ def test_of_many_who_find_a_stale_socket_one_wins(socket_dir: Path) -> None:
 
 def test_a_killed_server_leaves_a_socket_that_the_next_one_replaces(socket_dir: Path) -> None:
     path = str(socket_dir / "engine.sock")
-    code = f"import os, signal; from wherry.api import unix_socket; keep = unix_socket.listen({path!r})\n"
+    code = f"import os, signal; from wherry.api.http import unix_socket; keep = unix_socket.listen({path!r})\n"
     code += "os.kill(os.getpid(), signal.SIGKILL)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=PATIENCE).returncode == -9
     assert os.path.exists(path)

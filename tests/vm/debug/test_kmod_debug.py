@@ -15,7 +15,8 @@ from tests.vm.uml import DebugGuest
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(1200)]
 
-JOBS = {file: Job(kernels.DEBUG, "module", f"tests/vm/inside/test_{file}.py") for file in ("limits", "device", "races")}
+FILES = ("limits", "device", "probe", "waits", "races")
+JOBS = {file: Job(kernels.DEBUG, "module", f"tests/vm/inside/test_{file}.py") for file in FILES}
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +81,7 @@ def test_nothing_is_left_of_a_guest(faulty: Path) -> None:
 
 
 def kernel_processes() -> list[int]:
-    kernel = kernels.debug_kernel().resolve()
+    kernel = kernels.program(kernels.DEBUG).resolve()
     found = []
     for path in Path("/proc").glob("[0-9]*/exe"):
         with contextlib.suppress(OSError):

@@ -46,7 +46,7 @@ def test_the_device_is_root_s(monitor: Monitor) -> None:
 
 
 def test_the_version(monitor: Monitor) -> None:
-    assert monitor.version() == (1, 1, 1000, 0, 0)
+    assert monitor.version() == (2, 1, 1000, 0, 0)
 
 
 def open_as_nobody() -> int:
@@ -147,12 +147,78 @@ def test_unknown_flags_and_reserved_fields_are_refused(monitor: Monitor, hog: Co
 
 
 def test_unknown_calls_and_bad_addresses(monitor: Monitor) -> None:
-    for request in (0, 0xCB05, container_monitor.STAT ^ (1 << 16), 0xFFFFFFFF):
+    for request in (0, 0xCB05, container_monitor.STAT ^ (1 << 30), container_monitor.STAT ^ (1 << 8), 0xFFFFFFFF):
         with raises(errno.ENOTTY):
             fcntl.ioctl(monitor.fileno(), request, bytes(300))
     for request in (container_monitor.REGISTER, container_monitor.STAT, container_monitor.GET_VERSION):
         with raises(errno.EFAULT):
             fcntl.ioctl(monitor.fileno(), request, 16)
+
+
+CALLS = {
+    "version": container_monitor.GET_VERSION,
+    "register": container_monitor.REGISTER,
+    "update": container_monitor.UPDATE,
+    "status": container_monitor.STAT,
+}
+
+
+def of_size(name: str, size: int) -> int:
+    """The call as a program does that knows a structure of that size."""
+    return CALLS[name] & ~(0x3FFF << 16) | size << 16
+
+
+def test_a_younger_caller_s_structures(monitor: Monitor, hog: Contained) -> None:
+    """They are longer. What the module does not know must be zero, and comes back so."""
+    sizes = container_monitor.SIZES
+    requests = {
+        "version": b"",
+        "register": struct.pack("=iIQQQ136s", hog.pid, 0, 5, 0, 0, b"younger"),
+        "update": struct.pack("=IIQQQ", 0, 0, 5, 0, MIB << 10),
+        "status": struct.pack("=QI", 5, 0),
+    }
+    for name, request in requests.items():
+        size = sizes[name]
+        if name != "version":  # which takes nothing in
+            for at in (size, size + 63):
+                spoilt = bytearray(request.ljust(size + 64, b"\0"))
+                spoilt[at] = 1
+                with raises(errno.E2BIG):
+                    fcntl.ioctl(monitor.fileno(), of_size(name, size + 64), bytes(spoilt))
+        got = fcntl.ioctl(monitor.fileno(), of_size(name, size + 64), request.ljust(size + 64, b"\0"))
+        assert got[size:] == bytes(64), name
+    got = fcntl.ioctl(monitor.fileno(), of_size("version", 88), b"\xff" * 88)
+    assert got[:4] == struct.pack("=I", container_monitor.VERSION)
+    assert got[24:] == bytes(64)
+    assert monitor.status(5)[4:6] == (0, MIB << 10)
+    assert monitor.status(5).id == "younger"
+
+
+def test_a_structure_shorter_than_the_first_is_refused(monitor: Monitor, hog: Contained) -> None:
+    monitor.register(5, hog.pid, "whole")
+    for name, size in container_monitor.SIZES.items():
+        for shorter in (0, size - 1):
+            if name in CALLS:
+                with raises(errno.EINVAL):
+                    fcntl.ioctl(monitor.fileno(), of_size(name, shorter), bytes(300))
+    assert monitor.version().registrations == 1
+
+
+def test_a_record_says_how_long_it_is(monitor: Monitor, hog: Contained) -> None:
+    monitor.register(1, hog.pid, "sized", 4 * MIB, 8 * MIB)
+    hog.go()
+    hog.wait()
+    raw = os.read(monitor.fileno(), 4096)
+    size = container_monitor.SIZES["event"]
+    assert [struct.unpack_from("=II", raw, at) for at in range(0, len(raw), size)] == [
+        (size, Type.SOFT),
+        (size, Type.HARD),
+    ]
+    longer = [raw[at : at + size].replace(struct.pack("=I", size), struct.pack("=I", size + 16), 1) for at in (0, size)]
+    assert [record.type for record in container_monitor.records(b"".join(each + bytes(16) for each in longer))] == [
+        Type.SOFT,
+        Type.HARD,
+    ]
 
 
 def test_what_is_not_registered(monitor: Monitor, hog: Contained) -> None:
@@ -246,24 +312,36 @@ def test_a_blocked_reader_is_woken(module: None, hog: Contained) -> None:  # noq
     os.close(descriptor)
 
 
-def test_a_full_buffer_counts_what_it_loses(monitor: Monitor, hog: Contained) -> None:
+def test_a_later_record_takes_the_place_of_an_unread_one(monitor: Monitor, hog: Contained) -> None:
     hog.go()
     wait_until(lambda: hog.resident() > 24 * MIB)
-    monitor.register(1, hog.pid, "chatty", 4 * MIB)
-    deadline = time.monotonic() + PATIENCE
-    limit = 0
-    while monitor.version().dropped < 10:  # each new limit is crossed at once
-        assert time.monotonic() < deadline
-        limit += 1
-        monitor.update(1, 4 * MIB + limit, 0)
-    dropped = monitor.version().dropped
-    kept = monitor.read()
-    assert len(kept) >= 256  # and what came while the first were read
-    assert {record.dropped for record in kept[:256]} == {0}
-    assert [record.limit_bytes for record in kept] == sorted(record.limit_bytes for record in kept)
-    monitor.update(1, 8 * MIB, 0)
-    (after,) = [record for record in records(monitor, 1) if record.limit_bytes == 8 * MIB]
-    assert after.dropped >= dropped
+    with Contained("pause") as other:
+        monitor.register(2, other.pid, "first", 4096)
+        wait_until(lambda: readable([monitor.fileno()]))
+        monitor.register(1, hog.pid, "chatty", 4 * MIB)
+        deadline = time.monotonic() + PATIENCE
+        limit = 0
+        while monitor.version().dropped < 10:  # each new limit is crossed at once
+            assert time.monotonic() < deadline
+            limit += 1
+            monitor.update(1, 4 * MIB + limit, 0)
+        dropped = monitor.version().dropped
+        first, last = monitor.read()[:2]
+        assert (first.key, first.type, first.limit_bytes) == (2, Type.SOFT, 4096)
+        assert (last.key, last.type) == (1, Type.SOFT)
+        assert last.limit_bytes > 4 * MIB + 10
+        assert last.dropped >= dropped
+
+
+def test_records_of_what_was_removed_are_gone(monitor: Monitor, hog: Contained) -> None:
+    monitor.register(1, hog.pid, "removed", 4 * MIB)
+    hog.go()
+    wait_until(lambda: readable([monitor.fileno()]))
+    monitor.unregister(1)
+    assert readable([monitor.fileno()]) == set()
+    assert monitor.version().dropped == 0
+    monitor.register(1, hog.pid, "anew", 4 * MIB)
+    assert [record.type for record in records(monitor, 1)] == [Type.SOFT]
 
 
 def test_the_module_stays_while_it_is_open(monitor: Monitor) -> None:  # noqa: ARG001

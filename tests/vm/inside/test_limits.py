@@ -26,7 +26,7 @@ def test_soft_then_hard(monitor: Monitor) -> None:
     assert (soft.limit_bytes, hard.limit_bytes) == (4 * MIB, 8 * MIB)
     for record in (soft, hard):
         assert (record.key, record.pid, record.comm, record.source) == (7, hog.pid, "grow", 1)
-        assert record.rss_bytes > record.limit_bytes
+        assert record.rss_bytes >= record.limit_bytes
         assert record.processes == 1
         assert record.dropped == 0
     assert soft.time_ns < hard.time_ns
@@ -144,12 +144,46 @@ def test_a_first_thread_that_has_ended_hides_nothing(monitor: Monitor) -> None:
 
 
 def test_falling_below_arms_the_soft_limit_again(monitor: Monitor) -> None:
-    words = ["wait", *["touch", 8 << 10, "release"] * 3, "pause"]
+    words = ["wait", *["touch", 8 << 10, "wait", "release", "wait"] * 3, "pause"]
     with Contained(*words) as hog:
         monitor.register(1, hog.pid, "tide", 4 * MIB, 0)
-        hog.go()
-        assert kinds(monitor, 6) == [Type.SOFT, Type.SOFT_CLEARED] * 3
+        for _ in range(3):
+            hog.go()
+            assert kinds(monitor, 1) == [Type.SOFT]
+            hog.go()
+            assert kinds(monitor, 1) == [Type.SOFT_CLEARED]
         assert hog.is_running()
+
+
+def test_a_limit_is_reached_with_its_last_page(monitor: Monitor) -> None:
+    with Contained("wait", "touch", 4 << 10, "pause") as hog:
+        monitor.register(1, hog.pid, "to-the-page")
+        hog.go()
+        status = Path(f"/proc/{hog.pid}/status")
+        wait_until(lambda: monitor.status(1).rss_bytes > 4 * MIB and "State:\tS" in status.read_text())
+        rss = hog.resident()
+        for soft, hard in ((rss + 4096, 0), (0, rss + 4096)):
+            monitor.update(1, soft, hard)
+            wait_for_check(monitor, 1)
+            assert monitor.status(1).state == 0
+        assert monitor.read() == []
+        monitor.update(1, rss, 0)
+        assert [(record.type, record.rss_bytes) for record in records(monitor, 1)] == [(Type.SOFT, rss)]
+        monitor.update(1, 0, rss)
+        assert hog.wait() == -signal.SIGKILL
+        assert [(record.type, record.rss_bytes) for record in records(monitor, 1)] == [(Type.HARD, rss)]
+
+
+def wait_for_check(monitor: Monitor, key: int) -> None:
+    """Until one has begun and ended since: each look is a count too."""
+    looks, before = 0, monitor.status(key).scans
+
+    def another() -> bool:
+        nonlocal looks
+        looks += 1
+        return monitor.status(key).scans > before + looks
+
+    wait_until(another)
 
 
 def test_falling_a_little_does_not(monitor: Monitor) -> None:
@@ -195,6 +229,7 @@ def test_unregistering_ends_the_watch(monitor: Monitor) -> None:
         monitor.register(1, hog.pid, "let-go", 0, 8 * MIB)
         hog.go()
         wait_until(lambda: hog.resident() > 6 * MIB)
+        monitor.status(1)  # counts exactly; removing it does not
         status = monitor.unregister(1)
         assert status.peak_bytes >= 6 * MIB
         assert status.hard is None

@@ -1,0 +1,261 @@
+"""Docker's container configuration, as ``POST /containers/create`` sends it, turned into a CreateRequest.
+
+What Wherry adds stands in one extra object "Wherry". A field that is not understood is refused by name unless its value
+asks for nothing: null, false, 0, "", [], {}, or Docker's default where that is what happens here anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+
+from wherry import defaults
+from wherry.api.docker import security_options
+from wherry.errors import InvalidRequest, NotFound, NotSupported, quoted
+from wherry.logs import LogOptions
+from wherry.supervisor.request import CreateRequest, check, clean_path, parse_bind, parse_env, parse_size
+
+Words = str | list[str] | None
+"""Docker's strslice: one string stands for a list of one."""
+
+
+class WherryConfig(msgspec.Struct, rename="pascal", kw_only=True):
+    rootfs: str | None = None
+    rw_rootfs: bool | None = None
+    soft_limit: int | None = None
+    hard_limit: int | None = None
+    soft_action: str | None = None
+    nice: int | None = None
+    sched_policy: str | None = None
+    merge_streams: bool | None = None
+
+
+class LogConfig(msgspec.Struct, rename="pascal", kw_only=True):
+    type: str | None = None
+    config: dict[str, str] | None = None
+
+
+class HostConfig(msgspec.Struct, rename="pascal", kw_only=True):
+    auto_remove: bool | None = None
+    readonly_rootfs: bool | None = None
+    binds: list[str] | None = None
+    tmpfs: dict[str, str] | None = None
+    network_mode: str | None = None
+    pids_limit: int | None = None
+    nano_cpus: int | None = None
+    cpu_shares: int | None = None
+    cpuset_cpus: str | None = None
+    blkio_weight: int | None = None
+    security_opt: list[str] | None = None
+    memory: int | None = None
+    memory_reservation: int | None = None
+    memory_swap: int | None = None
+    init: bool | None = None
+    log_config: LogConfig | None = None
+
+
+class ContainerConfig(msgspec.Struct, rename="pascal", kw_only=True):
+    hostname: str | None = None
+    domainname: str | None = None
+    user: str | None = None
+    env: list[str] | None = None
+    cmd: Words = None
+    entrypoint: Words = None
+    working_dir: str | None = None
+    labels: dict[str, str] | None = None
+    stop_signal: str | None = None
+    stop_timeout: int | None = None
+    image: str | None = None
+    host_config: HostConfig | None = None
+    wherry: WherryConfig | None = None
+
+
+def create_request(body: Any, pids_limit: int | None = defaults.PIDS_LIMIT) -> CreateRequest:
+    """The request that a decoded JSON body stands for, checked. ``pids_limit`` is for one that does not name any.
+
+    Raises:
+        InvalidRequest: a value of the wrong type or out of range.
+        NotSupported: a field that asks for something Wherry does not do.
+        NotFound: an image; there is no store of images.
+    """
+    if not isinstance(body, dict):
+        raise InvalidRequest("invalid container config: expected a JSON object")
+    refused = list(_refused_fields(body))
+    if refused:
+        raise NotSupported("not supported: " + ", ".join(refused[:10]) + (" ..." if len(refused) > 10 else ""))
+    try:
+        config = msgspec.convert(body, ContainerConfig)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"invalid container config: {error}") from None
+    host = config.host_config or HostConfig()
+    if host.pids_limit is None:
+        host.pids_limit = pids_limit
+    return check(_translate(config, host, config.wherry or WherryConfig()))
+
+
+def _translate(config: ContainerConfig, host: HostConfig, ours: WherryConfig) -> CreateRequest:
+    stop_timeout = config.stop_timeout
+    return CreateRequest(
+        rootfs=_rootfs(config, ours),
+        command=(*_words(config.entrypoint), *_words(config.cmd)),
+        rw_rootfs=bool(ours.rw_rootfs),
+        env=parse_env(config.env or ()),
+        working_dir=config.working_dir or "",
+        user=config.user or "",
+        hostname=config.hostname or "",
+        domainname=config.domainname or "",
+        read_only=bool(host.readonly_rootfs),
+        init=bool(host.init),
+        auto_remove=bool(host.auto_remove),
+        volumes=tuple(parse_bind(bind) for bind in host.binds or ()),
+        tmpfs=_tmpfs(host),
+        network=_network(host.network_mode or "default"),
+        pids_limit=None if host.pids_limit in (None, 0, -1) else host.pids_limit,
+        cpus=host.nano_cpus / 1e9 if host.nano_cpus else None,
+        soft_bytes=ours.soft_limit,
+        hard_bytes=ours.hard_limit,
+        soft_action=ours.soft_action or "",
+        memory_bytes=host.memory or None,
+        memory_reservation_bytes=host.memory_reservation or None,
+        memory_swap_bytes=host.memory_swap or None,
+        nice=ours.nice or 0,
+        cpu_shares=host.cpu_shares or None,
+        cpuset_cpus=host.cpuset_cpus or "",
+        sched_policy=ours.sched_policy or "",
+        io_weight=host.blkio_weight or None,
+        seccomp=security_options.seccomp_profile(host.security_opt or ()),
+        stop_signal=config.stop_signal or "SIGTERM",
+        stop_seconds=None if stop_timeout is None else max(float(stop_timeout), -1.0),
+        labels=config.labels or {},
+        log=log_options(host.log_config or LogConfig()),
+        merge_streams=bool(ours.merge_streams),
+    )
+
+
+def log_options(config: LogConfig) -> LogOptions:
+    """Docker's options of its drivers json-file and local, which are the ones that keep a log on this machine."""
+    if config.type not in (None, "", "json-file", "local"):
+        raise NotSupported(f"HostConfig.LogConfig.Type {quoted(config.type)} is not supported: logs are files here")
+    given = dict(config.config or {})
+    options: dict[str, Any] = {}
+    if "mode" in given:
+        options["mode"] = given.pop("mode")
+    for name, field in (("max-buffer-size", "buffer_bytes"), ("max-size", "max_bytes")):
+        if name in given:
+            options[field] = parse_size(given.pop(name), f"log option {name}")
+    if "max-file" in given:
+        options["max_files"] = _count(given.pop("max-file"), "log option max-file")
+    for name in given:
+        raise NotSupported(f"log option {quoted(name)} is not supported")
+    return LogOptions(**options)
+
+
+def _count(text: str, what: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise InvalidRequest(f"invalid {what}: {quoted(text)} is not a whole number")
+    return int(text)
+
+
+def _words(value: Words) -> list[str]:
+    return [value] if isinstance(value, str) else value or []
+
+
+def _rootfs(config: ContainerConfig, ours: WherryConfig) -> str:
+    if not ours.rootfs:
+        if config.image:
+            raise NotFound(f"No such image: {quoted(config.image)} (there are no images here: give Wherry.Rootfs)")
+        raise InvalidRequest("no root file system: Wherry.Rootfs is missing")
+    if config.image and config.image != ours.rootfs:
+        raise InvalidRequest(f"Image ({quoted(config.image)}) and Wherry.Rootfs ({quoted(ours.rootfs)}) contradict")
+    return ours.rootfs
+
+
+def _tmpfs(host: HostConfig) -> dict[str, str]:
+    mounts: dict[str, str] = {}
+    for path, options in (host.tmpfs or {}).items():
+        cleaned = clean_path(path)
+        if cleaned in mounts:
+            raise InvalidRequest(f"duplicate mount point: {quoted(cleaned)}")
+        mounts[cleaned] = options
+    return mounts
+
+
+def _network(mode: str) -> str:
+    if mode not in ("default", "none", "host"):
+        raise NotSupported(f"HostConfig.NetworkMode {quoted(mode)} is not supported: only none and host exist")
+    return "host" if mode == "host" else "none"
+
+
+def _names(model: type[msgspec.Struct]) -> frozenset[str]:
+    return frozenset(model.__struct_encode_fields__)
+
+
+_NOTHING: tuple[Any, ...] = (None, False, 0, "", [], {})
+_KNOWN = {"": _names(ContainerConfig), "HostConfig.": _names(HostConfig), "Wherry.": _names(WherryConfig)}
+
+
+def _refused_fields(body: dict[str, Any]) -> Iterator[str]:
+    for prefix in ("", "HostConfig.", "Wherry."):
+        part = body.get(prefix[:-1]) if prefix else body
+        if not isinstance(part, dict):
+            continue
+        for name, value in part.items():
+            if name not in _KNOWN[prefix] and not asks_for_nothing(prefix + name, value, body):
+                yield shown_field(prefix + name)
+
+
+def shown_field(name: str) -> str:
+    """A field's name as it may stand in an error: it is the client's, and may be anything."""
+    return name if name.replace(".", "").isalnum() and name.isascii() and len(name) < 80 else quoted(name)
+
+
+def asks_for_nothing(field: str, value: Any, body: dict[str, Any]) -> bool:
+    """Whether the value of a field that is not known ("HostConfig.Isolation") changes nothing."""
+    if field in ("HostConfig.MaskedPaths", "HostConfig.ReadonlyPaths"):
+        return value is None  # an empty list takes the default protection of /proc and /sys away
+    if any(value is nothing or (value == nothing and type(value) is type(nothing)) for nothing in _NOTHING):
+        return True
+    if field == "NetworkingConfig":
+        return _is_plain_network(value, body)
+    neutral = _NEUTRAL.get(field)
+    return neutral is not None and neutral(value)
+
+
+def _is_plain_network(value: Any, body: dict[str, Any]) -> bool:
+    """``docker create`` names the network of NetworkMode again, with an endpoint of nothing but empty settings."""
+    host = body.get("HostConfig")
+    mode = host.get("NetworkMode") if isinstance(host, dict) else None
+    if not isinstance(value, dict) or set(value) - {"EndpointsConfig"}:
+        return False
+    endpoints = value["EndpointsConfig"]
+    if not isinstance(endpoints, dict) or set(endpoints) - {mode or "default", "default"}:
+        return endpoints is None
+    return all(_is_hollow(endpoint) for endpoint in endpoints.values())
+
+
+def _is_hollow(value: Any) -> bool:
+    return all(_is_hollow(inner) for inner in value.values()) if isinstance(value, dict) else not value
+
+
+def _equals(*values: Any) -> Callable[[Any], bool]:
+    return lambda value: any(value == one and type(value) is type(one) for one in values)
+
+
+def _is_no_restart(value: Any) -> bool:
+    return isinstance(value, dict) and value.get("Name", "") in ("", "no") and not value.get("MaximumRetryCount")
+
+
+_NEUTRAL: dict[str, Callable[[Any], bool]] = {
+    "AttachStdout": _equals(True),  # the client's business: an attach of its own would follow
+    "AttachStderr": _equals(True),
+    "Healthcheck": _equals({"Test": ["NONE"]}),
+    "HostConfig.CgroupnsMode": _equals("private"),
+    "HostConfig.ConsoleSize": lambda value: isinstance(value, list),  # the client's window; there is no terminal
+    "HostConfig.IpcMode": _equals("private"),
+    "HostConfig.Isolation": _equals("default"),
+    "HostConfig.MemorySwappiness": _equals(-1),
+    "HostConfig.RestartPolicy": _is_no_restart,
+    "HostConfig.ShmSize": _equals(64 * 1024 * 1024),  # what /dev/shm has
+}

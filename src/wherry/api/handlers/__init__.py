@@ -1,0 +1,1 @@
+"""What answers a request, a file for each kind of resource."""

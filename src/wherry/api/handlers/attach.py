@@ -1,0 +1,79 @@
+"""POST /containers/X/attach: a container's output as it comes, from now on or from its beginning.
+
+A container that does not run is waited for: ``docker start -a`` attaches first and starts then. Who attaches gets every
+byte from that moment on, as from a pipe. Nothing of the client's input reaches the container, which has no standard
+input; docker says nothing about that either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import cast
+
+from aiohttp import web
+
+from wherry import logs
+from wherry.api.handlers.log_streams import Framer, LogQuery, Sender, complaint, dump, forward, let_go
+from wherry.api.http.connection import Connection
+from wherry.api.http.replies import FrameResponse
+from wherry.api.http.router import Call
+from wherry.errors import InvalidRequest
+from wherry.supervisor.model import State
+
+_log = logging.getLogger(__name__)
+
+
+async def attach(call: Call) -> web.StreamResponse:
+    query = call.query.only("logs", "stream", "stdin", "stdout", "stderr", "detachKeys")
+    streams = frozenset(kind for kind, name in ((1, "stdout"), (2, "stderr")) if query.flag(name))
+    wants_logs, wants_stream = query.flag("logs"), query.flag("stream")
+    if not streams or not (wants_logs or wants_stream):
+        raise InvalidRequest("nothing to attach to: choose stdout or stderr, and logs or stream")
+    record, log = call.engine.get(call.ref), call.engine.log(call.ref)
+    # Before the first await: a start that the client asks for when it has our answer comes after this.
+    runs, seen = record.state is State.RUNNING or log.is_live, log.openings
+    hold = log.watch(0 if runs and wants_logs and wants_stream else None)
+    try:
+        _log.debug("%s: attach", record.name)
+        response = _response(call)
+        await response.flush(call.request)
+        with call.lifetime.watching(ends_cleanly=True):
+            if wants_logs and hold.position and not (runs and wants_stream):
+                await _past(call, log, streams, response)
+            if wants_stream and (runs or await _started(call, record.id, log, seen)):
+                if not runs:
+                    hold.move_to(log.begin)  # what was still missing of its last run belongs to that
+                lost = await forward(log, streams, Sender(response, call.pace), hold)
+                if lost:
+                    await response.write(complaint(lost))
+        return response
+    finally:
+        let_go(call, log, hold)
+
+
+async def _past(call: Call, log: logs.Log, streams: frozenset[int], response: FrameResponse) -> None:
+    query = LogQuery(streams=streams, tail=None, since_ns=None, until_ns=None, follow=False, timestamps=False)
+    await dump(call, log, query, Framer(timestamps=False), response)
+
+
+def _response(call: Call) -> FrameResponse:
+    if call.request.headers.get("Upgrade", "").lower() != "tcp":
+        return call.replies.frames()
+    cast(Connection, call.request.protocol).becomes_stream()
+    return call.replies.upgraded()
+
+
+async def _started(call: Call, container_id: str, log: logs.Log, seen: int) -> bool:
+    """Wait for the container's next start; false when it has been removed instead."""
+    opening = asyncio.ensure_future(logs.opening(log, seen))
+    removal = asyncio.ensure_future(call.engine.wait(container_id, "removed"))
+    try:
+        await asyncio.wait({opening, removal}, return_when=asyncio.FIRST_COMPLETED)
+        return opening.done() and not opening.cancelled()
+    finally:
+        for waiting in (opening, removal):
+            waiting.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await waiting

@@ -1,0 +1,213 @@
+"""Steps about what a process is and may: session, control groups, namespaces, identity, limits, streams, filter."""
+
+from __future__ import annotations
+
+import binascii
+import os
+import resource
+import stat
+from typing import NamedTuple
+
+from wherry.kernel import capabilities, interfaces, namespaces, process, seccomp
+from wherry.kernel.libc import call_error, setdomainname, sethostname
+from wherry.runtime.steps.context import Context
+
+
+class NewSession(NamedTuple):
+    """A session without a controlling terminal, and a keyring of its own."""
+
+    def describe(self) -> str:
+        return "start a session"
+
+    def execute(self, context: Context) -> None:
+        os.setsid()
+        process.join_new_session_keyring()
+
+
+class SetOomScore(NamedTuple):
+    """Before the namespaces: it needs the host's /proc. Not what a service manager gave the supervisor."""
+
+    adjustment: int
+
+    def describe(self) -> str:
+        return f"set oom_score_adj {self.adjustment}"
+
+    def execute(self, context: Context) -> None:
+        process.set_oom_score_adjustment(self.adjustment)
+
+
+class JoinCgroups(NamedTuple):
+    """Write ourselves into every ``cgroup.procs``, in one burst (kernel.cgroups.Group.process_files)."""
+
+    files: list[str]
+
+    def describe(self) -> str:
+        return "join cgroups"
+
+    def execute(self, context: Context) -> None:
+        for path in self.files:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(descriptor, b"0")
+            except OSError as error:
+                raise call_error(error.errno or 0, "write", path) from None
+            finally:
+                os.close(descriptor)
+
+
+class Unshare(NamedTuple):
+    """New namespaces; the pid namespace came with clone. After JoinCgroups: the cgroup namespace's root is the group
+    of now.
+    """
+
+    types: list[str]
+
+    def describe(self) -> str:
+        return f"unshare {' '.join(self.types)}"
+
+    def execute(self, context: Context) -> None:
+        namespaces.unshare(self.types)
+
+
+class LoopbackUp(NamedTuple):
+    def describe(self) -> str:
+        return "bring up lo"
+
+    def execute(self, context: Context) -> None:
+        interfaces.bring_up("lo")
+
+
+class LimitBoundingSet(NamedTuple):
+    """No execve of this process or its descendants gives a capability that is not in the bit mask ``keep``.
+
+    What the process itself holds is untouched, so that this can come long before DropPrivileges.
+    """
+
+    keep: int
+
+    def describe(self) -> str:
+        return "limit capability bounding set"
+
+    def execute(self, context: Context) -> None:
+        capabilities.limit_bounding_set(self.keep)
+
+
+class SetHostname(NamedTuple):
+    hostname: str
+    domainname: str
+
+    def describe(self) -> str:
+        return f"set hostname {self.hostname}"
+
+    def execute(self, context: Context) -> None:
+        if self.hostname:
+            sethostname(self.hostname.encode(), len(self.hostname.encode()))
+        if self.domainname:
+            setdomainname(self.domainname.encode(), len(self.domainname.encode()))
+
+
+class SetRlimits(NamedTuple):
+    """(resource, soft, hard) each, as numbers of setrlimit(2). Raising a hard limit needs privilege."""
+
+    limits: list[tuple[int, int, int]]
+
+    def describe(self) -> str:
+        return "set resource limits"
+
+    def execute(self, context: Context) -> None:
+        for number, soft, hard in self.limits:
+            resource.setrlimit(number, (soft, hard))
+
+
+class SetNice(NamedTuple):
+    nice: int
+
+    def describe(self) -> str:
+        return f"set nice {self.nice}"
+
+    def execute(self, context: Context) -> None:
+        os.setpriority(os.PRIO_PROCESS, 0, self.nice)
+
+
+class SetScheduler(NamedTuple):
+    """``policy`` is the name of a constant of the os module (SCHED_BATCH); children inherit it (sched(7))."""
+
+    policy: str
+    priority: int
+
+    def describe(self) -> str:
+        return f"set scheduling policy {self.policy}"
+
+    def execute(self, context: Context) -> None:
+        os.sched_setscheduler(0, getattr(os, self.policy), os.sched_param(self.priority))
+
+
+class SetStdio(NamedTuple):
+    """stdin from the container's own /dev/null; stdout and stderr to the named descriptors, which become the user's
+    (runc's habit).
+    """
+
+    stdout: str
+    stderr: str
+    uid: int
+    gid: int
+
+    def describe(self) -> str:
+        return "connect stdio"
+
+    def execute(self, context: Context) -> None:
+        null = os.open("/dev/null", os.O_RDONLY | os.O_NONBLOCK)
+        if not stat.S_ISCHR(os.fstat(null).st_mode):
+            raise FileNotFoundError(2, "not a device", "/dev/null")
+        os.set_blocking(null, True)
+        if null != 0:
+            os.dup2(null, 0)
+            os.close(null)
+        for number, name in ((1, self.stdout), (2, self.stderr)):
+            source = context.descriptors[name]
+            if (self.uid, self.gid) != (0, 0):
+                os.fchown(source, self.uid, self.gid)
+            os.dup2(source, number)
+
+
+class DropPrivileges(NamedTuple):
+    """User, groups, umask, capability sets (bit masks) and no_new_privs, in the only order in which all of them are
+    permitted.
+    """
+
+    uid: int
+    gid: int
+    groups: list[int]
+    umask: int
+    effective: int
+    permitted: int
+    inheritable: int
+    ambient: int
+    no_new_privileges: bool
+
+    def describe(self) -> str:
+        return f"become {self.uid}:{self.gid}"
+
+    def execute(self, context: Context) -> None:
+        os.umask(self.umask)
+        capabilities.keep_across_setuid(True)
+        os.setgroups(self.groups)
+        os.setresgid(self.gid, self.gid, self.gid)
+        os.setresuid(self.uid, self.uid, self.uid)
+        capabilities.keep_across_setuid(False)
+        capabilities.apply(self.effective, self.permitted, self.inheritable, self.ambient)
+        if self.no_new_privileges:
+            process.set_no_new_privileges()
+
+
+class InstallFilter(NamedTuple):
+    """A seccomp filter, ``program`` in base64. Nothing but execve comes after it."""
+
+    program: str
+    flags: int
+
+    def describe(self) -> str:
+        return "install seccomp filter"
+
+    def execute(self, context: Context) -> None:
+        seccomp.install(binascii.a2b_base64(self.program), self.flags)

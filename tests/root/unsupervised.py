@@ -1,0 +1,205 @@
+"""Containers without a supervisor: a plan, and ``runtime.launch`` from a process with one thread."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from tests.forked import in_child
+from tests.patience import PATIENCE
+
+from wherry.kernel import libc
+from wherry.runtime import binds, launch, users
+from wherry.runtime.exit_status import ExitStatus
+from wherry.runtime.launch import Report
+from wherry.runtime.plan import Plan, make_plan, wants_init
+from wherry.runtime.steps import Step, in_cgroups
+from wherry.storage.layers import Layers, open_rootfs
+from wherry.supervisor.request import CreateRequest
+from wherry.supervisor.specgen import make_spec
+
+T = TypeVar("T")
+_PR_SET_PDEATHSIG = 1
+Change = Callable[[list[Step]], list[Step]]
+
+
+class Ended(NamedTuple):
+    """What became of a container: its reports, how its first process ended, and what it wrote."""
+
+    report: Report
+    status: ExitStatus
+    stdout: str
+    stderr: str
+
+    @property
+    def lines(self) -> list[str]:
+        """Of the output of a command that had no cause to complain."""
+        assert self.report == (True, True, None), self
+        assert (self.status.exit_code, self.stderr) == (0, ""), self
+        return self.stdout.splitlines()
+
+    @property
+    def error(self) -> str:
+        """The message of a start that failed."""
+        assert self.report.failure is not None, self
+        return str(launch.start_error("alpha", self.report.failure))
+
+
+class Parked:
+    """A first process and all that belongs to it, in the process that has cloned it.
+
+    ``prepare`` and ``finish`` may change the plan's steps before they are carried out.
+    """
+
+    def __init__(self, plan: Plan, root: int, prepare: Change | None = None, cgroups: tuple[str, ...] = ()) -> None:
+        self.plan = plan
+        self.root = root
+        self.channel, theirs = socket.socketpair()
+        self.channel.settimeout(PATIENCE)
+        self._reports = b""
+        steps = in_cgroups(list(cgroups), plan.prepare)
+        self.pid, self.pidfd = launch.spawn(prepare(steps) if prepare else steps, theirs.detach())
+
+    def wait_ready(self) -> bool:
+        """False when it has ended instead."""
+        while not launch.parse_reports(self._reports).ready:
+            if not self._read():
+                return False
+        return True
+
+    def _read(self) -> bool:
+        chunk = self.channel.recv(65536)
+        self._reports += chunk
+        return bool(chunk)
+
+    def finish(self, change: Change | None = None, extra: dict[str, int] | None = None) -> tuple[int, int]:
+        """Send the finish message; returns the read ends of the output pipes.
+
+        ``extra`` are descriptors that the child gets besides those it needs.
+        """
+        with ExitStack() as used:
+            outputs = [os.pipe(), os.pipe()]
+            for _, writer in outputs:
+                used.callback(os.close, writer)
+            descriptors = {"root": self.root, "stdout": outputs[0][1], "stderr": outputs[1][1]} | (extra or {})
+            directories = set()
+            for bind in self.plan.binds:
+                tree, is_directory = binds.open_bind(bind)
+                used.callback(os.close, tree)
+                descriptors[bind.descriptor] = tree
+                directories |= {bind.descriptor} if is_directory else set()
+            steps = self.plan.finish(directories)
+            process = self.plan.spec.process
+            message = launch.finish_message(
+                list(descriptors),
+                change(steps) if change else steps,
+                list(process.args),
+                list(process.env),
+                wants_init(self.plan.spec),
+            )
+            self.send(message, list(descriptors.values()))
+        return outputs[0][0], outputs[1][0]
+
+    def send(self, message: bytes, descriptors: list[int]) -> None:
+        """What a child that fails meanwhile does not read is lost."""
+        with suppress(BrokenPipeError, ConnectionResetError):
+            sent = socket.send_fds(self.channel, [message], descriptors)
+            self.channel.sendall(message[sent:])
+
+    def wait_executed(self) -> Report:
+        while self._read():
+            pass
+        return launch.parse_reports(self._reports)
+
+    def wait(self) -> ExitStatus:
+        """Until the first process has ended."""
+        information = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
+        assert information is not None
+        os.close(self.pidfd)
+        self.channel.close()
+        os.close(self.root)
+        return ExitStatus(information.si_code, information.si_status)
+
+    def end(self, outputs: tuple[int, int]) -> Ended:
+        """Until it has ended by itself; what it writes must fit into the pipes."""
+        report = self.wait_executed()
+        status = self.wait()
+        written = []
+        for output in outputs:
+            with os.fdopen(output, encoding="utf-8", errors="surrogateescape") as pipe:
+                written.append(pipe.read())
+        return Ended(report, status, *written)
+
+
+class Unsupervised:
+    """Makes containers over ``rootfs``, with layers and a stage in ``directory``."""
+
+    def __init__(self, rootfs: Path, directory: Path) -> None:
+        self.rootfs = rootfs
+        self.layers = directory / "layers"
+        self.layers.mkdir()
+        self.stage = directory / "stage"
+        self.stage.mkdir()
+
+    def plan(self, *command: str, **fields: Any) -> tuple[Plan, int]:
+        """The plan of a container ``alpha`` with these fields of a CreateRequest, and its root mount."""
+        request = CreateRequest(rootfs=str(self.rootfs), command=command, **fields)
+        directory, layers = open_rootfs(str(self.rootfs)), Layers(self.layers, 0)
+        try:
+            _, root = layers.mount("", directory)
+        finally:
+            os.close(directory)
+            layers.close()
+        user = users.lookup(root, request.user)
+        return make_plan(make_spec("alpha", request, str(self.rootfs), user), str(self.stage)), root
+
+    def park(self, *command: str, prepare: Change | None = None, **fields: Any) -> Parked:
+        """To be called in a child: see ``apart``."""
+        plan, root = self.plan(*command, **fields)
+        return Parked(plan, root, prepare)
+
+    def run(
+        self,
+        *command: str,
+        prepare: Change | None = None,
+        finish: Change | None = None,
+        extra: dict[str, int] | None = None,
+        **fields: Any,
+    ) -> Ended:
+        """Run a command to its end."""
+
+        def work() -> Ended:
+            parked = self.park(*command, prepare=prepare, **fields)
+            if not parked.wait_ready():
+                report = parked.wait_executed()
+                return Ended(report, parked.wait(), "", "")
+            return parked.end(parked.finish(finish, extra))
+
+        return self.apart(work)
+
+    def shell(self, script: str, **fields: Any) -> Ended:
+        return self.run("/bin/sh", "-c", script, **fields)
+
+    def apart(self, work: Callable[[], T]) -> T:
+        """``work`` in a process of its own, which leaves no process and no descriptor behind."""
+
+        def checked() -> T:
+            # When a test hangs, its time limit ends the process that cloned the container: take the container with it.
+            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            before = os.listdir("/proc/self/fd")
+            result = work()
+            assert os.listdir("/proc/self/fd") == before
+            return result
+
+        return in_child(checked)
+
+
+def unique() -> str:
+    """A name that no other test uses."""
+    return f"wherry-test-{secrets.token_hex(4)}"

@@ -1,0 +1,18 @@
+"""The table of docs/memory-limits.md is the one that tests/root/test_memory_contract.py holds the enforcers to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from memory_contract import COLUMNS, ENDS, TELLS, page
+
+DOCUMENT = Path(__file__).parents[3] / "docs/memory-limits.md"
+
+
+def test_the_page_shows_what_is_tested() -> None:
+    assert f"\n{page()}\n" in DOCUMENT.read_text()
+
+
+def test_each_case_has_a_promise_of_every_enforcer() -> None:
+    for case in (*ENDS.values(), *TELLS.values()):
+        assert len(case.promises) == len(COLUMNS)
