@@ -29,7 +29,8 @@ static void free_container(struct work_struct *work)
 					   free_work);
 
 	cancel_delayed_work_sync(&c->work);
-	put_pid(c->suspect);
+	put_pid(c->suspects[SUSPECT_SOFT].pid);
+	put_pid(c->suspects[SUSPECT_HARD].pid);
 	put_pid(c->pid);
 	rss_free(c);
 	kfree(c);
