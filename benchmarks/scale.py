@@ -22,7 +22,7 @@ from measure import machine
 from supervised import ENGINE, wait_for
 from wherry import Client
 from wherry.kernel import cgroups
-from wherry.supervisor.usage import measure
+from wherry.supervisor.containers.usage import measure
 
 ROOTFS = Path(__file__).parents[1] / "build/rootfs"
 ROUNDS = 5

@@ -150,7 +150,7 @@ class Enforced:
         self._is_alone = False
 
     def take_over(self, limits: Limits, *contained: Contained) -> None:
-        """As the next supervisor does: supervisor/rearming.py."""
+        """As the next supervisor does: supervisor/memory_watch/rearming.py."""
         for each in contained:
             target = each.target._replace(namespace=each.kept.get("memory-namespace", -1))
             try:

@@ -12,7 +12,7 @@ from patched import Patched
 pytestmark = pytest.mark.root
 
 OFTEN = """
-from wherry.supervisor import audit
+from wherry.supervisor.memory_watch import audit
 audit.SECONDS = 0.05
 """
 ASTRAY = """

@@ -20,7 +20,7 @@ from tests.patience import PATIENCE
 from wherry.kernel import cgroups
 from wherry.kernel.polling import readable
 from wherry.shim import protocol
-from wherry.supervisor.memory import backstop
+from wherry.supervisor.memory_watch.memory import backstop
 
 pytestmark = pytest.mark.root
 

@@ -265,7 +265,7 @@ def test_containers_of_the_version_before_are_taken_over(weaken: Weaken, rootfs:
 def test_without_thawing_it_lives_on(weaken: Weaken) -> None:
     """Case 20, without the defence; and case 4: it is told what remains."""
     patch = "from wherry.kernel import cgroup_trees\ncgroup_trees.thaw = lambda _: None"
-    with weaken(f"{patch}\nfrom wherry.supervisor import killing\nkilling.KILL_SECONDS = 0.5") as supervisor:
+    with weaken(f"{patch}\nfrom wherry.supervisor.lifecycle import killing\nkilling.KILL_SECONDS = 0.5") as supervisor:
         group = frozen(supervisor, "2")
         with pytest.raises(NotKilled, match=r"pid \d+ \('freeze'\) is in state D .*frozen by its control group"):
             supervisor.client.stop("freeze", 0)

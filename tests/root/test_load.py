@@ -12,7 +12,7 @@ from harness import Supervisor, Traces, wait_until
 from tests.attacks.programs import kept
 
 from wherry.errors import InvalidRequest
-from wherry.supervisor import bounds
+from wherry.supervisor.containers import bounds
 from wherry.supervisor.quiet_log import BURST
 
 pytestmark = pytest.mark.root

@@ -80,7 +80,7 @@ def test_without_the_option_what_was_pinned_goes(supervisor: Patched, rootfs: Pa
     """Where pins usually are; elsewhere nobody looks."""
     supervisor.client.start("c", str(rootfs), ["/bin/sleep", "1000"], hard_mib=64)
     kill_both(supervisor)
-    prelude = f"from wherry.supervisor import keeping\nkeeping.BPFFS = {str(bpffs)!r}\n"
+    prelude = f"from wherry.supervisor.memory_watch import keeping\nkeeping.BPFFS = {str(bpffs)!r}\n"
     options, supervisor.options = supervisor.options, ()
     supervisor.prelude = prelude
     supervisor.restart()

@@ -16,7 +16,7 @@ from unsupervised import Change, Unsupervised
 from wherry.kernel.capabilities import mask_of
 from wherry.runtime import defaults
 from wherry.runtime.steps import DropPrivileges, LimitBoundingSet, Step
-from wherry.supervisor.request import Volume
+from wherry.supervisor.containers.request import Volume
 
 pytestmark = pytest.mark.root
 

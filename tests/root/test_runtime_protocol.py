@@ -22,7 +22,7 @@ from wherry.runtime.exit_status import ExitStatus
 from wherry.runtime.launch import Report
 from wherry.runtime.steps import Context, Step
 from wherry.runtime.steps.workdir import EnterDirectory
-from wherry.supervisor.request import Volume
+from wherry.supervisor.containers.request import Volume
 
 pytestmark = pytest.mark.root
 SETUP_FAILED = ExitStatus(os.CLD_EXITED, 125)

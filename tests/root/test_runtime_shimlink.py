@@ -21,10 +21,10 @@ from wherry.runtime.exit_status import ExitStatus
 from wherry.runtime.plan import make_plan
 from wherry.runtime.spec import Spec
 from wherry.runtime.users import User
-from wherry.supervisor.children import Children
-from wherry.supervisor.request import CreateRequest
-from wherry.supervisor.shimlink import ShimLink
-from wherry.supervisor.specgen import make_spec
+from wherry.supervisor.containers.request import CreateRequest
+from wherry.supervisor.containers.spec_of import make_spec
+from wherry.supervisor.processes.children import Children
+from wherry.supervisor.processes.shimlink import ShimLink
 
 pytestmark = pytest.mark.root
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from harness import Supervisor, Traces, wait_until
 
 from wherry import errors
 from wherry.kernel.cgroups import Group, Layout
-from wherry.supervisor.usage import measure
+from wherry.supervisor.containers.usage import measure
 
 pytestmark = [pytest.mark.root]
 SCRIPT = "head -c 100000 /dev/zero; while :; do :; done"

@@ -12,7 +12,7 @@ import pytest
 from harness import Supervisor, wait_until
 from tests.patience import PATIENCE
 
-from wherry.supervisor.memory import backstop
+from wherry.supervisor.memory_watch.memory import backstop
 
 pytestmark = pytest.mark.root
 

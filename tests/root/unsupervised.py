@@ -21,8 +21,8 @@ from wherry.runtime.launch import Report
 from wherry.runtime.plan import Plan, make_plan, wants_init
 from wherry.runtime.steps import Step, in_cgroups
 from wherry.storage.layers import Layers, open_rootfs
-from wherry.supervisor.request import CreateRequest
-from wherry.supervisor.specgen import make_spec
+from wherry.supervisor.containers.request import CreateRequest
+from wherry.supervisor.containers.spec_of import make_spec
 
 T = TypeVar("T")
 _PR_SET_PDEATHSIG = 1

@@ -6,9 +6,9 @@ import builtins
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from wherry.supervisor.model import End, EngineInfo, Record
-from wherry.supervisor.request import CreateRequest
-from wherry.supervisor.usage import Resident, Usage
+from wherry.supervisor.containers.record import End, EngineInfo, Record
+from wherry.supervisor.containers.request import CreateRequest
+from wherry.supervisor.containers.usage import Resident, Usage
 
 if TYPE_CHECKING:
     from wherry.logs import Log

@@ -16,8 +16,8 @@ from wherry.storage import trees
 from wherry.storage.catalogue import Unpacked
 from wherry.storage.rootfs import RootfsStore
 from wherry.storage.tar.budget import Space
-from wherry.supervisor.container import Container
-from wherry.supervisor.model import Record
+from wherry.supervisor.containers.container import Container
+from wherry.supervisor.containers.record import Record
 from wherry.supervisor.state_directory import StateDirectory
 
 _log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import time
 import msgspec
 
 from wherry.errors import Conflict, InternalError, NotFound
-from wherry.supervisor.model import End
+from wherry.supervisor.containers.record import End
 
 MOST = 10_000
 KEPT_SECONDS = 7 * 24 * 3600

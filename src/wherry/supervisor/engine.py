@@ -18,15 +18,17 @@ from wherry.errors import Conflict, InternalError, NameInUse, NotFound, StartFai
 from wherry.kernel.libc import describe
 from wherry.logs import Log
 from wherry.memory import uncounted
-from wherry.supervisor import replacing, stopping, turns, updating, usage
-from wherry.supervisor.container import Container
+from wherry.supervisor import turns
+from wherry.supervisor.containers import usage
+from wherry.supervisor.containers.container import Container
+from wherry.supervisor.containers.names import find, generate_name
+from wherry.supervisor.containers.record import End, EngineInfo, Record, State
+from wherry.supervisor.containers.request import CreateRequest
+from wherry.supervisor.containers.usage import Resident
 from wherry.supervisor.disk import Disk
 from wherry.supervisor.events import Action, Events
+from wherry.supervisor.lifecycle import replacing, stopping, updating
 from wherry.supervisor.lifespan import Lifespan
-from wherry.supervisor.model import End, EngineInfo, Record, State
-from wherry.supervisor.names import find, generate_name
-from wherry.supervisor.request import CreateRequest
-from wherry.supervisor.usage import Resident
 
 _log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
 
+from wherry.supervisor.containers.record import Record
 from wherry.supervisor.history import History
-from wherry.supervisor.model import Record
 from wherry.supervisor.quota import Quota
 
 _CAPACITY = 8192

@@ -21,21 +21,22 @@ from wherry.runtime.exit_status import ExitStatus
 from wherry.storage.layers import Layers
 from wherry.storage.rootfs import RootfsStore
 from wherry.storage.tar.budget import Limits
-from wherry.supervisor import ending, killing, leaving, recovery, room, stopping
-from wherry.supervisor.children import Child, Children
-from wherry.supervisor.container import Container
+from wherry.supervisor import room
+from wherry.supervisor.containers.container import Container
+from wherry.supervisor.containers.record import Record, State
 from wherry.supervisor.disk import Disk
 from wherry.supervisor.event_log import EventLog
 from wherry.supervisor.events import Action, Events
-from wherry.supervisor.keeping import Keeping
+from wherry.supervisor.lifecycle import ending, killing, leaving, recovery, stopping
+from wherry.supervisor.lifecycle.starting import Starter
+from wherry.supervisor.lifecycle.takeover import Takeover
 from wherry.supervisor.log_reports import LogReports
-from wherry.supervisor.memory import Memory
-from wherry.supervisor.model import Record, State
+from wherry.supervisor.memory_watch.keeping import Keeping
+from wherry.supervisor.memory_watch.memory import Memory
+from wherry.supervisor.processes.children import Child, Children
+from wherry.supervisor.processes.shimlink import HeldSlot, ShimLink
 from wherry.supervisor.records import Records
-from wherry.supervisor.shimlink import HeldSlot, ShimLink
-from wherry.supervisor.starting import Starter
 from wherry.supervisor.state_directory import StateDirectory
-from wherry.supervisor.takeover import Takeover
 
 _log = logging.getLogger(__name__)
 _REMOVALS = 2

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 
 from wherry.logs import Log
+from wherry.supervisor.containers.record import Record
 from wherry.supervisor.events import Action, Events
-from wherry.supervisor.model import Record
 
 GAP_SECONDS = 1.0
 """A container that outruns its log in non-blocking mode makes gaps by the thousand; their events come added up."""

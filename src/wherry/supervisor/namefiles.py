@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import os
 
-from wherry.supervisor.request import CreateRequest
+from wherry.supervisor.containers.request import CreateRequest
 
 _log = logging.getLogger(__name__)
 _COPIED_MAX = 1 << 20

@@ -17,8 +17,8 @@ import msgspec
 
 from wherry.errors import InternalError, InvalidRequest, NameInUse
 from wherry.kernel import trust
+from wherry.supervisor.containers.record import End, Record
 from wherry.supervisor.ends import Ends
-from wherry.supervisor.model import End, Record
 
 _log = logging.getLogger(__name__)
 SCHEMA_VERSION = 1

@@ -35,13 +35,13 @@ from wherry.logs import BufferStats, Chunk, Extent, Hold, Log, LogOptions, Stamp
 from wherry.storage import trees
 from wherry.storage.catalogue import Unpacked
 from wherry.storage.tar.budget import Space
+from wherry.supervisor.containers.names import generate_name
+from wherry.supervisor.containers.record import End, EngineInfo, Reason, Record, State
+from wherry.supervisor.containers.request import CreateRequest
+from wherry.supervisor.containers.usage import Resident, Usage
 from wherry.supervisor.disk import ContainerUsage, Disk, DiskUsage, Pruned
 from wherry.supervisor.events import Events
-from wherry.supervisor.model import End, EngineInfo, Reason, Record, State
-from wherry.supervisor.names import generate_name
-from wherry.supervisor.request import CreateRequest
-from wherry.supervisor.updating import changed
-from wherry.supervisor.usage import Resident, Usage
+from wherry.supervisor.lifecycle.updating import changed
 
 T = TypeVar("T")
 ROOTFS = "/srv/rootfs"

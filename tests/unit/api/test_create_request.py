@@ -14,8 +14,8 @@ from wherry.api.docker.create import create_request
 from wherry.errors import InvalidRequest, NotFound, NotSupported, WherryError
 from wherry.logs import LogOptions
 from wherry.runtime.signals import signal_number
-from wherry.supervisor.names import generate_name
-from wherry.supervisor.request import CreateRequest, Volume, check
+from wherry.supervisor.containers.names import generate_name
+from wherry.supervisor.containers.request import CreateRequest, Volume, check
 
 # What docker 28.2.2 sends for "docker create --name x IMAGE true" at API 1.41, nothing asked for.
 DOCKER_CLI: dict[str, Any] = {

@@ -15,8 +15,8 @@ from wherry.api.http import bodies, delivery, pace
 from wherry.api.http.delivery import Budget
 from wherry.api.http.pace import TURN_SECONDS, Pace
 from wherry.api.http.replies import TooManyRepliesError
-from wherry.supervisor.model import Record
-from wherry.supervisor.request import CreateRequest
+from wherry.supervisor.containers.record import Record
+from wherry.supervisor.containers.request import CreateRequest
 
 if TYPE_CHECKING:
     from tests.unit.api.conftest import Api

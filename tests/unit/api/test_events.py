@@ -14,9 +14,9 @@ import pytest
 from tests.patience import PATIENCE
 from tests.unit.api.conftest import ROOTFS, Api, UnixConnection
 
+from wherry.supervisor.containers.record import Record
+from wherry.supervisor.containers.request import CreateRequest
 from wherry.supervisor.events import Action
-from wherry.supervisor.model import Record
-from wherry.supervisor.request import CreateRequest
 
 START = time.time_ns()
 

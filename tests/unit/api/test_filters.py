@@ -11,8 +11,8 @@ import pytest
 from wherry.api.docker import durations
 from wherry.api.docker.filters import Filters
 from wherry.errors import InvalidRequest, NotFound
-from wherry.supervisor.model import Reason, Record, State
-from wherry.supervisor.request import CreateRequest, Volume
+from wherry.supervisor.containers.record import Reason, Record, State
+from wherry.supervisor.containers.request import CreateRequest, Volume
 
 
 def record(number: int, name: str, state: State = State.RUNNING, **fields: Any) -> Record:

@@ -11,8 +11,8 @@ import pytest
 
 from wherry.kernel.cgroups import Group, Layout
 from wherry.memory import Accuracy, MemoryLimiter, Usage
-from wherry.supervisor import audit
-from wherry.supervisor.audit import Audited, Auditor, Drift, Resident
+from wherry.supervisor.memory_watch import audit
+from wherry.supervisor.memory_watch.audit import Audited, Auditor, Drift, Resident
 
 MIB = 1 << 20
 ALLOWED = 4 * MIB // (os.cpu_count() or 1)
@@ -76,6 +76,6 @@ def test_who_counts_charges_is_not_compared(monkeypatch: pytest.MonkeyPatch) -> 
 def test_it_is_said_once_when_it_lasts(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, count: int, said: int
 ) -> None:
-    with caplog.at_level(logging.ERROR, "wherry.supervisor.audit"):
+    with caplog.at_level(logging.ERROR, "wherry.supervisor.memory_watch.audit"):
         rounds(monkeypatch, Figures(40), 20, count)
     assert caplog.text.count("alpha: figures counts +20971520 bytes") == said

@@ -9,7 +9,7 @@ import pytest
 
 from wherry.api.docker.create import create_request
 from wherry.errors import InvalidRequest
-from wherry.supervisor import bounds
+from wherry.supervisor.containers import bounds
 
 LONGEST = "x" * bounds.STRING_MAX
 

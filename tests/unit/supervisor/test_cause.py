@@ -9,8 +9,8 @@ import pytest
 
 from wherry.memory import Event, Kind
 from wherry.runtime.exit_status import ExitStatus
-from wherry.supervisor.cause import MemoryEvidence, decide
-from wherry.supervisor.model import Reason
+from wherry.supervisor.containers.cause import MemoryEvidence, decide
+from wherry.supervisor.containers.record import Reason
 
 KILLED = ExitStatus(os.CLD_KILLED, signal.SIGKILL, 5_000_000)
 EXITED, EXITED_137 = ExitStatus(os.CLD_EXITED, 3), ExitStatus(os.CLD_EXITED, 137)

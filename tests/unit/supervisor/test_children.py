@@ -19,8 +19,8 @@ from wherry.kernel import unix_sockets
 from wherry.kernel.cgroups import Group, Layout
 from wherry.runtime.exit_status import ExitStatus
 from wherry.runtime.plan import Plan
-from wherry.supervisor.children import Child, Children
-from wherry.supervisor.shimlink import ShimLink
+from wherry.supervisor.processes.children import Child, Children
+from wherry.supervisor.processes.shimlink import ShimLink
 
 READY, EXECUTED = b'{"ready": true}\n', b'{"exec": true}\n'
 FAILED = b'{"step": "mount /proc", "call": "mount", "path": "", "errno": 1, "message": "Operation not permitted"}\n'

@@ -18,10 +18,10 @@ from wherry.logs import Log
 from wherry.runtime import cgroup_limits
 from wherry.runtime.exit_status import ExitStatus
 from wherry.runtime.spec import BlockIO, Cpu, Memory, Pids, Resources
-from wherry.supervisor.children import Child
-from wherry.supervisor.container import Container
-from wherry.supervisor.model import Reason, Record, State
-from wherry.supervisor.request import CreateRequest
+from wherry.supervisor.containers.container import Container
+from wherry.supervisor.containers.record import Reason, Record, State
+from wherry.supervisor.containers.request import CreateRequest
+from wherry.supervisor.processes.children import Child
 
 
 def container() -> Container:

@@ -12,10 +12,10 @@ import pytest
 
 from wherry.errors import Conflict, InternalError, NotFound
 from wherry.supervisor import ends
+from wherry.supervisor.containers.record import End, Reason, Record, State
+from wherry.supervisor.containers.request import CreateRequest
 from wherry.supervisor.ends import Ends
-from wherry.supervisor.model import End, Reason, Record, State
 from wherry.supervisor.records import Records
-from wherry.supervisor.request import CreateRequest
 
 
 def end(number: int, name: str = "job", finished_ns: int | None = None) -> End:

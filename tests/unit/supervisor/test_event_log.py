@@ -13,10 +13,10 @@ import pytest
 
 from wherry.errors import InvalidRequest
 from wherry.supervisor import event_log
+from wherry.supervisor.containers.record import Record
+from wherry.supervisor.containers.request import CreateRequest
 from wherry.supervisor.event_log import EventLog
 from wherry.supervisor.events import Action, Event, Events
-from wherry.supervisor.model import Record
-from wherry.supervisor.request import CreateRequest
 
 
 def record(**labels: str) -> Record:

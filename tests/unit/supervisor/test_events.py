@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 
 from tests.patience import PATIENCE
 
+from wherry.supervisor.containers.record import Record
+from wherry.supervisor.containers.request import CreateRequest
 from wherry.supervisor.events import BURST, Action, Event, Events, Instant, Missed
-from wherry.supervisor.model import Record
 from wherry.supervisor.quota import Quota
-from wherry.supervisor.request import CreateRequest
 
 
 def record(name: str = "alpha") -> Record:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from wherry.memory import Alarm
-from wherry.supervisor.keeping import Old
-from wherry.supervisor.shimlink import HeldSlot
+from wherry.supervisor.memory_watch.keeping import Old
+from wherry.supervisor.processes.shimlink import HeldSlot
 
 STRIDE, FLAG = 32, 12
 ALARM = Alarm("a1", "bpf1-containers", "bpf1-events", STRIDE, FLAG)

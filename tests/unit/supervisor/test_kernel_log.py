@@ -9,7 +9,7 @@ import pytest
 
 from wherry.kernel import kmsg
 from wherry.memory import Event, Kind
-from wherry.supervisor.kernel_log import KernelLog
+from wherry.supervisor.memory_watch.kernel_log import KernelLog
 
 MIB = 1 << 20
 

@@ -14,13 +14,13 @@ from wherry.kernel import cgroup_memory, procfs
 from wherry.kernel.cgroups import Group, Layout
 from wherry.logs import Log
 from wherry.memory import Event, Host, Limits, Target, Usage, Verdict
-from wherry.supervisor.children import Child
-from wherry.supervisor.container import Container
+from wherry.supervisor.containers.container import Container
+from wherry.supervisor.containers.record import Record
+from wherry.supervisor.containers.request import CreateRequest
 from wherry.supervisor.events import Events
-from wherry.supervisor.memory import Memory, backstop
-from wherry.supervisor.model import Record
+from wherry.supervisor.memory_watch.memory import Memory, backstop
+from wherry.supervisor.processes.children import Child
 from wherry.supervisor.records import Records
-from wherry.supervisor.request import CreateRequest
 
 MIB = 1 << 20
 LAYOUT = Layout(1, {"memory": "/nowhere"})

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from wherry.supervisor import namefiles
-from wherry.supervisor.request import CreateRequest
+from wherry.supervisor.containers.request import CreateRequest
 
 
 def files(hostname: str = "alpha", **fields: Any) -> dict[str, str]:

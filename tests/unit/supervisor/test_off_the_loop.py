@@ -17,14 +17,14 @@ from wherry.kernel.cgroups import Group, Layout
 from wherry.logs import Log, LogOptions
 from wherry.memory import Limits
 from wherry.runtime import cgroup_limits
-from wherry.supervisor import stopping, updating
-from wherry.supervisor.children import Child
-from wherry.supervisor.container import Container
+from wherry.supervisor.containers.container import Container
+from wherry.supervisor.containers.record import Record, State
+from wherry.supervisor.containers.request import CreateRequest
 from wherry.supervisor.events import Events
-from wherry.supervisor.memory import Memory
-from wherry.supervisor.model import Record, State
+from wherry.supervisor.lifecycle import stopping, updating
+from wherry.supervisor.memory_watch.memory import Memory
+from wherry.supervisor.processes.children import Child
 from wherry.supervisor.records import Records
-from wherry.supervisor.request import CreateRequest
 
 
 class Threads:

@@ -14,9 +14,9 @@ import pytest
 
 from wherry.errors import InternalError, InvalidRequest, NameInUse
 from wherry.logs import BufferStats
-from wherry.supervisor.model import MemoryDeath, Reason, Record, State
+from wherry.supervisor.containers.record import MemoryDeath, Reason, Record, State
+from wherry.supervisor.containers.request import CreateRequest, Volume
 from wherry.supervisor.records import Records
-from wherry.supervisor.request import CreateRequest, Volume
 
 
 def record(number: int, name: str = "") -> Record:

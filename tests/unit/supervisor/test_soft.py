@@ -13,11 +13,11 @@ from wherry.errors import NotSupported
 from wherry.kernel import cgroup_memory
 from wherry.kernel.cgroups import Group, Layout
 from wherry.memory import Event, Kind, Usage, pressure
-from wherry.supervisor import soft
+from wherry.supervisor.containers.record import Record
+from wherry.supervisor.containers.request import CreateRequest
 from wherry.supervisor.events import Events
-from wherry.supervisor.model import Record
-from wherry.supervisor.request import CreateRequest
-from wherry.supervisor.soft import SoftLimits
+from wherry.supervisor.memory_watch import soft
+from wherry.supervisor.memory_watch.soft import SoftLimits
 
 MIB = 1 << 20
 TOTAL = "some avg10=1.50 avg60=0.00 avg300=0.00 total={}\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=5\n"

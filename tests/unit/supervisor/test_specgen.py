@@ -11,8 +11,8 @@ from wherry.runtime import defaults
 from wherry.runtime.plan import make_plan
 from wherry.runtime.spec import Cpu, Memory, Mount, Scheduler, Spec
 from wherry.runtime.users import User
-from wherry.supervisor.request import CreateRequest, Volume
-from wherry.supervisor.specgen import make_spec
+from wherry.supervisor.containers.request import CreateRequest, Volume
+from wherry.supervisor.containers.spec_of import make_spec
 
 PREFIX = "io.wherry.name-file."
 ROOT = User(0, 0, (0,), "/root")

@@ -12,9 +12,9 @@ from typing import Any, cast
 import pytest
 
 from wherry.logs import Log, make_pipe
-from wherry.supervisor import starting
-from wherry.supervisor.container import Container
-from wherry.supervisor.request import CreateRequest
+from wherry.supervisor.containers.container import Container
+from wherry.supervisor.containers.request import CreateRequest
+from wherry.supervisor.lifecycle import starting
 
 
 @pytest.mark.parametrize("failing", [1, 2])

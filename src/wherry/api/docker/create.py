@@ -15,7 +15,7 @@ from wherry import defaults
 from wherry.api.docker import security_options
 from wherry.errors import InvalidRequest, NotFound, NotSupported, quoted
 from wherry.logs import LogOptions
-from wherry.supervisor.request import CreateRequest, check, clean_path, parse_bind, parse_env, parse_size
+from wherry.supervisor.containers.request import CreateRequest, check, clean_path, parse_bind, parse_env, parse_size
 
 Words = str | list[str] | None
 """Docker's strslice: one string stands for a list of one."""

@@ -11,7 +11,7 @@ import msgspec
 from wherry.api.docker.rootfs_images import is_named
 from wherry.api.docker.views import status_code
 from wherry.errors import InvalidRequest, NotSupported, quoted
-from wherry.supervisor.model import Record, State
+from wherry.supervisor.containers.record import Record, State
 
 Match = Callable[[Record], bool]
 _DOCKER_STATES = frozenset({"created", "restarting", "running", "removing", "paused", "exited", "dead"})

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from wherry.errors import InvalidRequest, NotSupported, quoted
 from wherry.runtime import seccomp
-from wherry.supervisor.request import UNCONFINED
+from wherry.supervisor.containers.request import UNCONFINED
 
 _PROFILE_MAX = 256 << 10
 

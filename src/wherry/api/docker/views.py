@@ -10,8 +10,8 @@ import msgspec
 from wherry.api.docker import durations
 from wherry.api.docker.rootfs_images import image_id
 from wherry.logs import Log, LogOptions, rfc3339_nano
-from wherry.supervisor.model import MEMORY_REASONS, End, Reason, Record, State
-from wherry.supervisor.request import CreateRequest
+from wherry.supervisor.containers.record import MEMORY_REASONS, End, Reason, Record, State
+from wherry.supervisor.containers.request import CreateRequest
 
 LISTED_COMMAND = 4096
 """Characters of a command that a list shows. docker's clients show twenty of them; all of it is in inspect."""

@@ -20,7 +20,7 @@ from wherry.api.http.connection import Connection
 from wherry.api.http.replies import FrameResponse
 from wherry.api.http.router import Call
 from wherry.errors import InvalidRequest
-from wherry.supervisor.model import State
+from wherry.supervisor.containers.record import State
 
 _log = logging.getLogger(__name__)
 

@@ -17,10 +17,10 @@ from wherry.api.http.replies import encode
 from wherry.api.http.router import Call
 from wherry.errors import InvalidRequest, NotFound, quoted
 from wherry.runtime.signals import signal_number
-from wherry.supervisor.bounds import is_large
-from wherry.supervisor.model import State
-from wherry.supervisor.names import check_name
-from wherry.supervisor.request import CreateRequest
+from wherry.supervisor.containers.bounds import is_large
+from wherry.supervisor.containers.names import check_name
+from wherry.supervisor.containers.record import State
+from wherry.supervisor.containers.request import CreateRequest
 
 LARGE_BODY = 64 * 1024
 """From that size on a request is checked in a thread: one may have a hundred thousand variables."""

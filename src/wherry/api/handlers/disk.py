@@ -16,8 +16,8 @@ from wherry.api.http.router import Call
 from wherry.errors import InvalidRequest, quoted
 from wherry.logs import rfc3339_nano
 from wherry.storage.catalogue import Unpacked
+from wherry.supervisor.containers.record import Record
 from wherry.supervisor.disk import ContainerUsage, Disk, DiskUsage
-from wherry.supervisor.model import Record
 
 
 async def usage(call: Call) -> web.StreamResponse:

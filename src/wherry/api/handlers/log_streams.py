@@ -34,7 +34,7 @@ from wherry.api.http.query import Query
 from wherry.api.http.replies import FrameResponse, encode
 from wherry.api.http.router import Call
 from wherry.errors import InvalidRequest, quoted
-from wherry.supervisor.model import End, Record
+from wherry.supervisor.containers.record import End, Record
 
 STATUS = 3
 _HEAD = struct.Struct(">BxxxL")

@@ -20,8 +20,8 @@ from wherry.api.http.router import Call
 from wherry.api.needs import Engine
 from wherry.errors import NotFound
 from wherry.logs import rfc3339_nano
-from wherry.supervisor.model import State
-from wherry.supervisor.usage import Held, Usage, held, host_cpu_ns
+from wherry.supervisor.containers.record import State
+from wherry.supervisor.containers.usage import Held, Usage, held, host_cpu_ns
 
 _INTERVAL_SECONDS = 1.0
 _BATCH = 50

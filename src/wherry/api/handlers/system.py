@@ -15,7 +15,7 @@ from wherry.api.handlers.images import known
 from wherry.api.http.replies import API_VERSION, MIN_API_VERSION
 from wherry.api.http.router import Call
 from wherry.logs import rfc3339_nano
-from wherry.supervisor.model import EngineInfo
+from wherry.supervisor.containers.record import EngineInfo
 
 _GO_ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from wherry import memory
 from wherry.kernel import cgroup_memory
 from wherry.kernel.cgroups import Group
-from wherry.supervisor.model import Record
+from wherry.supervisor.containers.record import Record
 
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 

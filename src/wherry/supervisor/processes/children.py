@@ -22,8 +22,8 @@ from wherry.kernel.libc import describe
 from wherry.runtime import launch
 from wherry.runtime.exit_status import ExitStatus
 from wherry.runtime.plan import Plan
-from wherry.supervisor import killing
-from wherry.supervisor.shimlink import ShimLink
+from wherry.supervisor.lifecycle import killing
+from wherry.supervisor.processes.shimlink import ShimLink
 
 _MAKING_AT_ONCE = 16
 _log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from wherry.kernel.process_states import ProcessState, state_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from wherry.supervisor.children import Child
+    from wherry.supervisor.processes.children import Child
 
 _log = logging.getLogger(__name__)
 

@@ -9,12 +9,12 @@ from wherry import defaults
 from wherry.errors import NotKilled
 from wherry.kernel import procfs
 from wherry.runtime.signals import signal_number
-from wherry.supervisor import killing
-from wherry.supervisor.container import Container
+from wherry.supervisor.containers.container import Container
+from wherry.supervisor.containers.record import End
+from wherry.supervisor.containers.request import CreateRequest
 from wherry.supervisor.events import Action, Events
-from wherry.supervisor.model import End
+from wherry.supervisor.lifecycle import killing
 from wherry.supervisor.records import Records
-from wherry.supervisor.request import CreateRequest
 
 
 async def stop(container: Container, records: Records, seconds: float | None, events: Events) -> None:

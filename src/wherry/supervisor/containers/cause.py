@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from wherry.memory import Event
 from wherry.runtime.exit_status import ExitStatus
-from wherry.supervisor.model import MemoryDeath, Reason
+from wherry.supervisor.containers.record import MemoryDeath, Reason
 
 
 class MemoryEvidence(NamedTuple):

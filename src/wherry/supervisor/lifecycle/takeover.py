@@ -9,13 +9,13 @@ from wherry.errors import WherryError
 from wherry.kernel import cgroups
 from wherry.logs import Pipeline
 from wherry.runtime import nested_limits
-from wherry.supervisor import recovery
-from wherry.supervisor.children import Child, Children
-from wherry.supervisor.container import Container
-from wherry.supervisor.memory import Memory
+from wherry.supervisor.containers.container import Container
+from wherry.supervisor.lifecycle import recovery
+from wherry.supervisor.lifecycle.starting import Starter
+from wherry.supervisor.memory_watch.memory import Memory
+from wherry.supervisor.processes.children import Child, Children
+from wherry.supervisor.processes.shimlink import HeldSlot, ShimLink
 from wherry.supervisor.records import Records
-from wherry.supervisor.shimlink import HeldSlot, ShimLink
-from wherry.supervisor.starting import Starter
 
 _log = logging.getLogger(__name__)
 

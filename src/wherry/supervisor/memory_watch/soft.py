@@ -22,9 +22,9 @@ from wherry.kernel import cgroup_memory
 from wherry.kernel.cgroups import Group
 from wherry.kernel.libc import describe
 from wherry.memory import Event, Kind, Limits, Usage, pressure
+from wherry.supervisor.containers.record import Record
+from wherry.supervisor.containers.request import SoftAction
 from wherry.supervisor.events import Action, Events
-from wherry.supervisor.model import Record
-from wherry.supervisor.request import SoftAction
 
 _log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from wherry.kernel.libc import describe
 from wherry.memory import Alarm
 from wherry.memory.pins import Pins, Unpinnable
 from wherry.shim.standin import crossed_elements
-from wherry.supervisor.memory import Memory
-from wherry.supervisor.shimlink import HeldSlot, ShimLink
+from wherry.supervisor.memory_watch.memory import Memory
+from wherry.supervisor.processes.shimlink import HeldSlot, ShimLink
 
 _log = logging.getLogger(__name__)
 _OLD_SECONDS = 3.0

@@ -15,18 +15,19 @@ from wherry.kernel.libc import describe
 from wherry.memory import Alarm, Event, Host, Kind, Limits, MemoryLimiter, Unusable, Usage, choice
 from wherry.memory.oom import OomWatch
 from wherry.shim import protocol
-from wherry.supervisor import killing, soft
-from wherry.supervisor.audit import Audited, Auditor
-from wherry.supervisor.cause import MemoryEvidence
-from wherry.supervisor.children import Child
-from wherry.supervisor.container import Container
+from wherry.supervisor.containers.cause import MemoryEvidence
+from wherry.supervisor.containers.container import Container
+from wherry.supervisor.containers.record import Record, State
 from wherry.supervisor.events import Action, Events, Instant
-from wherry.supervisor.kernel_log import KernelLog
-from wherry.supervisor.model import Record, State
-from wherry.supervisor.rearming import Rearming, limits_of, target_of
+from wherry.supervisor.lifecycle import killing
+from wherry.supervisor.memory_watch import soft
+from wherry.supervisor.memory_watch.audit import Audited, Auditor
+from wherry.supervisor.memory_watch.kernel_log import KernelLog
+from wherry.supervisor.memory_watch.rearming import Rearming, limits_of, target_of
+from wherry.supervisor.memory_watch.soft import SoftLimits
+from wherry.supervisor.memory_watch.watched import Watched
+from wherry.supervisor.processes.children import Child
 from wherry.supervisor.records import Records
-from wherry.supervisor.soft import SoftLimits
-from wherry.supervisor.watched import Watched
 
 _log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import msgspec
 
 from wherry.logs import BufferStats
 from wherry.memory import uncounted
-from wherry.supervisor.request import CreateRequest
+from wherry.supervisor.containers.request import CreateRequest
 
 
 class State(StrEnum):

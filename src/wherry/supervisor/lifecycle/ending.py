@@ -7,13 +7,13 @@ import logging
 
 from wherry.logs import Pipeline
 from wherry.runtime import cgroup_limits
-from wherry.supervisor.children import Child, Children
-from wherry.supervisor.container import Container
+from wherry.supervisor.containers.container import Container
+from wherry.supervisor.containers.record import MEMORY_REASONS, Reason, Record
 from wherry.supervisor.events import Action, Events
-from wherry.supervisor.memory import Memory
-from wherry.supervisor.model import MEMORY_REASONS, Reason, Record
+from wherry.supervisor.lifecycle.starting import Starter
+from wherry.supervisor.memory_watch.memory import Memory
+from wherry.supervisor.processes.children import Child, Children
 from wherry.supervisor.records import Records
-from wherry.supervisor.starting import Starter
 
 _log = logging.getLogger(__name__)
 _OUTPUT_SECONDS = 1.0

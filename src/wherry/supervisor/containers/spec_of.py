@@ -28,8 +28,8 @@ from wherry.runtime.spec import (
 )
 from wherry.runtime.spec import User as SpecUser
 from wherry.runtime.users import User
+from wherry.supervisor.containers.request import UNCONFINED, CreateRequest, clean_path
 from wherry.supervisor.namefiles import name_files
-from wherry.supervisor.request import UNCONFINED, CreateRequest, clean_path
 from wherry.weights import weight_of_nice
 
 _CPU_PERIOD = 100_000  # microseconds; docker's

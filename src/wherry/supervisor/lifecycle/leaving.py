@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Iterable
 
-from wherry.supervisor.children import Children
-from wherry.supervisor.container import Container
+from wherry.supervisor.containers.container import Container
+from wherry.supervisor.processes.children import Children
 
 _SECONDS = 3
 """How long they may take; a log on a full disk is completed by the next supervisor."""

@@ -19,7 +19,7 @@ from wherry.errors import InvalidRequest, NotSupported, quoted
 from wherry.kernel.scheduling import parse_cpu_list
 from wherry.logs.options import BUFFER_MAX, BUFFER_MIN, FILE_MIN, MODES, LogOptions
 from wherry.runtime.signals import signal_number
-from wherry.supervisor.bounds import check_sizes
+from wherry.supervisor.containers.bounds import check_sizes
 
 _HOST_NAME = re.compile(r"[a-zA-Z0-9_.-]+")
 _HOST_NAME_MAX = 64  # __NEW_UTS_LEN: sethostname(2) and setdomainname(2) refuse more

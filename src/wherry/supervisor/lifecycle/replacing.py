@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 
 from wherry.errors import InvalidRequest, NotFound, WherryError
 from wherry.storage.rootfs import RootfsStore
-from wherry.supervisor.container import Container
-from wherry.supervisor.request import CreateRequest
+from wherry.supervisor.containers.container import Container
+from wherry.supervisor.containers.request import CreateRequest
 
 
 async def make_way(

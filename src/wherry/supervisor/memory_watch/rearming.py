@@ -18,13 +18,13 @@ from wherry.kernel.cgroups import Group
 from wherry.kernel.libc import call_error, describe
 from wherry.kernel.polling import readable
 from wherry.memory import Limits, MemoryLimiter, Target
-from wherry.supervisor import killing
-from wherry.supervisor.cause import MemoryEvidence
-from wherry.supervisor.children import Child
-from wherry.supervisor.container import Container
-from wherry.supervisor.model import Reason, Record
+from wherry.supervisor.containers.cause import MemoryEvidence
+from wherry.supervisor.containers.container import Container
+from wherry.supervisor.containers.record import Reason, Record
+from wherry.supervisor.lifecycle import killing
+from wherry.supervisor.memory_watch.soft import throttles
+from wherry.supervisor.processes.children import Child
 from wherry.supervisor.records import Records
-from wherry.supervisor.soft import throttles
 
 _log = logging.getLogger(__name__)
 

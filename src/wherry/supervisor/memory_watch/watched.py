@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from wherry.memory import Event, MemoryLimiter
-from wherry.supervisor.children import Child
-from wherry.supervisor.container import Container
+from wherry.supervisor.containers.container import Container
+from wherry.supervisor.processes.children import Child
 
 
 class Watched:

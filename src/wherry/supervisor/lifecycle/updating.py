@@ -16,12 +16,12 @@ from wherry.kernel import scheduling
 from wherry.kernel.libc import describe
 from wherry.memory import Limits
 from wherry.runtime import cgroup_limits
-from wherry.supervisor.children import Child
-from wherry.supervisor.container import Container
-from wherry.supervisor.memory import Memory
+from wherry.supervisor.containers.container import Container
+from wherry.supervisor.containers.request import CreateRequest, check
+from wherry.supervisor.containers.spec_of import resources
+from wherry.supervisor.memory_watch.memory import Memory
+from wherry.supervisor.processes.children import Child
 from wherry.supervisor.records import Records
-from wherry.supervisor.request import CreateRequest, check
-from wherry.supervisor.specgen import resources
 
 
 def changed(request: CreateRequest, changes: Mapping[str, Any]) -> CreateRequest:

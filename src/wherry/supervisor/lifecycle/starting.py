@@ -16,15 +16,15 @@ from wherry.runtime import binds, cgroup_limits, launch, users
 from wherry.runtime.plan import Plan, make_plan, wants_init
 from wherry.storage import layers
 from wherry.storage.rootfs import RootfsStore
-from wherry.supervisor.bounds import is_large
-from wherry.supervisor.children import Child, Children
-from wherry.supervisor.container import Container
-from wherry.supervisor.memory import Memory
-from wherry.supervisor.model import Record
+from wherry.supervisor.containers.bounds import is_large
+from wherry.supervisor.containers.container import Container
+from wherry.supervisor.containers.record import Record
+from wherry.supervisor.containers.request import CreateRequest
+from wherry.supervisor.containers.spec_of import make_spec
+from wherry.supervisor.memory_watch.memory import Memory
+from wherry.supervisor.processes.children import Child, Children
+from wherry.supervisor.processes.shimlink import ShimLink
 from wherry.supervisor.records import Records
-from wherry.supervisor.request import CreateRequest
-from wherry.supervisor.shimlink import ShimLink
-from wherry.supervisor.specgen import make_spec
 from wherry.supervisor.user_lookup import find_user
 
 _log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from wherry.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from wherry.supervisor.request import CreateRequest
+    from wherry.supervisor.containers.request import CreateRequest
 
 STRING_MAX = 32 * 4096 - 1
 """Bytes of an argument or a variable. execve(2), MAX_ARG_STRLEN: 32 pages with the terminating NUL."""

@@ -14,11 +14,11 @@ from wherry.kernel import cgroup_trees as trees
 from wherry.kernel import cgroups
 from wherry.logs import rotation
 from wherry.runtime import launch
-from wherry.supervisor import killing
-from wherry.supervisor.children import Child
-from wherry.supervisor.container import Container
-from wherry.supervisor.model import Reason, Record, State
-from wherry.supervisor.shimlink import HeldSlot
+from wherry.supervisor.containers.container import Container
+from wherry.supervisor.containers.record import Reason, Record, State
+from wherry.supervisor.lifecycle import killing
+from wherry.supervisor.processes.children import Child
+from wherry.supervisor.processes.shimlink import HeldSlot
 
 _log = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from wherry.errors import WherryError
 from wherry.logs import Log
 from wherry.runtime.exit_status import ExitStatus
-from wherry.supervisor import killing
-from wherry.supervisor.cause import MemoryEvidence, decide
-from wherry.supervisor.children import Child
-from wherry.supervisor.model import End, Reason, Record, State
+from wherry.supervisor.containers.cause import MemoryEvidence, decide
+from wherry.supervisor.containers.record import End, Reason, Record, State
+from wherry.supervisor.lifecycle import killing
+from wherry.supervisor.processes.children import Child
 
 _NOTHING_SEEN = MemoryEvidence()
 

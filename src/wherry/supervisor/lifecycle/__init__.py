@@ -1,0 +1,1 @@
+"""What begins, changes and ends containers."""

@@ -1,0 +1,1 @@
+"""The shim and the processes that it holds for us."""
