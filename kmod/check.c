@@ -54,19 +54,20 @@ void check_set_limits(struct container *c, u64 soft_bytes, u64 hard_bytes)
 	WRITE_ONCE(c->over_soft, false); /* a new limit is a new crossing */
 }
 
-/* The tracepoint writes suspect only while kick is KICK_CLAIMED. */
-static void take_suspect(struct container *c, struct culprit *culprit)
+/* The tracepoint writes a suspect only while it is SUSPECT_CLAIMED. */
+static void take_suspect(struct container *c, struct suspect *suspect,
+			 struct culprit *culprit)
 {
 	memset(culprit, 0, sizeof(*culprit));
-	if (atomic_read_acquire(&c->kick) != KICK_READY)
+	if (atomic_read_acquire(&suspect->state) != SUSPECT_READY)
 		return;
 	culprit->asked = true;
 	culprit->source = CONTAINER_MONITOR_BY_TRACEPOINT;
-	culprit->pid = pid_nr_ns(c->suspect, c->owner->ns);
-	memcpy(culprit->comm, c->suspect_comm, sizeof(culprit->comm));
-	put_pid(c->suspect);
-	c->suspect = NULL;
-	atomic_set_release(&c->kick, KICK_IDLE);
+	culprit->pid = pid_nr_ns(suspect->pid, c->owner->ns);
+	memcpy(culprit->comm, suspect->comm, sizeof(culprit->comm));
+	put_pid(suspect->pid);
+	suspect->pid = NULL;
+	atomic_set_release(&suspect->state, SUSPECT_NONE);
 }
 
 static void tell(struct container *c, u32 type, const struct scan *scan,
@@ -129,12 +130,16 @@ static bool check_hard(struct container *c, struct task_struct *first,
 	return tells;
 }
 
-/* How long to wait with telling of a crossing, in jiffies. */
+/*
+ * How long to wait with telling of a crossing, in jiffies. By the clock of the
+ * records: jiffies can lag behind it by many, and then catch up.
+ */
 static unsigned long soft_wait(struct container *c)
 {
-	unsigned long now = jiffies;
+	u64 now = ktime_get_ns();
 
-	return time_after(c->next_soft, now) ? c->next_soft - now : 0;
+	return c->next_soft > now ? nsecs_to_jiffies(c->next_soft - now) + 1 :
+				    0;
 }
 
 /*
@@ -150,9 +155,9 @@ static bool check_soft(struct container *c, const struct scan *scan,
 	if (!c->over_soft && scan->pages >= c->soft_pages) {
 		if (soft_wait(c))
 			return false;
-		c->next_soft = jiffies + msecs_to_jiffies(SOFT_INTERVAL_MS) + 1;
 		WRITE_ONCE(c->over_soft, true);
 		tell(c, CONTAINER_MONITOR_SOFT, scan, culprit, &event);
+		c->next_soft = event.time_ns + SOFT_INTERVAL_MS * NSEC_PER_MSEC;
 	} else if (c->over_soft && scan->pages < c->clear_pages) {
 		WRITE_ONCE(c->over_soft, false);
 		tell(c, CONTAINER_MONITOR_SOFT_CLEARED, scan, culprit, &event);
@@ -189,10 +194,9 @@ static unsigned long set_rest(struct container *c, u64 took_ns,
 	unsigned long vain = max(rest, msecs_to_jiffies(SOFT_INTERVAL_MS));
 	unsigned long now = jiffies, rise;
 
-	rise = now + (outcome->in_vain && !outcome->waits ? vain : rest);
+	rise = outcome->in_vain && !outcome->waits ? vain : rest;
 	WRITE_ONCE(c->next_hard, now + (outcome->hard_in_vain ? rest : 0));
-	WRITE_ONCE(c->next_rise,
-		   time_after(c->next_soft, rise) ? c->next_soft : rise);
+	WRITE_ONCE(c->next_rise, now + max(rise, soft_wait(c)));
 	WRITE_ONCE(c->next_check, now + (outcome->in_vain ? vain : rest));
 	return rest;
 }
@@ -204,14 +208,14 @@ static bool is_gone(struct task_struct *first)
 
 /* What follows from a count; returns whether anything was told. */
 static bool decide(struct container *c, struct task_struct *first,
-		   const struct scan *scan, const struct culprit *culprit)
+		   const struct scan *scan, const struct culprit *culprits)
 {
 	bool was_over = c->over_soft, told = false, kills = false;
 
 	if (!c->killed) /* a jump over both limits crosses both */
-		told = check_soft(c, scan, culprit);
+		told = check_soft(c, scan, &culprits[SUSPECT_SOFT]);
 	if (scan->pages >= c->hard_pages)
-		kills = check_hard(c, first, scan, culprit);
+		kills = check_hard(c, first, scan, &culprits[SUSPECT_HARD]);
 	/* After the kill: a serial console is slow. */
 	if (!was_over && c->over_soft && __ratelimit(&c->soft_lines))
 		pr_warn("SOFT LIMIT id=%s pid=%d rss=%llu limit=%llu\n", c->id,
@@ -222,13 +226,16 @@ static bool decide(struct container *c, struct task_struct *first,
 	return told || c->killed;
 }
 
-static void know_culprit(struct culprit *culprit, const struct scan *scan)
+static void know_culprit(struct culprit *culprit, const struct culprit *other,
+			 const struct scan *scan)
 {
 	if (culprit->pid)
 		return;
-	culprit->source = CONTAINER_MONITOR_BY_CHECK;
-	culprit->pid = scan->largest;
-	memcpy(culprit->comm, scan->largest_comm, sizeof(culprit->comm));
+	culprit->source = other->pid ? other->source :
+				       CONTAINER_MONITOR_BY_CHECK;
+	culprit->pid = other->pid ?: scan->largest;
+	memcpy(culprit->comm, other->pid ? other->comm : scan->largest_comm,
+	       sizeof(culprit->comm));
 }
 
 /* Returns after how many jiffies to come again; c->lock is held. */
@@ -238,20 +245,25 @@ static unsigned long check(struct container *c)
 	u64 began = ktime_get_ns();
 	struct outcome outcome = {};
 	struct task_struct *first;
-	struct culprit culprit;
+	struct culprit culprits[NR_SUSPECTS];
+	struct culprit *soft = &culprits[SUSPECT_SOFT];
+	struct culprit *hard = &culprits[SUSPECT_HARD];
 	struct scan scan;
 	bool told = false;
 
 	outcome.hard_in_vain = atomic_xchg(&c->urgent, 0);
-	take_suspect(c, &culprit);
+	take_suspect(c, &c->suspects[SUSPECT_SOFT], soft);
+	take_suspect(c, &c->suspects[SUSPECT_HARD], hard);
+	outcome.in_vain = soft->asked || hard->asked;
 	first = get_pid_task(c->pid, PIDTYPE_TGID);
 	scan_and_keep(c, &scan);
-	know_culprit(&culprit, &scan);
+	know_culprit(soft, hard, &scan);
+	know_culprit(hard, soft, &scan);
 	if (is_gone(first))
 		c->ended = !scan.processes;
 	else
-		told = decide(c, first, &scan, &culprit);
-	outcome.in_vain = culprit.asked && !told;
+		told = decide(c, first, &scan, culprits);
+	outcome.in_vain &= !told;
 	outcome.hard_in_vain &= !c->killed;
 	outcome.waits = !c->over_soft && scan.pages >= c->soft_pages;
 	if (outcome.waits)

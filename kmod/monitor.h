@@ -58,7 +58,16 @@ struct mm_table {
 	struct mm_slot slots[];
 };
 
-enum kick_state { KICK_IDLE, KICK_CLAIMED, KICK_READY };
+enum suspect_state { SUSPECT_NONE, SUSPECT_CLAIMED, SUSPECT_READY };
+
+/* Who made the tracepoint ask for a check. */
+struct suspect {
+	atomic_t state;		/* enum suspect_state */
+	struct pid *pid;	/* owned by whoever moved state last */
+	char comm[CONTAINER_MONITOR_COMM_LEN];
+};
+
+enum { SUSPECT_SOFT, SUSPECT_HARD, NR_SUSPECTS };
 
 /* What the tracepoint tells of: pages of one kind came or went. */
 struct change {
@@ -107,7 +116,7 @@ struct container {
 	unsigned long hard_pages;
 	unsigned long peak_pages;	/* raised by the tracepoint as well */
 	u64 soft_bytes, hard_bytes;	/* as they were given */
-	unsigned long next_soft;	/* no crossing is told before, in jiffies */
+	u64 next_soft;			/* ktime_get_ns(); no crossing is told before */
 	unsigned int scans;
 	unsigned long pages;		/* at the last scan, as are processes */
 	unsigned int processes;
@@ -122,10 +131,8 @@ struct container {
 	unsigned long next_hard;	/* because of the hard limit */
 	unsigned long next_rise;	/* because the soft limit is crossed */
 
-	atomic_t kick;			/* enum kick_state */
+	struct suspect suspects[NR_SUSPECTS]; /* for the hard limit's sake, or not */
 	atomic_t urgent;		/* the hard limit seems to be reached */
-	struct pid *suspect;		/* owned by whoever moved kick last */
-	char suspect_comm[CONTAINER_MONITOR_COMM_LEN];
 };
 
 /* What one exact count found. */

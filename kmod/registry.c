@@ -29,7 +29,8 @@ static void free_container(struct work_struct *work)
 					   free_work);
 
 	cancel_delayed_work_sync(&c->work);
-	put_pid(c->suspect);
+	put_pid(c->suspects[SUSPECT_SOFT].pid);
+	put_pid(c->suspects[SUSPECT_HARD].pid);
 	put_pid(c->pid);
 	rss_free(c);
 	kfree(c);
@@ -138,7 +139,7 @@ alloc_container(struct open_file *owner,
 	for (type = 0; type < ARRAY_SIZE(c->waiting); type++)
 		INIT_LIST_HEAD(&c->waiting[type].node);
 	/* 0 may lie ahead: jiffies begin five minutes before they wrap. */
-	c->next_check = c->next_hard = c->next_rise = c->next_soft = jiffies;
+	c->next_check = c->next_hard = c->next_rise = jiffies;
 	c->owner = owner;
 	c->key = request->key;
 	strscpy(c->id, request->id, sizeof(c->id));

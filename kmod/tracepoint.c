@@ -32,20 +32,20 @@ static DEFINE_MUTEX(probe_lock); /* inside registry_lock */
 static bool is_registered; /* under probe_lock */
 
 /*
- * Who gets kick from KICK_IDLE owns suspect until KICK_READY; the check sets it
- * back. A check that runs in between leaves both alone, and runs again.
+ * Who gets state from SUSPECT_NONE owns the rest until SUSPECT_READY; the check
+ * sets it back. A check that runs in between leaves it alone, and runs again.
  */
-static void name_suspect(struct container *c, struct task_struct *task)
+static void name_suspect(struct suspect *suspect, struct task_struct *task)
 {
 	struct task_struct *leader;
 
-	if (atomic_cmpxchg_acquire(&c->kick, KICK_IDLE, KICK_CLAIMED) !=
-	    KICK_IDLE)
+	if (atomic_cmpxchg_acquire(&suspect->state, SUSPECT_NONE,
+				   SUSPECT_CLAIMED) != SUSPECT_NONE)
 		return;
 	leader = task->group_leader;
-	c->suspect = get_pid(task_pid(leader));
-	strscpy(c->suspect_comm, leader->comm, sizeof(c->suspect_comm));
-	atomic_set_release(&c->kick, KICK_READY);
+	suspect->pid = get_pid(task_pid(leader));
+	strscpy(suspect->comm, leader->comm, sizeof(suspect->comm));
+	atomic_set_release(&suspect->state, SUSPECT_READY);
 }
 
 static void ask_at(struct container *c, unsigned long when)
@@ -61,15 +61,18 @@ static void ask_urgently(struct container *c, struct task_struct *task)
 {
 	if (atomic_read(&c->urgent) || atomic_xchg(&c->urgent, 1))
 		return;
-	name_suspect(c, task);
+	name_suspect(&c->suspects[SUSPECT_HARD], task);
 	ask_at(c, READ_ONCE(c->next_hard));
 }
 
 static void ask(struct container *c, struct task_struct *task, unsigned long when)
 {
-	if (atomic_read(&c->kick) != KICK_IDLE || atomic_read(&c->urgent))
+	struct suspect *suspect = &c->suspects[SUSPECT_SOFT];
+
+	if (atomic_read(&suspect->state) != SUSPECT_NONE ||
+	    atomic_read(&c->urgent))
 		return;
-	name_suspect(c, task);
+	name_suspect(suspect, task);
 	ask_at(c, when);
 	/* Who asked urgently before that may have been put off. */
 	if (atomic_read(&c->urgent))

@@ -19,7 +19,7 @@ from wherry.kernel import container_monitor
 from wherry.kernel.container_monitor import Monitor, State, Type
 from wherry.kernel.polling import readable
 
-CROWD = 800
+CROWD = 1000
 COUNTS = 60
 
 
@@ -71,22 +71,31 @@ def calling(call: Callable[[], object]) -> Iterator[Callable[[], int]]:
         os.waitpid(pid, 0)
 
 
+def returned_meanwhile(monitor: Monitor, key: int, calls: Callable[[], int]) -> int:
+    """How many of ``calls`` return between begin and end of our counts."""
+    meanwhile = 0
+    for _ in range(COUNTS):
+        before = calls()
+        monitor.status(key)
+        meanwhile += calls() - before
+    return meanwhile
+
+
 def test_a_count_of_many_processes_holds_up_nobody(monitor: Monitor) -> None:
     """While one container of many processes is counted again and again, calls that concern others return."""
     other = Monitor.open()
-    with Contained("fork", CROWD, "pause") as crowd:
+    with Contained("fork", CROWD, "pause") as crowd, Contained("pause") as single:
         monitor.register(1, crowd.pid, "crowd")
+        monitor.register(2, single.pid, "single")
         wait_until(lambda: monitor.status(1).processes == CROWD + 1)
         with calling(other.version) as calls:
             wait_until(lambda: calls() > 10)
-            meanwhile = 0
-            for _ in range(COUNTS):
-                before = calls()
-                monitor.status(1)
-                meanwhile += calls() - before
+            # What returns before the call has begun in the kernel, and after its end.
+            edges = returned_meanwhile(monitor, 2, calls)
+            meanwhile = returned_meanwhile(monitor, 1, calls)
     other.close()
-    print("meanwhile", meanwhile)
-    assert meanwhile > 5 * COUNTS  # one or two at the edges of each count, if each waited for its end
+    print(f"{meanwhile} calls beside counts of {CROWD} processes, {edges} beside counts of one")
+    assert meanwhile > 3 * edges + COUNTS
 
 
 def test_what_is_removed_is_not_counted_once_more(monitor: Monitor) -> None:
