@@ -9,7 +9,8 @@ A soft crossing that the program could not tell at once (it came too soon after 
 told later: the program says that there is such a thing, and we have it look again, when nothing changes any more.
 
 Everything lives by descriptors: of the maps, and of the links, which keep the programs attached. The shim keeps them;
-nothing is pinned, so nothing is left when shim and supervisor have gone. With nothing to watch, nothing is attached.
+so nothing is left when shim and supervisor have gone, unless it is pinned (``pins``). With nothing to watch, nothing
+is attached.
 """
 
 from __future__ import annotations
