@@ -116,7 +116,7 @@ static __always_inline struct monitor_mm *admit(u64 key, struct task_struct *tas
 {
 	struct monitor_mm new = { .key = key, .unseen = unseen_pages + 1 };
 	struct monitor_container *container = container_of_pid(pid, &new.slot);
-	long error;
+	s32 error; /* before 6.4 the upper half of what the helper returns is not set: its inlined function returns int */
 
 	if (!container || !container->watching || is_our_init(task, pid))
 		return 0;

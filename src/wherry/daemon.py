@@ -40,6 +40,7 @@ class Settings(NamedTuple):
     socket_path: str
     prepared: int
     enforcer: str
+    bpffs: str | None
     allow_containers: bool
     pids_limit: int | None
     limits: Limits
@@ -53,6 +54,7 @@ def run_supervisor(  # noqa: PLR0913 (what the command line says, by name)
     debug: bool,
     prepared: int,
     enforcer: str,
+    bpffs: str | None,
     allow_containers: bool,
     pids_limit: int | None,
     disk: dict[str, int],
@@ -60,7 +62,8 @@ def run_supervisor(  # noqa: PLR0913 (what the command line says, by name)
     """Run in the foreground until SIGINT or SIGTERM; returns the exit code, 1 when something of ours lives on.
 
     ``rootfs`` is checked at once and containers are prepared ahead for it; ``prepared`` is how many.
-    ``enforcer`` is who holds memory limits, "auto" for the best that works; ``allow_containers`` lets processes of
+    ``enforcer`` is who holds memory limits, "auto" for the best that works; ``bpffs`` is where they are to be pinned,
+    None for nowhere; ``allow_containers`` lets processes of
     containers connect; ``pids_limit`` is of containers that are created without one, None for no limit; ``disk`` has
     fields of ``rootfs.Limits``.
     """
@@ -74,7 +77,7 @@ def run_supervisor(  # noqa: PLR0913 (what the command line says, by name)
             raise InvalidRequest("the supervisor needs root: namespaces, mounts and control groups are made by it")
         state = StateDirectory(state_dir)
         limits = Limits(**disk)
-        settings = Settings(rootfs, socket_path, prepared, enforcer, allow_containers, pids_limit, limits)
+        settings = Settings(rootfs, socket_path, prepared, enforcer, bpffs, allow_containers, pids_limit, limits)
         handover = reload.taken()
         while True:
             with asyncio.Runner(loop_factory=_make_loop) as runner:
@@ -131,7 +134,7 @@ async def _serve(settings: Settings, state: StateDirectory, handover: Handover |
     # The loop, the log pipeline and the threads that clean up take turns of 5 ms by default: longer than a start.
     sys.setswitchinterval(0.0005)
     names = (settings.socket_path, settings.prepared, settings.enforcer, settings.pids_limit, settings.limits)
-    engine = Engine(state, *names)
+    engine = Engine(state, *names, settings.bpffs)
     signals = Signals(lambda: _described(engine))
     if handover is not None:
         state.take_lock(handover.lock)

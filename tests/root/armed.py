@@ -131,6 +131,11 @@ def sleeps(pid: int) -> bool:
     return Path(f"/proc/{pid}/syscall").read_text().split()[0] == str({"x86_64": 34}.get(os.uname().machine, -1))
 
 
+def waits_for_word(pid: int) -> bool:
+    """In sigwait(3), as ``memory_hostile`` between two steps."""
+    return Path(f"/proc/{pid}/syscall").read_text().split()[0] == str({"x86_64": 128}.get(os.uname().machine, -1))
+
+
 def links_of(pid: int) -> int:
     """How many programs a process keeps attached."""
     count = 0

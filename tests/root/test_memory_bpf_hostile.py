@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable, Iterator
 
 import pytest
-from armed import GROW, HOSTILE, MIB, PAGE, Arm, Armed, check_nothing_left, links_of, sleeps
+from armed import GROW, HOSTILE, MIB, PAGE, Arm, Armed, check_nothing_left, links_of, sleeps, waits_for_word
 from harness import wait_until
 
 from wherry.kernel import bpf as bpf_calls
@@ -166,7 +166,7 @@ def test_an_element_that_is_another_address_spaces_is_not_written_to(limiter: Bp
     """As when it was deleted and given away after the program had looked it up, on another CPU."""
     armed = arm(Limits(hard_bytes=512 * MIB), HOSTILE, "step", "8", "8")
     armed.go()
-    wait_until(lambda: holds(armed, 8))
+    wait_until(lambda: holds(armed, 8) and waits_for_word(armed.pid))
     before, (key, entry) = held(armed), entry_of(armed)
     changed = bytearray(entry)
     struct.pack_into("=Q", changed, layout.MM_KEY, 1)
@@ -184,7 +184,7 @@ def test_an_entry_that_another_container_left_is_not_used(limiter: BpfLimiter, a
     armed = arm(Limits(hard_bytes=512 * MIB), HOSTILE, "step", "8", "8")
     other = arm(Limits(hard_bytes=512 * MIB), "/bin/true")
     armed.go()
-    wait_until(lambda: holds(armed, 8))
+    wait_until(lambda: holds(armed, 8) and waits_for_word(armed.pid))
     key, _ = entry_of(armed)
     slot, namespace = limiter._slots[other.id], other.target.inode
     left = struct.pack("=4q4Q4I", 0, 0, 0, 0, *struct.unpack("=Q", key), 0, 0, 0, slot, namespace, 0, 0)

@@ -10,6 +10,8 @@ import pytest
 from armed import links_of
 from harness import REPOSITORY, Supervisor, Traces, wait_until
 
+from wherry.kernel.polling import readable
+
 pytestmark = [pytest.mark.root, pytest.mark.slow_start]
 
 GROW = f"{REPOSITORY}/build/workloads/memory_grow:/memory_grow:ro"
@@ -74,4 +76,16 @@ def test_programs_are_attached_only_while_there_is_a_limit(tmp_path: Path, rootf
         wait_until(lambda: links_of(pids[1]) == links_of(pids[0]))
         client.rm("limited", force=True)
         wait_until(lambda: [links_of(pid) for pid in pids] == [0, 0])
-        assert client.run("last", str(rootfs), ["/memory_hog", "1", "0", "500"], hard_mib=32).reason == "hard_limit"
+        # The first one after that, whose supervisor does not live to see it grow.
+        go = supervisor.directory / "go"
+        go.mkdir()
+        script = "while [ ! -e /go/go ]; do sleep 0.01; done; exec /memory_hog 1 0 500"
+        started = client.start("orphan", str(rootfs), ["/bin/sh", "-c", script], hard_mib=32, volumes=[f"{go}:/go:ro"])
+        pidfd = os.pidfd_open(started.pid)
+        supervisor.kill()
+        (go / "go").touch()
+        wait_until(lambda: readable([pidfd], 0))
+        os.close(pidfd)
+        supervisor.restart()
+        client.wait("orphan")
+        assert {entry.name: entry.reason for entry in client.ps() if entry.name == "orphan"} == {"orphan": "hard_limit"}

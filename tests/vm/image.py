@@ -106,7 +106,6 @@ def build(name: str, module: Path | None, to: Path) -> None:
         archive.tree(REPOSITORY / "build/rootfs", f"{INSIDE}/build/rootfs")
         for workload in ("memory_grow", "memory_hostile", "memory_kinds"):
             archive.copy(REPOSITORY / "build/workloads" / workload, f"{INSIDE}/build/workloads/{workload}")
-        archive.copy(REPOSITORY / "build/workloads/memory_hostile", f"{INSIDE}/build/workloads/memory_hostile")
         for attack in programs.IN_GUESTS:
             archive.copy(programs.kept(attack), f"{INSIDE}/build/attacks/{attack}")
         archive.copy(grow_program(), f"{INSIDE}/build/vm/grow")

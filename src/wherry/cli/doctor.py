@@ -55,6 +55,7 @@ def examine(root: str) -> list[Finding]:
         _enforcer,
         _soft_limits,
         _backstop,
+        _pins,
         _kernel_log,
         _autogroup,
         _io_weight,
@@ -196,6 +197,16 @@ def _backstop(root: str) -> Finding:
     missed = "files of tmpfs and memfd that are not mapped, page tables, swap, buffers of sockets and pipes"
     found = f"no backstop: hard limits count resident memory only, not {missed}, other kernel memory"
     return Finding(WARNING, subject, found, "boot with cgroup_enable=memory")
+
+
+def _pins(root: str) -> Finding:
+    """For ``--pin-enforcer``."""
+    lines = (_read(f"{root}/proc/self/mountinfo") or "").splitlines()
+    found = [line.split(" ")[4] for line in lines if line.partition(" - ")[2].startswith("bpf ")]
+    if found:
+        return Finding(OK, "bpffs", f"mounted at {found[0]}: limits can outlive supervisor and shim (--pin-enforcer)")
+    fix = "mount -t bpf -o mode=700 bpf /sys/fs/bpf, where --pin-enforcer is wanted"
+    return Finding(WARNING, "bpffs", "not mounted: limits by bpf end when supervisor and shim die together", fix)
 
 
 def _kernel_log(root: str) -> Finding:

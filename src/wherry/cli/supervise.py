@@ -34,6 +34,8 @@ def add_supervisor(parser: Parser) -> None:
     about = "who holds memory limits (default: auto, the first of the others that passes its self-test)"
     choices = ["auto", "kmod", "bpf", "cgroup"]
     parser.option("--memory-enforcer", metavar="|".join(choices), choices=choices, default="auto", help=about)
+    about = "bpffs (such as /sys/fs/bpf) in which bpf's limits are kept should supervisor and shim die together"
+    parser.option("--pin-enforcer", metavar="DIR", help=about)
     about_pids = f"processes of a container that is started without --pids-limit (default: {defaults.PIDS_LIMIT})"
     parser.option("--default-pids-limit", metavar="N", type=values.pids, default=defaults.PIDS_LIMIT, help=about_pids)
     parser.group("disk (sizes such as 500m or 20g; 0 is no limit)")
@@ -64,6 +66,7 @@ def supervise(args: Namespace) -> int:
         debug=args.debug,
         prepared=args.prepared,
         enforcer=args.memory_enforcer,
+        bpffs=None if args.pin_enforcer is None else absolute(args.pin_enforcer, "--pin-enforcer"),
         allow_containers=args.allow_containers,
         pids_limit=args.default_pids_limit if args.default_pids_limit > 0 else None,
         disk=disk,

@@ -168,3 +168,17 @@ def overlay(lower: int, upper: int, work: int) -> int:
         ("workdir", f"/proc/self/fd/{work}"),
     ]
     return new_filesystem("overlay", options, ROOT_ATTRIBUTES)
+
+
+def points_of(kind: str) -> set[str]:
+    """Where file systems of a kind ("bpf") are mounted in our mount namespace: /proc/self/mountinfo, proc(5)."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        parts = (line.partition(" - ") for line in file)
+        return {_unescaped(before.split(" ")[4]) for before, _, after in parts if after.split(" ", 1)[0] == kind}
+
+
+def _unescaped(path: str) -> str:
+    """Blanks and the like are octal there."""
+    for number in (0o40, 0o11, 0o12, 0o134):
+        path = path.replace(f"\\{number:03o}", chr(number))
+    return path

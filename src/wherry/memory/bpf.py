@@ -159,7 +159,8 @@ class BpfLimiter:
     """See ``limiter.MemoryLimiter``."""
 
     name = "bpf"
-    accuracy = Accuracy(shares_of_a_cpu(), over_bytes=64 << 10)
+    # Up to Linux 6.1 the kernel tells of every 64th page fault of a thread (mm/memory.c, TASK_RSS_EVENTS_THRESH).
+    accuracy = Accuracy(shares_of_a_cpu(), over_bytes=(64 + 16) * _PAGE)
 
     def __init__(self, loaded: BpfObject, programs: Programs) -> None:
         self._object = loaded

@@ -48,7 +48,7 @@ class Slot:
         """The fields of the ``slot`` message; ``held`` names the descriptors that go with it."""
         held = ["pidfd", *self.held]
         state = {"claimed": self.claimed, "exit": self.exit, "held": held, "answered": self.answered}
-        return {"type": "slot", "slot": self.name, "pid": self.pid, **state}
+        return {"type": "slot", "slot": self.name, "pid": self.pid, "element": self.element, **state}
 
     def descriptors(self) -> list[int]:
         return [self.pidfd, *self.held.values()]
@@ -122,6 +122,8 @@ class Shim:
         for slot in crossed:
             if not slot.answered:
                 slot.answered = True
+                if slot.exit is not None:
+                    continue
                 signal.pidfd_send_signal(slot.pidfd, signal.SIGKILL)
                 self.dying.add(slot)
                 self.thaw_delay = 0.0
@@ -149,6 +151,8 @@ class Shim:
         while self.supervisor is not None and self.serve(self.supervisor):
             pass  # what the old one still had to say
         self.disconnect()
+        if self.stand_in.is_needed:
+            self.answer()  # what has happened up to now
         self.stand_in.end()
         self.supervisor = connection
         self.had_supervisor = True
@@ -156,7 +160,7 @@ class Shim:
         self.tell({"type": "hello", "version": protocol.VERSION, "pid": os.getpid()})
         for slot in list(self.slots.values()):
             self.tell(slot.describe(), slot.descriptors())
-        self.tell({"type": "kept", "names": list(self.kept)}, list(self.kept.values()))
+        self.tell({"type": "kept", "names": list(self.kept), "alarms": self.alarms}, list(self.kept.values()))
         self.tell({"type": "synced"})
 
     def disconnect(self) -> None:

@@ -4,8 +4,8 @@ by SCM_RIGHTS.
 Who: one supervisor at a time; a new connection takes the place of the old one. Both ends check the peer's uid.
 
 1. On connect the shim sends ``hello`` {version, pid}, then for each slot it has ``slot`` (fields of
-   ``Slot.describe``) with the slot's descriptors attached, in the order of the field ``held``, then ``kept`` {names}
-   with what ``keep`` left, then ``synced``. That is how a new supervisor takes over.
+   ``Slot.describe``) with the slot's descriptors attached, in the order of the field ``held``, then ``kept`` {names,
+   alarms} with what ``keep`` left, then ``synced``. That is how a new supervisor takes over.
 2. ``spawn`` {slot, template, cgroups} with one descriptor, the child's end of its channel: clone a process that runs
    the template's prepare steps in these cgroups. Answer: ``spawned`` {slot, pid} with the pidfd, or ``failed`` {slot,
    message}. The template is sent as a list of steps (``runtime.steps``) and everything after happens between

@@ -47,20 +47,22 @@ class StandIn:
             self._poll.unregister(self._watched.pop())
 
     def crossed(self, alarms: Iterable[Message], kept: dict[str, int], slots: Iterable[Slot]) -> Iterator[Slot]:
-        """The live containers that have crossed."""
-        living = [slot for slot in slots if slot.claimed and slot.exit is None]
+        """The containers that have crossed, also those that have ended by it already."""
+        claimed = [slot for slot in slots if slot.claimed]
         for alarm in alarms:
-            elements = {slot.element[1]: slot for slot in living if slot.element and slot.element[0] == alarm["id"]}
+            elements = {slot.element[1]: slot for slot in claimed if slot.element and slot.element[0] == alarm["id"]}
             if elements and alarm["array"] in kept:
-                for number in _set(kept[alarm["array"]], alarm["stride"], alarm["flag"], elements):
+                for number in crossed_elements(kept[alarm["array"]], alarm["stride"], alarm["flag"], elements):
                     yield elements[number]
-        for slot in living:
+        for slot in claimed:
             if slot.signal in slot.held and _is_readable(slot.held[slot.signal]):
                 yield slot
 
 
-def _set(descriptor: int, stride: int, flag: int, elements: Iterable[int]) -> list[int]:
-    """The elements of a mapped array whose word at ``flag`` is not 0."""
+def crossed_elements(descriptor: int, stride: int, flag: int, elements: Iterable[int]) -> list[int]:
+    """The elements of a mapped array whose word at ``flag`` is not 0. Raises OSError, ValueError,
+    struct.error when these make no sense.
+    """
     import mmap  # noqa: PLC0415 (no start needs it: there is none while no supervisor lives)
 
     size = stride * (max(elements) + 1)

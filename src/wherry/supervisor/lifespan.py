@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Coroutine, Sequence
 
 from wherry.defaults import PIDS_LIMIT
-from wherry.errors import InternalError, InvalidRequest, NotFound, WherryError
+from wherry.errors import InvalidRequest, NotFound, WherryError
 from wherry.kernel import cgroups, process
 from wherry.logs import Log, Pipeline
 from wherry.memory import Host
@@ -27,6 +27,7 @@ from wherry.supervisor.container import Container
 from wherry.supervisor.disk import Disk
 from wherry.supervisor.event_log import EventLog
 from wherry.supervisor.events import Action, Events
+from wherry.supervisor.keeping import Keeping
 from wherry.supervisor.log_reports import LogReports
 from wherry.supervisor.memory import Memory
 from wherry.supervisor.model import Record, State
@@ -52,6 +53,7 @@ class Lifespan(abc.ABC):
         enforcer: str = "auto",
         pids_limit: int | None = PIDS_LIMIT,
         limits: Limits | None = None,
+        bpffs: str | None = None,
     ) -> None:
         self.pids_limit = pids_limit
         """Of containers that are created without one."""
@@ -60,6 +62,7 @@ class Lifespan(abc.ABC):
         self._spare_count = spares
         self._enforcer = enforcer
         self._limits = limits
+        self._bpffs = bpffs
         self._containers: dict[str, Container] = {}
         self._names: dict[str, Container] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -131,20 +134,21 @@ class Lifespan(abc.ABC):
             layout=self._layout,
         )
         try:
+            self._keeping = Keeping(self._shim, self._memory, self._bpffs, self._instance)
             held = await self._shim.connect()
             room.check_takeover(self._shim.pid, len(held))
         except BaseException:
             self._remove_parent_group()
             raise
         records = self._records.load()
-        await self._open_memory({record.enforcer for record in records if record.slot and record.enforcer})
+        await self._open_memory(held, {record.enforcer for record in records if record.slot and record.enforcer})
         self._keeper = asyncio.get_running_loop().create_task(self._keep_records())
         self._auditing = asyncio.get_running_loop().create_task(self._memory.auditor.run())
         await self._recover(held, records)
 
-    async def _open_memory(self, in_use: set[str]) -> None:
+    async def _open_memory(self, held: Sequence[HeldSlot], in_use: set[str]) -> None:
         """Raises InvalidRequest: what runs stays with the shim then."""
-        kept, self._shim.kept = self._shim.kept, {}
+        kept = self._keeping.inherited(held)
         try:
             await self._memory.open(self._enforcer, kept, in_use)
         except InvalidRequest:
@@ -153,13 +157,6 @@ class Lifespan(abc.ABC):
         finally:
             for descriptor in kept.values():
                 os.close(descriptor)
-
-    def _keep_memory_again(self) -> None:
-        with contextlib.suppress(InternalError):  # there is no shim: the next one gets all of it
-            self._keep_memory()
-
-    def _keep_memory(self) -> None:
-        self._shim.keep(self._memory.descriptors(), self._memory.alarms())
 
     async def prepare(self, rootfs: str | None) -> None:
         """Prepare containers ahead, for the default kind; ``rootfs``, if given, is checked and unpacked now.
@@ -187,6 +184,7 @@ class Lifespan(abc.ABC):
     async def _recover(self, held: Sequence[HeldSlot], records: Sequence[Record]) -> None:
         by_name = {slot.name: slot for slot in held}
         adopting = []
+        lost = []
         for record in records:
             container = Container(record, Log(self._state.log_of(record.name), record.id, record.request.log))
             self._containers[record.id] = self._names[record.name] = container
@@ -196,8 +194,8 @@ class Lifespan(abc.ABC):
             elif slot is not None:
                 adopting.append(self._adopt(container, slot))
             elif container.running or (record.slot and record.state is not State.EXITED):
-                self._takeover.book_lost(container)
-                self._events.emit(Action.DIE, record, {"exitCode": "", "reason": record.reason})
+                lost.append(container)
+                continue
             else:
                 container.log.set_stats(record.log_stats)
                 container.log.finish()
@@ -210,17 +208,27 @@ class Lifespan(abc.ABC):
         for slot in by_name.values():  # prepared, or of a container whose record is gone
             self._discard_unknown(slot)
         self._children.all_adopted()
-        known = {container.record.slot for container in self._containers.values()} | set(by_name)
+        known = {each.record.slot for each in self._containers.values() if each not in lost} | set(by_name)
         await recovery.sweep(self._layout, self._parent, known)
+        for container in lost:
+            self._book_lost(container)
         self._memory.sweep()
         # Until here the shim holds what there was before: limits that an earlier version has set go on.
-        self._keep_memory()
-        self._memory.on_change = self._keep_memory_again
+        self._keeping.keep()
+        self._memory.on_change = self._keeping.keep
         self._disk.hold_all()
         is_complete = not self._records.has_unreadable  # else the layers and logs of some would look like nobody's
         layers = {container.record.layer for container in self._containers.values()}
         orphans = sorted(self._layers.known() - layers) if is_complete else []
         self._background(self._disk.clear_up(orphans, self._layers.remove, logs=is_complete))
+
+    def _book_lost(self, container: Container) -> None:
+        """What was left of it has been killed, until when its limits may have held: they are pinned."""
+        record = container.record
+        self._takeover.book_lost(container)
+        self._events.emit(Action.DIE, record, {"exitCode": "", "reason": record.reason})
+        if record.request.auto_remove:
+            self._background(self.remove(record.id, force=False))
 
     async def _adopt(self, container: Container, held: HeldSlot) -> None:
         child = await self._takeover.adopt(container, held)
@@ -255,7 +263,7 @@ class Lifespan(abc.ABC):
             return
         if self._shim.is_new:
             self._children.shim_lost()
-        self._keep_memory()
+        self._keeping.keep()
         for slot in held:
             self._reconcile(slot)
 
@@ -384,6 +392,7 @@ class Lifespan(abc.ABC):
         await self._starter.close()
         await self._children.close()
         self._shim.close()
+        self._keeping.close()
         self._memory.close()
         await asyncio.to_thread(self._pipeline.close)
         self._event_log.close()
@@ -416,6 +425,7 @@ class Lifespan(abc.ABC):
         await self._starter.close()
         self._memory.close()
         await self._shim.shutdown()
+        self._keeping.end()
         await asyncio.to_thread(self._pipeline.close)
         left = await recovery.sweep(self._layout, self._parent, set())
         if not left:

@@ -26,6 +26,7 @@ from wherry.supervisor.model import Record, State
 from wherry.supervisor.rearming import Rearming, limits_of, target_of
 from wherry.supervisor.records import Records
 from wherry.supervisor.soft import SoftLimits
+from wherry.supervisor.watched import Watched
 
 _log = logging.getLogger(__name__)
 
@@ -49,18 +50,6 @@ def backstop(hard_bytes: int) -> int:
     return hard_bytes + (2 << 20) + hard_bytes // 64
 
 
-class _Watched:
-    """One armed container."""
-
-    def __init__(self, container: Container, child: Child, limiter: MemoryLimiter | None = None) -> None:
-        self.container = container
-        self.child = child
-        self.limiter = limiter
-        self.victim: Event | None = None
-        self.is_answered = False
-        """The shim has killed it for a crossing, while no supervisor lived."""
-
-
 class Memory:
     """Belongs to the loop. ``open`` first, ``close`` last."""
 
@@ -72,7 +61,7 @@ class Memory:
         self._chosen: MemoryLimiter | None = None
         self.refused: dict[str, str] = {}
         """Enforcer -> why it was not taken."""
-        self._watched: dict[str, _Watched] = {}
+        self._watched: dict[str, Watched] = {}
         self._oom = OomWatch()
         self._soft = SoftLimits(events, self._usage_of)
         self._kernel_log = KernelLog()
@@ -83,6 +72,8 @@ class Memory:
         """Called when ``descriptors`` are others, before ``arm`` returns. Set when the shim has got the first ones:
         what an earlier supervisor left there must stay until all of it has been taken over.
         """
+        self.crossed_before: Callable[[str], bool] = lambda _slot: False
+        """By slot, whether the enforcer of an earlier supervisor, which the shim still holds, has noted a crossing."""
         self.auditor = Auditor(self._audited)
         self._looking: dict[str, bool] = {}
         """Containers whose OOM kills are about to be counted, and whether there was another signal since."""
@@ -104,7 +95,7 @@ class Memory:
         self._chosen, self.refused = chosen
         if self._chosen is not None:
             self._limiters[self._chosen.name] = self._chosen
-        self._rearming = Rearming(self._limiters, self._chosen, self._records)
+        self.rearming = Rearming(self._limiters, self._chosen, self._records)
         _log.info("memory limits by %s", self.name or "nobody")
         for name, reason_text in self.refused.items():
             _log.info("memory enforcer %s is not taken: %s", name, reason_text)
@@ -155,7 +146,7 @@ class Memory:
         soft.check(request.soft_action, child.group)
         limits = limits_of(container.record)
         container.record.enforcer = ""
-        watched = _Watched(container, child)
+        watched = Watched(container, child)
         kept: dict[str, int] = {}
         try:
             if limits != Limits():
@@ -192,7 +183,7 @@ class Memory:
             raise StartFailed(f"set memory limit: nothing on this host can enforce it ({reasons})")
         return self._chosen
 
-    def _arm(self, watched: _Watched, limits: Limits) -> dict[str, int]:
+    def _arm(self, watched: Watched, limits: Limits) -> dict[str, int]:
         record, child, limiter = watched.container.record, watched.child, self._needed()
         namespace = os.open(f"/proc/{child.pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -249,7 +240,7 @@ class Memory:
                     self._set_backstop(watched, limits)
 
     @staticmethod
-    def _set_backstop(watched: _Watched, limits: Limits) -> None:
+    def _set_backstop(watched: Watched, limits: Limits) -> None:
         """Unless the enforcer is the group itself, or the group's own limit is as low."""
         record, group = watched.container.record, watched.child.group
         if limits.hard_bytes is None or record.enforcer == "cgroup" or not cgroup_memory.is_there(group):
@@ -283,11 +274,11 @@ class Memory:
         Returns descriptors for the shim to keep with it, and the caller to close; empty unless it had to be armed anew.
         """
         record = container.record
-        watched = _Watched(container, child)
+        watched = Watched(container, child)
         watched.is_answered = is_answered
         new: dict[str, int] = {}
         if record.enforcer:
-            watched.limiter, new = self._rearming.take_over(container, child, kept)
+            watched.limiter, new = self.rearming.take_over(container, child, kept)
             if new:
                 with contextlib.suppress(OSError):  # EBUSY: it has more than that, and is about to be ended
                     self._set_backstop(watched, limits_of(record))
@@ -299,11 +290,18 @@ class Memory:
 
     def taken_over(self) -> None:
         """All that there was has been adopted: count what was armed anew, and hear what has happened meanwhile."""
-        self._rearming.take_stock()
+        self.rearming.take_stock()
+        self._answer_old_crossings()
         for limiter in self._limiters.values():
             self._drain(limiter)
         for watched in self._watched.values():
             self._soft.adopt(watched.container.record, watched.child.group)
+
+    def _answer_old_crossings(self) -> None:
+        for watched in self._watched.values():
+            if not watched.is_answered and self.crossed_before(watched.child.slot):
+                watched.is_answered = True
+                self._kill(watched)
 
     def sweep(self) -> None:
         """What belongs to no container has been killed: forget its limits."""
@@ -322,6 +320,7 @@ class Memory:
         self._soft.remove(container.record.id)
         self._oom.remove(container.record.id)
         group, record = watched.child.group, container.record
+        is_answered = watched.is_answered or self.crossed_before(watched.child.slot)
         verdict = None if limiter is None else limiter.disarm(record.id)
         kills = cgroup_memory.oom_kills(group)
         return MemoryEvidence(
@@ -331,7 +330,7 @@ class Memory:
             victim=watched.victim,
             unexplained_kills=max(kills - record.oom_children, 0),
             limit_bytes=cgroup_memory.limit(group) if kills else None,
-            answered_bytes=record.request.hard_bytes if watched.is_answered else None,
+            answered_bytes=record.request.hard_bytes if is_answered else None,
         )
 
     def explain_kills(self, container: Container, kills: int) -> None:
@@ -340,6 +339,7 @@ class Memory:
 
     def tick(self) -> None:
         """Once a second: what no descriptor tells."""
+        self._answer_old_crossings()
         self._soft.tick()
         for limiter in self._limiters.values():
             self._drain(limiter)
@@ -370,7 +370,7 @@ class Memory:
                 self._tell(watched, limiter.name, event)
                 self._soft.hear(event, watched.container.record, watched.child.group)
 
-    def _kill(self, watched: _Watched) -> None:
+    def _kill(self, watched: Watched) -> None:
         killing.kill(watched.child)
         record = watched.container.record
         record.killed_ns = record.killed_ns or time.time_ns()
@@ -381,7 +381,7 @@ class Memory:
         watched = self._watched.get(container_id)
         return None if watched is None else self.usage(watched.container)
 
-    def _tell(self, watched: _Watched, enforcer: str, event: Event) -> None:
+    def _tell(self, watched: Watched, enforcer: str, event: Event) -> None:
         record = watched.container.record
         attributes = {
             "enforcer": enforcer,
@@ -404,7 +404,7 @@ class Memory:
 
     # The kernel's OOM killer.
 
-    def _oom_kill(self, watched: _Watched, event: Event) -> None:
+    def _oom_kill(self, watched: Watched, event: Event) -> None:
         """The victim is known. Of a container with our init, any process may be the command."""
         if event.pid == watched.child.pid:
             watched.victim = event
@@ -437,7 +437,7 @@ class Memory:
         timer = asyncio.get_running_loop().call_later(_CHILD_SECONDS, over)
         self._timers.add(timer)
 
-    def _later(self, seconds: float, watched: _Watched, event: Event | None) -> None:
+    def _later(self, seconds: float, watched: Watched, event: Event | None) -> None:
         before = procfs.running_threads(watched.child.pid)
 
         def due() -> None:
@@ -458,7 +458,7 @@ class Memory:
         timer = asyncio.get_running_loop().call_later(seconds, due)
         self._timers.add(timer)
 
-    def _explain(self, watched: _Watched, event: Event | None) -> None:
+    def _explain(self, watched: Watched, event: Event | None) -> None:
         """The container lives on: whoever was killed was not its first process."""
         unexplained = cgroup_memory.oom_kills(watched.child.group) - watched.container.record.oom_children
         if watched.victim is None and unexplained > 0:

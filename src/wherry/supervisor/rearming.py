@@ -14,10 +14,12 @@ import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from wherry.kernel.cgroups import Group
 from wherry.kernel.libc import call_error, describe
 from wherry.kernel.polling import readable
 from wherry.memory import Limits, MemoryLimiter, Target
 from wherry.supervisor import killing
+from wherry.supervisor.cause import MemoryEvidence
 from wherry.supervisor.children import Child
 from wherry.supervisor.container import Container
 from wherry.supervisor.model import Reason, Record
@@ -52,6 +54,8 @@ class Rearming:
         self._chosen = chosen
         self._records = records
         self._anew: list[tuple[Container, Child, MemoryLimiter]] = []
+        self.has_rearmed = False
+        """Whether any was armed anew, so that what an earlier supervisor armed is at work beside that for a while."""
 
     def take_over(self, container: Container, child: Child, kept: Mapping[str, int]) -> TakenOver:
         """``kept`` is what the shim had of it, by names that begin with "memory-"."""
@@ -87,9 +91,22 @@ class Rearming:
             self._give_up(container, child, describe(error))
             return TakenOver(None, {})
         record.enforcer = limiter.name
+        self.has_rearmed = True
         self._anew.append((container, child, limiter))
         _log.info("%s: memory limits armed anew, by %s", record.name, limiter.name)
         return TakenOver(limiter, new)
+
+    def evidence_of_lost(self, record: Record, group: Group) -> MemoryEvidence:
+        """Of a container of which the shim knows nothing, and whose enforcer may: its limits were pinned."""
+        limiter = self._limiters.get(record.enforcer)
+        if limiter is None:
+            return MemoryEvidence()
+        try:
+            limiter.adopt(Target(record.id, 0, -1, -1, group, record.name), limits_of(record), {})
+            verdict = limiter.disarm(record.id)
+        except (KeyError, OSError):
+            return MemoryEvidence()
+        return MemoryEvidence(record.enforcer, verdict.peak_bytes, verdict.hard)
 
     def take_stock(self) -> None:
         """After the last ``take_over``: what those have that were armed anew."""

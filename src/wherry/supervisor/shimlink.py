@@ -36,6 +36,8 @@ class HeldSlot(NamedTuple):
     descriptors: dict[str, int]
     answered: bool = False
     """The shim has killed it for a crossing of its hard limit, while there was no supervisor."""
+    element: tuple[str, int] | None = None
+    """Which one it is in which of ``ShimLink.alarms``, by that one's id."""
 
 
 class ShimLink:
@@ -59,6 +61,8 @@ class ShimLink:
         """What ``keep`` of an earlier supervisor left with the shim, after ``connect``; whoever takes one out closes
         it.
         """
+        self.alarms: list[Alarm] = []
+        """Of ``keep`` as well."""
         self.is_new = False
         """Whether ``connect`` had to start a shim, so that what an earlier one had is not in it."""
 
@@ -145,6 +149,7 @@ class ShimLink:
                     raise InternalError(f"{text}: stop the containers with the version that started them")
             elif message["type"] == "kept":
                 self.kept = dict(zip(message["names"], descriptors, strict=True))
+                self.alarms = [Alarm(**alarm) for alarm in message.get("alarms", [])]
             elif message["type"] == "slot":
                 held.append(_held_slot(message, descriptors))
             elif message["type"] == "synced":
@@ -344,8 +349,9 @@ def _held_slot(message: protocol.Message, descriptors: list[int]) -> HeldSlot:
     status = _exit_status(ended) if ended else None
     by_name = dict(zip(message["held"], descriptors, strict=True))
     # A shim that was started by an earlier version answers nothing.
-    answered = message.get("answered", False)
-    return HeldSlot(message["slot"], message["pid"], message["claimed"], status, by_name, answered)
+    answered, element = message.get("answered", False), message.get("element")
+    found = (element[0], element[1]) if element else None
+    return HeldSlot(message["slot"], message["pid"], message["claimed"], status, by_name, answered, found)
 
 
 def _execute_shim(listener: int, log_path: Path) -> int:

@@ -65,8 +65,8 @@ class _Above:
         self.was_above = False
         """Since the trigger was last heard: one that goes up and down may be below just when it is."""
         self.is_told = False
-        self.stalled_ns = 0
-        """By the crossing."""
+        self.stalled_ns = pressure.stalled_ns(group)
+        """By the first crossing."""
         self.reclaiming: asyncio.Future[bool] | None = None
 
 
@@ -106,9 +106,10 @@ class SoftLimits:
             self._begin(record, group)
 
     def _begin(self, record: Record, group: Group) -> _Above:
-        found = self._above.setdefault(record.id, _Above(record, group))
+        found = self._above.get(record.id)
+        if found is None:
+            found = self._above[record.id] = _Above(record, group)
         found.is_above, found.was_above, found.is_told = True, True, False
-        found.stalled_ns = pressure.stalled_ns(group)
         if pressure.path_of(group) is not None:
             try:
                 self._pressure.add(record.id, group)
@@ -147,7 +148,7 @@ class SoftLimits:
             "stalled": f"{stalled:.3f}",
         }
         if self._events.emit(Action.MEMORY_PRESSURE, record, attributes):
-            text = "%s: above its soft limit, and processes have waited %.3f s for memory since it crossed"
+            text = "%s: above its soft limit, and processes have waited for memory: %.3f s since it first was"
             _log.warning(text, record.name, stalled)
 
     def remove(self, container_id: str) -> None:

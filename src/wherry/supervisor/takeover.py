@@ -78,7 +78,8 @@ class Takeover:
         container.record.error = "neither its process nor its exit status was found after a restart of the supervisor"
         container.log.finish()
         container.log_ended.set()
-        container.ended(None)
+        group = cgroups.Group(self._layout, container.record.cgroup)
+        container.ended(None, self._memory.rearming.evidence_of_lost(container.record, group))
         self._records.keep(container.record)
 
     def _child(self, held: HeldSlot, cgroup: str) -> Child:

@@ -11,6 +11,7 @@ from wherry.cli import doctor
 from wherry.cli.main import main
 
 CGROUP2 = "25 1 0:22 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n"
+BPFFS = "30 1 0:30 / /sys/fs/bpf rw - bpf bpf rw,mode=700\n"
 CGROUP1 = "".join(
     f"2{n} 1 0:2{n} / /cg/{c} rw - cgroup cgroup rw,{c}\n" for n, c in enumerate(("memory", "cpu", "pids"))
 )
@@ -27,7 +28,7 @@ def host(tmp_path: Path) -> Path:
     for name in ("pid", "mnt", "uts", "ipc", "net", "cgroup"):
         write(tmp_path / "proc/self/ns" / name, "")
     write(tmp_path / "proc/filesystems", "nodev\ttmpfs\nnodev\toverlay\n")
-    write(tmp_path / "proc/self/mountinfo", CGROUP2)
+    write(tmp_path / "proc/self/mountinfo", CGROUP2 + BPFFS)
     write(tmp_path / "sys/fs/cgroup/cgroup.controllers", "cpuset cpu io memory pids\n")
     write(tmp_path / "dev/container_monitor", "")
     write(tmp_path / "sys/kernel/btf/vmlinux", "")
@@ -77,6 +78,7 @@ WITHOUT = {
     "namespaces": ("proc/self/ns/net", "problem", "CONFIG_NET_NS"),
     "overlayfs": ("proc/filesystems", "problem", "modprobe overlay"),
     "control groups": ("proc/self/mountinfo", "problem", "mount -t cgroup2"),
+    "bpffs": ("proc/self/mountinfo", "warning", "mount -t bpf"),
     "kernel module": ("dev/container_monitor", "warning", "bpf or cgroup hold memory limits"),
     "I/O weights": ("sys/block/sda/queue/scheduler", "warning", "echo bfq"),
     "kernel log": ("dev/kmsg", "warning", "mknod"),

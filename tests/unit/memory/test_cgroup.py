@@ -189,3 +189,21 @@ def test_a_backstop_ends_the_whole_container_where_the_kernel_can(version2: File
 def test_a_backstop_on_version_1(version1: Files) -> None:
     cgroup_memory.set_backstop(version1.group, 64 * MIB)
     assert version1["memory.limit_in_bytes"] == str(64 * MIB)
+
+
+@pytest.mark.parametrize("throttles", [False, True])
+def test_memory_high_stays_at_the_soft_limit_for_who_is_to_be_slowed_down(version2: Files, throttles: bool) -> None:
+    """It tells of the crossing either way."""
+    watch = _Version2(version2.group, throttles)
+    try:
+        watch.limit(Limits(16 * MIB))
+        assert version2["memory.high"] == str(16 * MIB)
+        version2["memory.events.local"] = "high 3\noom_kill 0"
+        version2["memory.current"] = str(17 * MIB)
+        assert watch.crossings() == [Kind.SOFT]
+        assert version2["memory.high"] == (str(16 * MIB) if throttles else "max")
+        version2["memory.current"] = str(8 * MIB)
+        assert watch.crossings() == [Kind.SOFT_CLEARED]
+        assert version2["memory.high"] == str(16 * MIB)
+    finally:
+        watch.close()

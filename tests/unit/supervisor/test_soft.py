@@ -97,7 +97,7 @@ def test_above_and_stalling_is_told_once_a_crossing(group: Group, kernel: Callab
         kernel()
         limits.tick()
 
-    assert run(work) == [150, 200]
+    assert run(work) == [150, 599]
 
 
 def test_one_that_goes_up_and_down_is_heard_too(group: Group, kernel: Callable[[], None]) -> None:
