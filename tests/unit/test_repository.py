@@ -24,6 +24,7 @@ LICENCES = {ROOT / "LICENSE", ROOT / "LICENSES" / "GPL-2.0.txt"}
 SOURCE_SUFFIXES = {".py", ".c", ".h", ".sh"}
 LOCK = ROOT / "requirements.lock"
 MOST_LINES = 600
+MOST_COLUMNS = 100
 
 # Put together here, so that this file holds none of them.
 REGISTRIES = [
@@ -101,3 +102,24 @@ def test_text_files_end_in_one_newline_and_have_no_trailing_space() -> None:
     ours = [(path, text) for path, text in texts() if ROOT / path not in LICENCES and text]
     assert [str(path) for path, text in ours if not text.endswith("\n") or text.endswith("\n\n")] == []
     assert [str(path) for path, text in ours if re.search(r"[ \t]$", text, re.MULTILINE)] == []
+
+
+def long_lines(text: str) -> Iterator[str]:
+    """Of a document's sentences: tables, headings, and what stands between fences are as wide as they are."""
+    is_code = False
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.lstrip().startswith("```"):
+            is_code = not is_code
+        elif not is_code and len(line) > MOST_COLUMNS and " " in line.strip() and not line.startswith(("|", "#")):
+            yield f"line {number}"
+
+
+def test_documents_fit_into_100_columns() -> None:
+    documents = [(path, text) for path, text in texts() if path.suffix == ".md"]
+    assert documents
+    assert [f"{path}, {line}" for path, text in documents for line in long_lines(text)] == []
+
+
+def test_a_long_line_of_a_document_is_found() -> None:
+    words = "word " * 30
+    assert [*long_lines(f"# {words}\n| {words}\n```\n{words}\n```\nshort\n- {words}\n")] == ["line 7"]

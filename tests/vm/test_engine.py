@@ -36,7 +36,10 @@ CPUS = [
 ]
 CONTRACT = "tests/root/test_memory_contract.py tests/root/test_memory_contract_supervised.py -m 'not host_variant'"
 # What depends on the kernel: the signal, the map that is full, the sums.
-HOSTILE = "tests/root/test_memory_bpf_hostile.py -k 'every_process or saves_nobody or limit_dies or leaves_room'"
+HOSTILE = (
+    "tests/root/test_memory_bpf_hostile.py tests/root/test_enforcement_takeover.py"
+    " -k 'every_process or saves_nobody or limit_dies or leaves_room or slept'"
+)
 JOBS = {
     "module": Job("amd64", "engine", "tests/vm/inside/test_engine.py"),
     "ends-kmod": Job("amd64", "engine", f"{MATRIX} {UNSEEN} {HUGE_READ} {KERNEL_LOG} {MANY_DESCRIPTORS}", "kmod"),
