@@ -10,7 +10,12 @@ DOCUMENT = Path(__file__).parents[3] / "docs/memory-limits.md"
 
 
 def test_the_page_shows_what_is_tested() -> None:
-    assert f"\n{page()}\n" in DOCUMENT.read_text()
+    assert folded(page()) in folded(DOCUMENT.read_text())
+
+
+def folded(text: str) -> str:
+    """The same words, wherever a line ends within a sentence."""
+    return text.replace("\n  ", " ")
 
 
 def test_each_case_has_a_promise_of_every_enforcer() -> None:
