@@ -138,7 +138,18 @@ def test_the_hard_limit_ends_it(limiter: CgroupLimiter, host: Host, family: list
             assert cgroup_memory.oom_kills(container.group) >= 1
         verdict = limiter.disarm(ID)
         assert verdict.hard == hard
+        assert verdict.untold == ()
         assert verdict.peak_bytes == 48 * MIB
+
+
+def test_what_was_not_read_before_the_end_is_told_with_it(limiter: CgroupLimiter, host: Host) -> None:
+    """A container's end may come before the kernel says that its counts have changed."""
+    with started(limiter, host, Limits(16 * MIB, 48 * MIB), "wait", "touch", "100000", "pause") as container:
+        container.go()
+        wait_until(container.has_ended)
+        verdict = limiter.disarm(ID)
+        assert [event.kind for event in verdict.untold] == [Kind.SOFT, Kind.HARD]
+        assert verdict.untold[1] == verdict.hard
 
 
 def test_new_limits_hold_at_once(limiter: CgroupLimiter, host: Host) -> None:

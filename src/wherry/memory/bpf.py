@@ -286,10 +286,11 @@ class BpfLimiter:
         slot = self._slots.pop(container_id)
         self._last_used = time.monotonic()
         self._looks.forget(container_id)
-        self._hard_told.discard(container_id)
         state, hard = self._state(slot), self._crossing(slot)
+        untold = (hard,) if hard is not None and container_id not in self._hard_told else ()
+        self._hard_told.discard(container_id)
         self._release(slot, state.namespace)
-        return Verdict(state.peak * _PAGE if state.watching else None, hard)
+        return Verdict(state.peak * _PAGE if state.watching else None, hard, untold)
 
     def read(self) -> list[Event]:
         self._look()

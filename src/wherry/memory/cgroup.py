@@ -133,13 +133,13 @@ class CgroupLimiter:
 
     def disarm(self, container_id: str) -> Verdict:
         watch = self._watches[container_id]
-        self._look(container_id, watch)
+        untold = self._look(container_id, watch)  # the kernel wakes pollers of the counts no more than once in 10 ms
         del self._watches[container_id]
         for descriptor in watch.descriptors():
             self._poll.unregister(descriptor)
             del self._by_descriptor[descriptor]
         watch.close()
-        return Verdict(cgroup_memory.peak(watch.group), self._hard.pop(container_id, None))
+        return Verdict(cgroup_memory.peak(watch.group), self._hard.pop(container_id, None), tuple(untold))
 
     def read(self) -> list[Event]:
         ready = set(self._past)

@@ -132,8 +132,10 @@ class Kmod:
         key = self._armed(container_id)
         found = self._monitor.unregister(key)
         del self._ids[key]
+        hard = _event(container_id, found.hard) if found.hard else None
+        untold = (hard,) if hard is not None and key not in self._hard_told else ()
         self._hard_told.discard(key)
-        return Verdict(found.peak_bytes or None, _event(container_id, found.hard) if found.hard else None)
+        return Verdict(found.peak_bytes or None, hard, untold)
 
     def read(self) -> list[Event]:
         waiting, self._adopted = self._adopted, []

@@ -135,11 +135,13 @@ class Verdict(NamedTuple):
 
     ``hard`` is its crossing of the hard limit, whether or not ``read`` has handed that event over (the buffer may have
     been full); None means that this enforcer did not end the container. ``peak_bytes`` is None when nothing was
-    counted.
+    counted. ``untold`` is what ``read`` has not handed over, in order: a container may end before a descriptor says
+    that there is something to read.
     """
 
     peak_bytes: int | None
     hard: Event | None
+    untold: tuple[Event, ...] = ()
 
 
 class Alarm(NamedTuple):

@@ -13,7 +13,7 @@ from wherry.errors import Conflict, StartFailed
 from wherry.kernel import cgroup_memory, procfs
 from wherry.kernel.cgroups import Group, Layout
 from wherry.logs import Log
-from wherry.memory import Event, Host, Limits, Target, Usage, Verdict
+from wherry.memory import Event, Host, Kind, Limits, Target, Usage, Verdict
 from wherry.supervisor.containers.container import Container
 from wherry.supervisor.containers.record import Record
 from wherry.supervisor.containers.request import CreateRequest
@@ -34,6 +34,7 @@ class FakeLimiter:
     def __init__(self) -> None:
         self.armed: dict[str, Limits] = {}
         self.fault: OSError | None = None
+        self.untold: tuple[Event, ...] = ()
 
     def fileno(self) -> int:
         raise NotImplementedError
@@ -67,7 +68,7 @@ class FakeLimiter:
 
     def disarm(self, container_id: str) -> Verdict:
         del self.armed[container_id]
-        return Verdict(None, None)
+        return Verdict(None, None, self.untold)
 
     def read(self) -> list[Event]:
         return []
@@ -147,6 +148,17 @@ def test_who_has_not_run_since_a_kill_may_be_its_victim(
 def close(kept: dict[str, int]) -> None:
     for descriptor in kept.values():
         os.close(descriptor)
+
+
+def test_what_is_first_known_at_the_end_is_told(tmp_path: Path, written: list[int]) -> None:
+    def work(memory: Memory, limiter: FakeLimiter, container: Container, child: Child) -> None:
+        close(memory.arm(container, child))
+        limiter.untold = (Event(Kind.HARD, "a" * 64, 7, "hog", 64 * MIB, 64 * MIB, 64 * MIB, 1, 1),)
+        memory.disarm(container)
+        assert [(event.action, event.own["pid"]) for event in memory._events.past()] == [("hard-limit", "7")]
+
+    run(tmp_path, work, hard_bytes=64 * MIB)
+    assert written == [backstop(64 * MIB)]
 
 
 def test_a_hard_limit_has_the_group_behind_it(tmp_path: Path, written: list[int]) -> None:

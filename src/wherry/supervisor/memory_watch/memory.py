@@ -323,6 +323,9 @@ class Memory:
         group, record = watched.child.group, container.record
         is_answered = watched.is_answered or self.crossed_before(watched.child.slot)
         verdict = None if limiter is None else limiter.disarm(record.id)
+        if limiter is not None and verdict is not None:
+            for event in verdict.untold:
+                self._tell(watched, limiter.name, event)
         kills = cgroup_memory.oom_kills(group)
         return MemoryEvidence(
             enforcer=record.enforcer,
