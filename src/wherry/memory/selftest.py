@@ -23,6 +23,7 @@ from wherry.kernel.polling import readable
 from wherry.memory.limiter import Event, Host, Kind, Limits, MemoryLimiter, Target, Unusable
 
 _SECONDS = 10.0
+_SECONDS_AFTER_THE_END = 5.0
 _MIB = 1 << 20
 _ID = "0" * 56 + f"{os.getpid() & 0xFFFFFFFF:08x}"
 # The helper clones the first process of a pid namespace, as the shim does. That one waits for the limit to be armed,
@@ -108,11 +109,13 @@ def _grow(
         _go_on(helper)
         events: list[Event] = []
         deadline = time.monotonic() + _SECONDS
+        waited_for = [limiter.fileno(), pidfd]
         while Kind.HARD not in {event.kind for event in events} and time.monotonic() < deadline:
-            ready = readable([limiter.fileno(), pidfd], deadline - time.monotonic())
+            ready = readable(waited_for, deadline - time.monotonic())
             events += [event for event in limiter.read() if event.container_id == _ID]
-            if pidfd in ready:
-                break
+            if pidfd in ready:  # what the kernel has to say of its end may come later
+                waited_for.remove(pidfd)
+                deadline = time.monotonic() + _SECONDS_AFTER_THE_END
         # An enforcer that tells the crossing need not have killed the first process: that is the reader's business.
         if Kind.HARD in {event.kind for event in events}:
             _kill(pidfd)
