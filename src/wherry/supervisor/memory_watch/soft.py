@@ -6,8 +6,9 @@
   stays above, until the kernel has not found so much: asking on would only take from a container what it needs.
 - ``throttle``: the group's memory.high stands at the soft limit, so that whoever allocates above it is slowed down.
 
-A trigger on the group's memory.pressure is made at the first crossing, and kept: making and closing one is dear. It is
-heard of a container that is above, or has been since it was last heard, and told once each crossing.
+A trigger on the group's memory.pressure is made at the first look after the first crossing, and kept: making one takes
+the kernel milliseconds (it starts a thread), in which others would wait to be told of theirs. It is heard of a
+container that is above, or has been since it was last heard, and told once each crossing.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from wherry.supervisor.containers.request import SoftAction
 from wherry.supervisor.events import Action, Events
 
 _log = logging.getLogger(__name__)
+_TRIGGERS_AT_ONCE = 8
 
 
 _NEEDS = {
@@ -80,6 +82,8 @@ class SoftLimits:
         self._usage_of = usage_of
         self._pressure = pressure.PressureWatch()
         self._above: dict[str, _Above] = {}
+        self._without_trigger: dict[str, None] = {}
+        """Those to make one for, in the order of their crossings."""
         self._closing: set[asyncio.Future[None]] = set()
 
     def hear(self, event: Event, record: Record, group: Group) -> None:
@@ -110,15 +114,23 @@ class SoftLimits:
         if found is None:
             found = self._above[record.id] = _Above(record, group)
         found.is_above, found.was_above, found.is_told = True, True, False
-        if pressure.path_of(group) is not None:
-            try:
-                self._pressure.add(record.id, group)
-            except OSError as error:
-                _log.warning("%s: nobody will tell whether it stalls: %s", record.name, describe(error))
+        self._without_trigger[record.id] = None
         return found
+
+    def _make_triggers(self) -> None:
+        for container_id in list(self._without_trigger)[:_TRIGGERS_AT_ONCE]:
+            del self._without_trigger[container_id]
+            found = self._above[container_id]
+            if pressure.path_of(found.group) is None:
+                continue
+            try:
+                self._pressure.add(container_id, found.group)
+            except OSError as error:
+                _log.warning("%s: nobody will tell whether it stalls: %s", found.record.name, describe(error))
 
     def tick(self) -> None:
         """Once a second."""
+        self._make_triggers()
         for container_id, found in self._above.items():
             if (
                 found.is_above
@@ -154,6 +166,7 @@ class SoftLimits:
     def remove(self, container_id: str) -> None:
         """The container has ended."""
         self._above.pop(container_id, None)
+        self._without_trigger.pop(container_id, None)
         descriptor = self._pressure.remove(container_id)
         if descriptor >= 0:
             closing = asyncio.get_running_loop().run_in_executor(None, os.close, descriptor)
