@@ -176,7 +176,7 @@ def test_an_element_that_is_another_address_spaces_is_not_written_to(limiter: Bp
     assert (held(armed), entry_of(armed)) == (before, (key, changed))
     bpf_calls.update(limiter._maps["mms"], key, bytes(entry))
     go_on(armed)
-    wait_until(lambda: holds(armed, 24))
+    wait_until(lambda: holds(armed, 24) and waits_for_word(armed.pid))
 
 
 def test_an_entry_that_another_container_left_is_not_used(limiter: BpfLimiter, arm: Arm) -> None:
@@ -229,7 +229,7 @@ def test_a_new_soft_limit_is_a_new_crossing(limiter: BpfLimiter, arm: Arm) -> No
     armed = arm(Limits(soft_bytes=8 * MIB), HOSTILE, "step", "20", "20")
     armed.go()
     armed.wait_for(Kind.SOFT)
-    wait_until(lambda: holds(armed, 20))
+    wait_until(lambda: holds(armed, 20) and waits_for_word(armed.pid))
     # It sleeps. Too soon after the last one is told later, without anybody's page.
     limiter.update(armed.id, Limits(soft_bytes=16 * MIB))
     wait_until(lambda: kinds_without_looking(armed) == [Kind.SOFT] * 2)
@@ -248,7 +248,7 @@ def test_a_look_for_which_there_was_no_memory_comes_later(
 ) -> None:
     armed = arm(Limits(hard_bytes=512 * MIB), HOSTILE, "step", "40", "1")
     armed.go()
-    wait_until(lambda: holds(armed, 40))
+    wait_until(lambda: holds(armed, 40) and waits_for_word(armed.pid))
     real, calls = bpf_calls.run_raw_tracepoint, []
 
     def failing(program: int, *arguments: int) -> int:
