@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import mmap
 import os
 import resource
@@ -160,8 +161,6 @@ class BpfLimiter:
     """See ``limiter.MemoryLimiter``."""
 
     name = "bpf"
-    # Up to Linux 6.1 the kernel tells of every 64th page fault of a thread (mm/memory.c, TASK_RSS_EVENTS_THRESH).
-    accuracy = Accuracy(shares_of_a_cpu(), over_bytes=(64 + 16) * _PAGE)
 
     def __init__(self, loaded: BpfObject, programs: Programs) -> None:
         self._object = loaded
@@ -192,6 +191,10 @@ class BpfLimiter:
                 self._found[identity.hex()] = slot
             else:
                 self._free.append(slot)
+
+    @property
+    def accuracy(self) -> Accuracy:
+        return Accuracy(shares_of_a_cpu(), over_bytes=(16 + _faults_untold()) * _PAGE)
 
     def fileno(self) -> int:
         return self._poll.fileno()
@@ -401,6 +404,14 @@ class BpfLimiter:
     def _counter(self, name: str) -> int:
         (value,) = struct.unpack_from("=Q", self._globals, self._object.offset_of(name))
         return int(value)
+
+
+@functools.cache
+def _faults_untold() -> int:
+    """How many page faults a thread keeps to itself: 64 where the kernel has ``struct mm_rss_stat``, which is up to
+    Linux 6.1 (mm/memory.c, TASK_RSS_EVENTS_THRESH), else none. The program decides by the same type.
+    """
+    return 64 if b"\0mm_rss_stat\0" in _KERNEL_TYPES.read_bytes() else 0
 
 
 def _pages(limits: Limits) -> Iterator[int]:
