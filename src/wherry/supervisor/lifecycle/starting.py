@@ -23,7 +23,7 @@ from wherry.supervisor.containers.request import CreateRequest
 from wherry.supervisor.containers.spec_of import make_spec
 from wherry.supervisor.memory_watch.memory import Memory
 from wherry.supervisor.processes.children import Child, Children
-from wherry.supervisor.processes.shimlink import ShimLink
+from wherry.supervisor.processes.shims import Shims
 from wherry.supervisor.records import Records
 from wherry.supervisor.user_lookup import find_user
 
@@ -38,7 +38,7 @@ class Starter:
     def __init__(
         self,
         *,
-        shim: ShimLink,
+        shims: Shims,
         children: Children,
         records: Records,
         pipeline: Pipeline,
@@ -47,7 +47,7 @@ class Starter:
         memory: Memory,
         stage: str,
     ) -> None:
-        self._shim = shim
+        self._shims = shims
         self._children = children
         self._records = records
         self._pipeline = pipeline
@@ -277,7 +277,7 @@ class Starter:
         held = {"stdout": outputs["read1"], "stderr": outputs["read2"], "buffer": outputs["buffer"], **kept}
         if child.channel is not None:
             held["channel"] = child.channel.fileno()
-        self._shim.claim(child.slot, held, self._memory.alarm_of(container))
+        self._shims.claim(child.slot, held, self._memory.alarm_of(container))
 
     def _forget_slot(self, container: Container) -> None:
         container.record.slot = container.record.cgroup = ""
