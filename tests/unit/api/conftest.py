@@ -366,6 +366,7 @@ class FakeEngine:
             drift_bytes=-4096,
             drift_of="alpha",
             containers_running=states.count(State.RUNNING),
+            containers_paused=states.count(State.PAUSED),
             containers_created=states.count(State.CREATED),
             containers_exited=states.count(State.EXITED),
             hostname="box",
