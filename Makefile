@@ -44,7 +44,7 @@ test-kmod-debug: setup ## the kernel module in a kernel with KASAN, lockdep and 
 	@WHERRY_LOADS=100 $(BIN)/pytest tests/vm/debug
 
 chaos: setup-test ## the log tests with thousands of kills and longer searches, and a thousand containers (hours)
-	@WHERRY_KILLS=3000 WHERRY_CHAOS=1 $(BIN)/pytest tests/unit/logs tests/root/test_log_truth.py tests/root/test_log_readers*.py tests/root/test_scale.py tests/root/test_enforcement_chaos.py
+	@WHERRY_KILLS=3000 WHERRY_CHAOS=1 $(BIN)/pytest tests/unit/logs tests/root/logs/test_truth.py tests/root/logs/test_readers*.py tests/root/supervisor/lifecycle/test_scale.py tests/root/supervisor/lifecycle/test_enforcement_chaos.py
 
 test-unit: setup ## the tests that need no root
 	@$(BIN)/pytest tests/unit
