@@ -26,6 +26,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import pytest
 from tests.patience import PATIENCE
+from tests.waiting import wait_until
 
 from wherry import errors
 from wherry.api import needs
@@ -449,10 +450,7 @@ class Api:
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Wait for something to become true on the server's loop."""
-        deadline = time.monotonic() + PATIENCE
-        while not self.call(condition):
-            assert time.monotonic() < deadline, "it did not become true"
-            time.sleep(0.005)
+        wait_until(lambda: self.call(condition))
 
 
 def config(*command: str, **fields: Any) -> dict[str, Any]:
