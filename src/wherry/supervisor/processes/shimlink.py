@@ -68,6 +68,7 @@ class ShimLink:
         log_path: Path,
         on_exit: Callable[[str, ExitStatus], None],
         on_lost: Callable[[ShimLink], None],
+        pid: int = 0,
     ) -> None:
         self.socket_path = socket_path
         self._log_path = log_path
@@ -76,7 +77,8 @@ class ShimLink:
         self._connection: socket.socket | None = None
         self._queue: deque[tuple[protocol.Message, list[int]]] = deque()
         self._spawning: dict[str, asyncio.Future[tuple[int, int]]] = {}
-        self.pid = 0
+        self.pid = pid
+        """Until it is connected, what it is taken to be."""
         self.speaks_ours = False
         """Whether it can carry out our templates."""
         self.kept: dict[str, int] = {}

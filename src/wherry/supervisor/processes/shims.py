@@ -127,15 +127,14 @@ class Shims:
         link.kept = {}
         return slots
 
-    def _link(self, name: str) -> ShimLink:
-        return ShimLink(self._directory / name, self._log_path, self._on_exit, self._lost)
+    def _link(self, name: str, pid: int = 0) -> ShimLink:
+        return ShimLink(self._directory / name, self._log_path, self._on_exit, self._lost, pid)
 
     def _lost(self, link: ShimLink) -> None:
         self._begin(asyncio.to_thread(reap, link.pid))
         if link is self._own:
             self._connected.clear()
-            self._own = self._link("shim.sock")
-            self._own.pid = link.pid
+            self._own = self._link("shim.sock", link.pid)
         else:
             self._older.remove(link)
         self._on_lost()

@@ -26,7 +26,7 @@ OLD = Path(__file__).parent / "programs/shim-protocol-2.tar.xz"
 
 def is_alive(pid: int) -> bool:
     found = state_of(pid)
-    return found is not None and found.state not in "ZX"
+    return found is not None and found.state[0] not in "ZX"
 
 
 class Upgraded(Supervisor):
