@@ -17,7 +17,6 @@ import wherry
 from wherry.errors import Conflict, InternalError, NameInUse, NotFound, StartFailed, WherryError
 from wherry.kernel.libc import describe
 from wherry.logs import Log
-from wherry.memory import uncounted
 from wherry.supervisor import turns
 from wherry.supervisor.containers import usage
 from wherry.supervisor.containers.container import Container
@@ -265,7 +264,7 @@ class Engine(Lifespan):
             has_backstop=self._memory.has_backstop,
             drift_bytes=None if drift is None else drift.size,
             drift_of="" if drift is None else drift.name,
-            not_counted=uncounted.by(self._memory.name),
+            not_counted=self._memory.not_counted,
             containers_running=states.count(State.RUNNING),
             containers_created=states.count(State.CREATED),
             containers_exited=states.count(State.EXITED),
