@@ -14,6 +14,7 @@ from wherry.kernel import cgroup_memory, procfs
 from wherry.kernel.cgroups import Group
 from wherry.memory import Event, MemoryLimiter
 from wherry.memory.oom import OomWatch
+from wherry.supervisor.containers import states
 from wherry.supervisor.containers.record import Record
 from wherry.supervisor.events import Action, Events
 from wherry.supervisor.memory_watch.watched import Watched
@@ -131,7 +132,7 @@ class Victims:
     def _book(self, record: Record, attributes: dict[str, str], number: int) -> None:
         if not number:
             return
-        record.oom_children += number
+        states.lost_children(record, number)
         self._records.keep(record)
         for _ in range(number):
             self._events.emit(Action.OOM_CHILD, record, attributes)
