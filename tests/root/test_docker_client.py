@@ -153,7 +153,7 @@ def create(supervisor: Supervisor, rootfs: Path, name: str, script: str) -> None
 
 
 def docker_py(supervisor: Supervisor) -> Any:
-    return docker_library.APIClient(base_url=f"unix://{supervisor.socket}", version="1.41")
+    return docker_library.APIClient(base_url=f"unix://{supervisor.socket}", version="auto")
 
 
 def test_start_attached_shows_all_of_the_run_and_only_that(supervisor: Supervisor, rootfs: Path) -> None:
@@ -196,11 +196,21 @@ def test_who_attached_and_has_gone_is_forgotten(supervisor: Supervisor, rootfs: 
         wait_until(lambda: descriptors(supervisor) <= before)
 
 
-def raw_attach(supervisor: Supervisor, name: str, query: str = "stream=1&stdout=1") -> socket.socket:
+def test_the_media_type_of_an_attached_stream(supervisor: Supervisor, rootfs: Path) -> None:
+    supervisor.client.run("job", str(rootfs), ["/bin/sh", "-c", "echo out"])
+    for version, kind in (("/v1.41", b"raw-stream"), ("/v1.42", b"multiplexed-stream"), ("", b"multiplexed-stream")):
+        with raw_attach(supervisor, "job", "logs=1&stdout=1", version) as stream:
+            head = b"".join(iter(lambda: stream.recv(4096), b"")).partition(b"\r\n\r\n")[0]
+        assert head.startswith(b"HTTP/1.1 101 UPGRADED\r\n")
+        assert b"Content-Type: application/vnd.docker." + kind in head.split(b"\r\n")
+        assert b"Upgrade: tcp" in head.split(b"\r\n")
+
+
+def raw_attach(supervisor: Supervisor, name: str, query: str = "stream=1&stdout=1", version: str = "") -> socket.socket:
     stream = socket.socket(socket.AF_UNIX)
     stream.settimeout(PATIENCE)
     stream.connect(str(supervisor.socket))
-    head = f"POST /containers/{name}/attach?{query} HTTP/1.1\r\nHost: d\r\nContent-Length: 0\r\n"
+    head = f"POST {version}/containers/{name}/attach?{query} HTTP/1.1\r\nHost: d\r\nContent-Length: 0\r\n"
     stream.sendall(f"{head}Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n".encode())
     return stream
 
