@@ -30,6 +30,11 @@ setup-test: setup
 demo: setup ## a tour of the engine on build/rootfs
 	@scripts/demo.sh
 
+picture: setup ## docs/images/demo.svg, the picture of the README: chapters of the tour as a terminal shows them
+	@scripts/demo.sh name memory survival >build/demo.txt 2>&1 || { cat build/demo.txt >&2; exit 1; }
+	@$(BIN)/python scripts/draw-terminal.py 'scripts/demo.sh' <build/demo.txt >build/demo.svg
+	@mv build/demo.svg docs/images/demo.svg
+
 setup-vm: setup
 	@scripts/setup-debian.sh vm
 
@@ -44,7 +49,7 @@ test-kmod-debug: setup ## the kernel module in a kernel with KASAN, lockdep and 
 	@WHERRY_LOADS=100 $(BIN)/pytest tests/vm/debug
 
 chaos: setup-test ## the log tests with thousands of kills and longer searches, and a thousand containers (hours)
-	@WHERRY_KILLS=3000 WHERRY_CHAOS=1 $(BIN)/pytest tests/unit/logs tests/root/test_log_truth.py tests/root/test_log_readers*.py tests/root/test_scale.py tests/root/test_enforcement_chaos.py
+	@WHERRY_KILLS=3000 WHERRY_CHAOS=1 $(BIN)/pytest tests/unit/logs tests/root/logs/test_truth.py tests/root/logs/test_readers*.py tests/root/supervisor/lifecycle/test_scale.py tests/root/supervisor/lifecycle/test_enforcement_chaos.py
 
 test-unit: setup ## the tests that need no root
 	@$(BIN)/pytest tests/unit
@@ -125,4 +130,4 @@ $(STAMPS)/rootfs: FORCE
 endif
 
 FORCE:
-.PHONY: help setup setup-test setup-vm demo test test-kmod-debug chaos test-unit test-vm lint fmt bench bench-kmod wheel lock clean packages FORCE
+.PHONY: help setup setup-test setup-vm demo picture test test-kmod-debug chaos test-unit test-vm lint fmt bench bench-kmod wheel lock clean packages FORCE

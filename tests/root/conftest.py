@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from armed import arm, host, limiter
-from harness import REPOSITORY, Supervisor, Traces, wait_until
-
-__all__ = ["arm", "host", "limiter"]
+from tests.root.harness import REPOSITORY, Supervisor, Traces
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="session")

@@ -11,12 +11,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tests.patience import PATIENCE
+from tests.waiting import wait_until
 
 import wherry
 from wherry.client import Client
@@ -27,14 +27,6 @@ from wherry.kernel.polling import readable
 REPOSITORY = Path(__file__).parents[2]
 PACKAGES = str(Path(wherry.__file__).parents[1])
 Word = str | Path
-
-
-def wait_until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
-    """Until ``condition()`` is true; fails when it is not within ``seconds``."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {condition}"
-        time.sleep(0.005)
 
 
 def end_group(group: cgroups.Group) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness import Supervisor, Word
+from tests.root.harness import Supervisor, Word
 
 _MAIN = """
 import sys

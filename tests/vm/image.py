@@ -231,4 +231,4 @@ def _shared_objects(paths: list[Path]) -> Iterator[Path]:
 
 def python_path() -> str:
     """PYTHONPATH in a guest."""
-    return f"{INSIDE}/src:{INSIDE}/tests/root:{INSIDE}"
+    return f"{INSIDE}/src:{INSIDE}"

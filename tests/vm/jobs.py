@@ -27,8 +27,8 @@ _PASSED_ON = ("WHERRY_LOADS",)
 
 class Job(NamedTuple):
     """``tests`` are arguments of pytest. Jobs with the same kernel and ``part`` share a guest, in which they run in the
-    order of the tests; the first one says how many CPUs it has. ``enforcers`` are those that tests/root/test_causes.py
-    runs with; with kmod among them the module is loaded for the job.
+    order of the tests; the first one says how many CPUs it has. ``enforcers`` are those that tests/root/supervisor/
+    containers/test_causes.py runs with; with kmod among them the module is loaded for the job.
     """
 
     kernel: str

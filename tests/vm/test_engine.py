@@ -11,33 +11,35 @@ from tests.vm.kernels import UML
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(7200)]
 
-CAUSES = "tests/root/test_causes.py"
+CAUSES = "tests/root/supervisor/containers/test_causes.py"
 MATRIX = f"{CAUSES}::test_every_end_is_booked_as_what_it_is"
 UNSEEN = f"{CAUSES}::test_a_crossing_while_no_supervisor_lives_is_booked_by_the_next"
 HUGE_READ = f"{CAUSES}::test_one_huge_read_from_tmpfs_is_stopped"
-KERNEL_LOG = "tests/root/test_kernel_log.py"
-MANY_DESCRIPTORS = "tests/root/test_many_descriptors.py::test_all_works_above_1023"
-CPU = "tests/root/test_cpu.py"
+WATCH = "tests/root/supervisor/memory_watch"
+KERNEL_LOG = f"{WATCH}/test_kernel_log.py"
+LIFECYCLE = "tests/root/supervisor/lifecycle"
+MANY_DESCRIPTORS = "tests/root/supervisor/test_many_descriptors.py::test_all_works_above_1023"
+CPU = "tests/root/runtime/test_cpu.py"
 CONTROL_GROUPS = [
-    "tests/root/test_options.py::test_limits_reach_the_control_group",
-    "tests/root/test_privileges.py::test_the_number_of_processes_is_limited",
-    "tests/root/test_peers.py",
-    "'tests/root/test_update_memory.py::test_limits_are_raised_and_lowered[cgroup]'",
+    "tests/root/runtime/test_options.py::test_limits_reach_the_control_group",
+    "tests/root/runtime/test_privileges.py::test_the_number_of_processes_is_limited",
+    "tests/root/api/test_peers.py",
+    f"'{LIFECYCLE}/test_update_memory.py::test_limits_are_raised_and_lowered[cgroup]'",
 ]
-ATTACKS = "tests/root/test_group_attacks.py"
+ATTACKS = "tests/root/runtime/test_group_attacks.py"
 MEMORY_ATTACKS = f"{ATTACKS}::test_limits_of_memory_and_processes_hold {ATTACKS}::test_a_hard_limit_ends_what_is_frozen"
 NEED_CPUSET = ["test_limits_of_the_cpu_hold_and_are_changed", "test_containers_of_the_version_before_are_taken_over"]
 OTHER_ATTACKS = f"-m 'not host_variant' {ATTACKS} " + " ".join(f"--deselect {ATTACKS}::{each}" for each in NEED_CPUSET)
 CPUS = [
     f"{CPU}::test_options_reach_the_control_group",
     f"{CPU}::test_nice_is_changed_while_it_runs",
-    "tests/root/test_shares.py",
+    "tests/root/runtime/test_shares.py",
     *(f"{ATTACKS}::{each}" for each in NEED_CPUSET),
 ]
-CONTRACT = "tests/root/test_memory_contract.py tests/root/test_memory_contract_supervised.py -m 'not host_variant'"
+CONTRACT = "tests/root/memory/test_contract.py tests/root/memory/test_contract_supervised.py -m 'not host_variant'"
 # What depends on the kernel: the signal, the map that is full, the sums.
 HOSTILE = (
-    "tests/root/test_memory_bpf_hostile.py tests/root/test_enforcement_takeover.py"
+    f"tests/root/memory/test_bpf_hostile.py {LIFECYCLE}/test_enforcement_takeover.py"
     " -k 'every_process or saves_nobody or limit_dies or leaves_room or slept'"
 )
 JOBS = {
@@ -49,16 +51,16 @@ JOBS = {
     "ends-bpf-6.12": Job("6.12-amd64", "module", MATRIX, "bpf"),
     "attacks-bpf": Job("amd64", "enforcers", MEMORY_ATTACKS, "bpf"),
     "attacks-cgroup": Job(UML, "attacks", OTHER_ATTACKS, "cgroup"),
-    "stops": Job(UML, "attacks", "-m 'not host_variant and not docker' tests/root/test_stop_times.py", "cgroup"),
+    "stops": Job(UML, "attacks", f"-m 'not host_variant and not docker' {LIFECYCLE}/test_stop_times.py", "cgroup"),
     "control-groups": Job(UML, "engine", " ".join(CONTROL_GROUPS)),
-    "memory-cgroup": Job("amd64", "enforcers", "tests/root/test_memory_cgroup.py", "cgroup"),
+    "memory-cgroup": Job("amd64", "enforcers", "tests/root/memory/test_cgroup.py", "cgroup"),
     "cpus": Job("amd64", "enforcers", " ".join(CPUS), "cgroup"),
     "hostile-bpf": Job("amd64", "enforcers", HOSTILE),
     "hostile-bpf-rt": Job("rt-amd64", "module", HOSTILE),
     "hostile-bpf-6.12": Job("6.12-amd64", "module", HOSTILE),
     "contract-kmod": Job("amd64", "contract", CONTRACT, "kmod"),
     "contract-cgroup": Job("amd64", "contract", CONTRACT, "cgroup"),
-    "soft-limits": Job("amd64", "contract", "tests/root/test_soft_limits.py -k 'not swapping'", "bpf cgroup"),
+    "soft-limits": Job("amd64", "contract", f"{WATCH}/test_soft_limits.py -k 'not swapping'", "bpf cgroup"),
 }
 
 

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import pytest
 from tests.patience import PATIENCE
+from tests.waiting import wait_until
 
 from wherry import errors
 from wherry.api import needs
@@ -368,6 +369,7 @@ class FakeEngine:
             drift_bytes=-4096,
             drift_of="alpha",
             containers_running=states.count(State.RUNNING),
+            containers_paused=states.count(State.PAUSED),
             containers_created=states.count(State.CREATED),
             containers_exited=states.count(State.EXITED),
             hostname="box",
@@ -450,10 +452,7 @@ class Api:
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Wait for something to become true on the server's loop."""
-        deadline = time.monotonic() + PATIENCE
-        while not self.call(condition):
-            assert time.monotonic() < deadline, "it did not become true"
-            time.sleep(0.005)
+        wait_until(lambda: self.call(condition))
 
 
 def config(*command: str, **fields: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.patience import PATIENCE
 from tests.unit.fake_supervisor import FakeSupervisor, Request, entry, exited, failure, reply, started, streaming
 
 from wherry.cli import main
@@ -209,7 +210,7 @@ class Watched:
         subprocess.run(["stty", "cols", str(columns), "rows", "20"], stdin=target, check=True)
 
     def until(self, condition: Callable[[str], bool]) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while not condition(self.shown):
             assert time.monotonic() < deadline, self.shown
             self.shown += os.read(self._master, 65536).decode()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from tests.patience import PATIENCE
 from tests.unit.fake_supervisor import FakeSupervisor, Request, empty, exited, failure, frame, started, streaming
+from tests.waiting import wait_until
 
 ID = "ab" * 32
 Run = Callable[..., "subprocess.Popen[bytes]"]
@@ -218,20 +219,15 @@ def test_a_signal_before_the_start_stops_it_once_it_has_started(fake: FakeSuperv
     assert asked.wait(PATIENCE)
     process.send_signal(signal.SIGINT)
     # Nothing tells when the signal has been taken; a second one would be, and so would be seen as a kill.
-    _wait_until_not_pending(process.pid, signal.SIGINT)
+    wait_until(lambda: not _is_pending(process.pid, signal.SIGINT))
     signalled.set()
     assert result(process) == (143, b"running\nlast words\n", b"")
     assert container.asked == ["stop"]
 
 
-def _wait_until_not_pending(pid: int, number: int) -> None:
-    deadline = threading.Event()
-    for _ in range(2000):
-        status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-        if not int(status["ShdPnd"], 16) & 1 << (number - 1):
-            return
-        deadline.wait(0.01)
-    raise AssertionError(f"signal {number} is still pending")
+def _is_pending(pid: int, number: int) -> bool:
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return bool(int(status["ShdPnd"], 16) & 1 << (number - 1))
 
 
 def test_a_stop_that_fails_is_said_and_waiting_goes_on(fake: FakeSupervisor, run: Run) -> None:

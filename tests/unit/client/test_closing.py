@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from tests.patience import PATIENCE
 from tests.unit.fake_supervisor import FakeSupervisor, Request, frame, started, streaming
+from tests.waiting import wait_until
 
 from wherry import Client, errors
 from wherry.client import LogStream, http1
@@ -161,7 +162,7 @@ def test_a_call_under_way_ends_when_its_client_is_closed(
     assert "the client was closed" in str(waiting.error)
     assert len(quiet.requests) == 1  # nothing is sent a second time
     quiet.over.set()
-    wait_for(lambda: len(sockets()) <= len(before))
+    wait_until(lambda: len(sockets()) <= len(before))
 
 
 def test_a_subscription_ends_when_its_client_is_closed(quiet: Quiet, client: Client) -> None:
@@ -257,7 +258,7 @@ def test_closing_at_any_moment_of_many_reads(tmp_path: Path) -> None:
             for thread in (reader, *closers):
                 thread.end()
             assert reader.error is None
-        wait_for(lambda: len(sockets()) <= before)
+        wait_until(lambda: len(sockets()) <= before)
 
 
 def test_a_forked_child_does_not_end_its_parents_stream(quiet: Quiet, client: Client) -> None:
@@ -276,12 +277,3 @@ def test_a_forked_child_does_not_end_its_parents_stream(quiet: Quiet, client: Cl
     stream.close()
     connection.settimeout(PATIENCE)
     assert quiet.hears_the_end()
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:
-    ended = threading.Event()
-    for _ in range(int(seconds / 0.01)):
-        if condition():
-            return
-        ended.wait(0.01)
-    raise AssertionError("it did not become true")

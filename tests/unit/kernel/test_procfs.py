@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.patience import PATIENCE
+from tests.waiting import wait_until
 
 from wherry.kernel import process, procfs
 
@@ -31,9 +32,7 @@ def received_by(prepare: Callable[[], object], wait: Callable[[], object] = sign
             os._exit(1)
     try:
         assert os.read(reader, 5) == b"ready"
-        deadline = time.monotonic() + PATIENCE
-        while not sleeps(child):
-            assert time.monotonic() < deadline
+        wait_until(lambda: sleeps(child))
         return procfs.receives(child, TERM)
     finally:
         os.kill(child, signal.SIGKILL)

@@ -6,12 +6,12 @@ import errno
 import fcntl
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from tests.patience import PATIENCE
+from tests.waiting import wait_until
 
 from wherry import errors
 from wherry.logs import STDERR, STDOUT, Log, Pipeline, make_pipe, read
@@ -36,13 +36,6 @@ def new_log(tmp_path: Path) -> Callable[[str], Log]:
         return log
 
     return make
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.001)
 
 
 def descriptors() -> list[str]:
@@ -72,7 +65,7 @@ def test_done_comes_after_the_last_byte_of_both_streams(capture: Pipeline, new_l
     capture.add(log, out, err, at_end)
     os.write(out_writer, b"one\n")
     os.close(out_writer)  # a container that closes stdout early, and goes on
-    until(lambda: log.size == 4)
+    wait_until(lambda: log.size == 4)
     assert not log.finished
     os.write(err_writer, b"two\n")
     os.close(err_writer)
@@ -176,7 +169,7 @@ def test_finish_takes_what_is_there_though_a_writer_remains(
     monkeypatch.setattr(Writer, "append", append)
     os.write(writer, b"x" * 1000)
     capture.add(log, reader, -1, done.set)
-    until(lambda: log.size > 100_000)
+    wait_until(lambda: log.size > 100_000)
     capture.finish(log)
     assert done.wait(PATIENCE)
     assert log.finished
@@ -271,12 +264,12 @@ def test_a_container_at_full_speed_does_not_starve_the_others(capture: Pipeline,
     shouting = threading.Thread(target=shout)
     shouting.start()
     try:
-        until(lambda: loud.size > PIPE_SIZE)
+        wait_until(lambda: loud.size > PIPE_SIZE)
         reader, writer = make_pipe()
         capture.add(quiet, reader, -1, done.set)
         for number in range(50):
             os.write(writer, b"%d\n" % number)
-            until(lambda: quiet.size > 0)
+            wait_until(lambda: quiet.size > 0)
         os.close(writer)
         assert done.wait(PATIENCE)
         assert not loud.finished

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.patience import PATIENCE
+from tests.waiting import wait_until
 
 from wherry.logs import STDERR, STDOUT, Log, Pipeline, make_buffer, make_pipe, read
 from wherry.logs import drain as drain_module
@@ -36,13 +37,6 @@ def new_log(tmp_path: Path) -> Callable[[str], Log]:
         return log
 
     return make
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.001)
 
 
 def descriptors() -> list[str]:
@@ -91,14 +85,14 @@ def test_a_log_that_cannot_be_written_is_tried_on_while_others_go_on(
     os.write(out_writer, b"out")
     os.write(err_writer, b"err")
     os.close(err_writer)
-    until(lambda: failing.attempts >= 3)
+    wait_until(lambda: failing.attempts >= 3)
     os.write(other_writer, b"beta")
     os.close(other_writer)
     assert beta_done.wait(PATIENCE)
     assert content(beta) == b"beta"
     assert content(alpha) == b""
     os.close(out_writer)
-    until(lambda: failing.attempts >= 5)
+    wait_until(lambda: failing.attempts >= 5)
     assert not alpha_done.is_set()
     failing.is_failing = False
     assert alpha_done.wait(PATIENCE)
@@ -118,7 +112,7 @@ def test_pauses_grow_while_a_log_fails(
     begun = time.monotonic()
     os.write(writer, b"x")
     os.close(writer)
-    until(lambda: failing.attempts >= 5)
+    wait_until(lambda: failing.attempts >= 5)
     assert time.monotonic() - begun >= 0.15  # at 0, 10, 30, 70, 150 ms
     failing.is_failing = False
     assert done.wait(PATIENCE)
@@ -137,14 +131,14 @@ def test_recovery_is_told_once_the_log_has_been_well_for_a_while(
     reader, writer = make_pipe()
     capture.add(log, reader, -1, done.set)
     os.write(writer, b"x")
-    until(lambda: failing.attempts >= 2)
+    wait_until(lambda: failing.attempts >= 2)
     failing.is_failing = False
 
     def is_told() -> bool:
         os.write(writer, b"x")
         return "is written again after" in caplog.text
 
-    until(is_told)
+    wait_until(is_told)
     os.close(writer)
     assert done.wait(PATIENCE)
     assert caplog.text.count("is written again after") == 1
@@ -162,7 +156,7 @@ def test_finish_of_a_log_that_fails_waits_for_it(
     capture.finish(log)
     with suppress(BrokenPipeError):  # found empty, and let go of, already
         os.write(err_writer, b"err")
-    until(lambda: failing.attempts >= 3)
+    wait_until(lambda: failing.attempts >= 3)
     assert not done.is_set()
     failing.is_failing = False
     assert done.wait(PATIENCE)
@@ -180,7 +174,7 @@ def test_abandon_completes_a_log_that_fails(
     reader, writer = make_pipe()
     capture.add(log, reader, -1, done.set)
     os.write(writer, b"four")
-    until(lambda: failing.attempts >= 1)
+    wait_until(lambda: failing.attempts >= 1)
     capture.abandon(log)
     assert done.wait(PATIENCE)
     assert log.finished
@@ -200,7 +194,7 @@ def test_close_does_not_wait_for_a_log_that_fails(
     with Pipeline() as capture:
         capture.add(log, reader, -1, lambda: None, buffer)
         os.write(writer, b"four")
-        until(lambda: failing.attempts >= 1)
+        wait_until(lambda: failing.attempts >= 1)
     assert "lacks 4 bytes that stay in their buffer" in caplog.text
     assert not log.finished
     failing.is_failing = False
@@ -223,7 +217,7 @@ def test_close_completes_a_log_that_can_be_written_again(
         capture.add(log, reader, -1, done.set)
         os.write(writer, b"four")
         os.close(writer)
-        until(lambda: failing.attempts >= 1)
+        wait_until(lambda: failing.attempts >= 1)
         failing.is_failing = False
     assert done.is_set()
     assert content(log) == b"four"
@@ -250,7 +244,7 @@ def test_a_log_fails_once_a_round_though_both_its_pipes_are_ready(
         os.write(err_writer, b"err")
         capture.add(alpha, out, err, done.set)
         go_on.set()
-        until(lambda: failing.attempts > 0)
+        wait_until(lambda: failing.attempts > 0)
         after = new_log("after")
         reader, writer = make_pipe()
         later = threading.Event()

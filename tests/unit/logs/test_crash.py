@@ -12,10 +12,12 @@ import threading
 import time
 import zlib
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 from tests.patience import PATIENCE
+from tests.waiting import wait_until
 
 from wherry.logs import STDERR, STDOUT, Log, LogOptions, Pipeline, make_buffer, make_pipe, read
 
@@ -86,11 +88,8 @@ def captured(log: Log) -> int:
     return total
 
 
-def wait_until_grown(log: Log, size: int) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while captured(log) == size:
-        assert time.monotonic() < deadline, "the capturing process moves nothing"
-        time.sleep(0.0002)
+def has_moved(log: Log, size: int) -> bool:
+    return captured(log) != size
 
 
 def lines_of(log: Log, stream: int) -> int:
@@ -118,7 +117,7 @@ def test_sigkill_at_any_instant_loses_and_repeats_no_byte(tmp_path: Path) -> Non
         size = captured(log)
         child = capture_in_a_child(log, out, err, buffer)
         if number % 3:
-            wait_until_grown(log, size)  # else it may still be mending the log
+            wait_until(partial(has_moved, log, size), longest=0.0002)  # else it may still be mending the log
         # Most kills early, when full pipes make long splices; some in the steady state.
         time.sleep(dice.expovariate(1 / 0.006))
         os.kill(child, signal.SIGKILL)

@@ -6,12 +6,13 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 from tests.patience import PATIENCE
+from tests.waiting import wait_until
 
 from wherry import errors
 from wherry.logs import STDERR, STDOUT, Chunk, Log, Pipeline, follow, make_pipe
@@ -50,7 +51,7 @@ class Container:
         view = memoryview(data)
         while view:
             view = view[os.write(self.out if stream == STDOUT else self.err, view) :]
-        until(lambda: self.log.size >= expected)
+        wait_until(lambda: self.log.size >= expected)
 
     def exit(self) -> None:
         os.close(self.out)
@@ -60,13 +61,6 @@ class Container:
 @pytest.fixture
 def container(capture: Pipeline, log: Log) -> Container:
     return Container(capture, log)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.0005)
 
 
 async def collect(chunks: AsyncIterator[Chunk]) -> bytes:
@@ -303,7 +297,7 @@ def test_a_truncated_log_is_followed_from_its_new_end(container: Container) -> N
         os.truncate(container.log.path, 0)
         os.write(container.out, b"new")
         assert await next_of(chunks) == b"new"
-        until(lambda: container.log.size == 3)
+        wait_until(lambda: container.log.size == 3)
         os.truncate(container.log.path, 2)
         os.write(container.out, b"W")
         assert await next_of(chunks) == b"W"
@@ -334,7 +328,7 @@ def test_a_follower_ends_at_the_end_of_its_range(container: Container) -> None:
     async def main() -> None:
         container.write(b"early\n")
         past = time.time_ns()
-        until(lambda: time.time_ns() > past)
+        wait_until(lambda: time.time_ns() > past)
         assert await collect(follow(container.log, until_ns=past)) == b"early\n"
         soon = time.time_ns() + 60_000_000
         assert await collect(follow(container.log, until_ns=soon)) == b"early\n"

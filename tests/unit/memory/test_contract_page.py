@@ -1,10 +1,10 @@
-"""The table of docs/memory-limits.md is the one that tests/root/test_memory_contract.py holds the enforcers to."""
+"""The table of docs/memory-limits.md is the one that tests/root/memory/test_contract.py holds the enforcers to."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from memory_contract import COLUMNS, ENDS, TELLS, page
+from tests.root.memory.contract import COLUMNS, ENDS, TELLS, page
 
 DOCUMENT = Path(__file__).parents[3] / "docs/memory-limits.md"
 

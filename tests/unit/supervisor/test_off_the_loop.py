@@ -83,8 +83,8 @@ def test_control_groups_are_updated_in_a_thread(records: Records, monkeypatch: p
         memory._watched[container.record.id] = cast(
             Any, SimpleNamespace(limiter=limiter, child=container.child, container=container)
         )
-        after = updating.changed(container.record.request, {"cpuset_cpus": "0", "hard_bytes": (1 << 30) + 4096})
-        await updating.update(container, records, memory, after)
+        changes = {"cpuset_cpus": "0", "hard_bytes": (1 << 30) + 4096}
+        await updating.update(container, records, memory, changes)
         memory._oom.close()
 
     asyncio.run(work())

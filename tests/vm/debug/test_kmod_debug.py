@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from tests.vm import kernels, uml
-from tests.vm.inside import watched
 from tests.vm.jobs import Guests, Job
 from tests.vm.uml import DebugGuest
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(1200)]
 
@@ -77,7 +77,7 @@ def test_nothing_is_left_of_a_guest(faulty: Path) -> None:
     with DebugGuest(kernels.DEBUG, faulty) as guest:
         guest.run("sleep 1000 & sleep 1000 &")
         assert len(set(kernel_processes()) - before) > 3
-    watched.wait_until(lambda: not set(kernel_processes()) - before)
+    wait_until(lambda: not set(kernel_processes()) - before)
 
 
 def kernel_processes() -> list[int]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from tests.vm.inside import watched
+from tests.waiting import wait_until
 
 from wherry.kernel.container_monitor import Monitor
 
@@ -15,7 +16,7 @@ from wherry.kernel.container_monitor import Monitor
 @pytest.fixture(scope="module", autouse=True)
 def clean_kernel() -> Iterator[None]:
     yield
-    watched.wait_until(lambda: not watched.allocations())  # kvfree_rcu() frees in batches, up to 5 s late
+    wait_until(lambda: not watched.allocations())  # kvfree_rcu() frees in batches, up to 5 s late
     assert watched.complaints(watched.kernel_log()) == []
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from tests.forked import in_child
 from tests.patience import PATIENCE
-from tests.vm.inside.watched import MIB, Contained, records, rmmod, wait_until
+from tests.vm.inside.watched import MIB, Contained, records, rmmod
+from tests.waiting import wait_until
 
 from wherry.kernel import container_monitor, libc, namespaces
 from wherry.kernel.container_monitor import Monitor, State, Type

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import Supervisor, Traces, wait_until
+from tests.root.conftest import leftovers, rootfs
+from tests.root.harness import Supervisor, Traces
 from tests.vm.inside.watched import MIB, kernel_log
-
-from conftest import leftovers, rootfs
+from tests.waiting import wait_until
 
 __all__ = ["leftovers", "rootfs"]
 

@@ -7,7 +7,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from tests.vm.inside.watched import MIB, Contained, kernel_log, records, resident, touched, wait_until
+from tests.vm.inside.watched import MIB, Contained, kernel_log, records, resident, touched
+from tests.waiting import wait_until
 
 from wherry.kernel.container_monitor import Monitor, State, Type
 

@@ -12,7 +12,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from tests.vm.inside.watched import GROW, MIB, Contained, loaded, records, wait_until
+from tests.vm.inside.watched import GROW, MIB, Contained, loaded, records
+from tests.waiting import wait_until
 
 from wherry.kernel.container_monitor import Monitor, Record, State, Type
 

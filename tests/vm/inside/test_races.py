@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from tests.vm.inside.watched import MIB, Contained, allocations, insmod, loaded, rmmod, wait_until
+from tests.vm.inside.watched import MIB, Contained, allocations, insmod, loaded, rmmod
+from tests.waiting import wait_until
 
 from wherry.kernel import container_monitor, namespaces
 from wherry.kernel.container_monitor import Monitor

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from tests.patience import PATIENCE
 from tests.vm.inside.held_page import HeldPage
-from tests.vm.inside.watched import MIB, Contained, wait_until
+from tests.vm.inside.watched import MIB, Contained
+from tests.waiting import wait_until
 
 from wherry.kernel import container_monitor
 from wherry.kernel.container_monitor import Monitor, State, Type

@@ -11,10 +11,11 @@ import signal
 import struct
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.patience import PATIENCE
+from tests.waiting import wait_until
 
 from wherry.kernel import namespaces
 from wherry.kernel.container_monitor import Monitor, Record
@@ -84,13 +85,6 @@ def allocations() -> list[str]:
         for line in Path(path).read_text().splitlines()
         if ours.match(line)
     ]
-
-
-def wait_until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {condition}"
-        time.sleep(0.003)
 
 
 class Contained:

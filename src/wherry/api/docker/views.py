@@ -294,8 +294,8 @@ def _log_config(log: LogOptions) -> dict[str, object]:
 def _state(record: Record) -> dict[str, Any]:
     return {
         "Status": record.state,
-        "Running": record.state is State.RUNNING,
-        "Paused": False,
+        "Running": record.is_live,
+        "Paused": record.state is State.PAUSED,
         "Restarting": False,
         "OOMKilled": record.reason in MEMORY_REASONS,
         "Dead": False,
@@ -375,8 +375,9 @@ def _mounts(request: CreateRequest) -> list[MountView]:
 def _status(record: Record) -> str:
     if record.state is State.CREATED:
         return "Created"
-    if record.state is State.RUNNING:
-        return f"Up {_since(record.started_ns)}" + (" (being killed)" if record.being_killed else "")
+    if record.is_live:
+        more = " (Paused)" if record.state is State.PAUSED else " (being killed)" if record.being_killed else ""
+        return f"Up {_since(record.started_ns)}{more}"
     return f"Exited ({status_code(record)}) {_since(record.finished_ns)} ago"
 
 

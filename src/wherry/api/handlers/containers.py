@@ -20,7 +20,6 @@ from wherry.errors import InvalidRequest, NotFound, quoted
 from wherry.runtime.signals import signal_number
 from wherry.supervisor.containers.bounds import is_large
 from wherry.supervisor.containers.names import check_name
-from wherry.supervisor.containers.record import State
 from wherry.supervisor.containers.request import CreateRequest
 
 LARGE_BODY = 64 * 1024
@@ -133,7 +132,7 @@ async def _summaries(call: Call, filters: Filters, everything: bool, limit: int)
     slices = Slices(call.pace)
     for record in call.engine.list():
         await slices.pause()
-        if not (everything or record.state is State.RUNNING) or not filters.match(record):
+        if not (everything or record.is_live) or not filters.match(record):
             continue
         try:
             log = call.engine.log(record.id)

@@ -13,7 +13,6 @@ from wherry.api.docker.networks import DRIVERS, network_id
 from wherry.api.http.replies import ForbiddenError
 from wherry.api.http.router import Call
 from wherry.errors import Conflict, InvalidRequest, NotFound, quoted
-from wherry.supervisor.containers.record import State
 
 Wanted = Callable[[str], bool]
 
@@ -55,11 +54,7 @@ async def inspect(call: Call) -> web.StreamResponse:
     name = _find(call.ref)
     if query.text("scope") not in ("", "local"):
         raise _unknown(call.ref)
-    inside = (
-        record
-        for record in call.engine.list()
-        if record.state not in (State.CREATED, State.EXITED) and record.request.network == name
-    )
+    inside = (record for record in call.engine.list() if record.is_live and record.request.network == name)
     endpoint = {"EndpointID": "", "MacAddress": "", "IPv4Address": "", "IPv6Address": ""}
     containers = {record.id: {"Name": record.name, **endpoint} for record in inside}
     return call.replies.json({**_details(name), "Containers": containers})

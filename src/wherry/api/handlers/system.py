@@ -59,11 +59,12 @@ async def info(call: Call) -> web.StreamResponse:
 
 
 def _counts(about: EngineInfo) -> dict[str, Any]:
+    stopped = about.containers_created + about.containers_exited
     return {
-        "Containers": about.containers_running + about.containers_created + about.containers_exited,
+        "Containers": about.containers_running + about.containers_paused + stopped,
         "ContainersRunning": about.containers_running,
-        "ContainersPaused": 0,
-        "ContainersStopped": about.containers_created + about.containers_exited,
+        "ContainersPaused": about.containers_paused,
+        "ContainersStopped": stopped,
     }
 
 
@@ -146,6 +147,7 @@ def _wherry(about: EngineInfo) -> dict[str, Any]:
         "EnforcerDrift": about.drift_bytes,
         "EnforcerDriftOf": about.drift_of,
         "ContainersRunning": about.containers_running,
+        "ContainersPaused": about.containers_paused,
         "ContainersCreated": about.containers_created,
         "ContainersExited": about.containers_exited,
         "Spares": about.spares,

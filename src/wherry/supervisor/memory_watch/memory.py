@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
 
 from wherry.errors import Conflict, InvalidRequest, NotSupported, StartFailed
@@ -15,9 +14,10 @@ from wherry.kernel.libc import describe
 from wherry.memory import Alarm, Event, Host, Kind, Limits, MemoryLimiter, Unusable, Usage, choice
 from wherry.memory.oom import OomWatch
 from wherry.shim import protocol
+from wherry.supervisor.containers import states
 from wherry.supervisor.containers.cause import MemoryEvidence
 from wherry.supervisor.containers.container import Container
-from wherry.supervisor.containers.record import Record, State
+from wherry.supervisor.containers.record import Record
 from wherry.supervisor.events import Action, Events, Instant
 from wherry.supervisor.lifecycle import killing
 from wherry.supervisor.memory_watch import soft
@@ -96,7 +96,7 @@ class Memory:
         self._chosen, self.refused = chosen
         if self._chosen is not None:
             self._limiters[self._chosen.name] = self._chosen
-        self.rearming = Rearming(self._limiters, self._chosen, self._records)
+        self.rearming = Rearming(self._limiters, self._chosen, self._records, self._events)
         _log.info("memory limits by %s", self.name or "nobody")
         for name, reason_text in self.refused.items():
             _log.info("memory enforcer %s is not taken: %s", name, reason_text)
@@ -146,7 +146,7 @@ class Memory:
         request = container.record.request
         soft.check(request.soft_action, child.group)
         limits = limits_of(container.record)
-        container.record.enforcer = ""
+        states.watched_by(container.record, "")
         watched = Watched(container, child)
         kept: dict[str, int] = {}
         try:
@@ -191,7 +191,7 @@ class Memory:
             kept = limiter.arm(target_of(record, child, namespace), limits)
         finally:
             os.close(namespace)
-        record.enforcer = limiter.name
+        states.watched_by(record, limiter.name)
         try:
             self._set_backstop(watched, limits)
         except OSError:
@@ -249,7 +249,7 @@ class Memory:
         size, own = backstop(limits.hard_bytes), record.request.memory_bytes
         if own is None or own > size:
             cgroup_memory.set_backstop(group, size)
-            record.backstop_bytes = size
+            states.backstopped(record, size)
 
     def _audited(self) -> Iterator[Audited]:
         for container_id, each in list(self._watched.items()):
@@ -377,9 +377,10 @@ class Memory:
     def _kill(self, watched: Watched) -> None:
         killing.kill(watched.child)
         record = watched.container.record
-        record.killed_ns = record.killed_ns or time.time_ns()
-        if record.state is State.RUNNING:  # else the start saves it: here it would say that there is none
+        told = states.killed(record)
+        if record.is_live:  # else the start saves it: here it would say that there is none
             self._records.keep(record)
+        self._events.tell(record, *told)
 
     def _usage_of(self, container_id: str) -> Usage | None:
         watched = self._watched.get(container_id)
@@ -478,7 +479,7 @@ class Memory:
     def _oom_children(self, record: Record, attributes: dict[str, str], number: int) -> None:
         if not number:
             return
-        record.oom_children += number
+        states.lost_children(record, number)
         self._records.keep(record)
         for _ in range(number):
             self._events.emit(Action.OOM_CHILD, record, attributes)
