@@ -154,16 +154,16 @@ class Engine(Lifespan):
         if record.request.auto_remove:  # as docker does: nobody would remove it later
             self._discard(container)
 
-    async def stop(self, ref: str, seconds: float | None = None) -> bool:
+    async def stop(self, ref: str, seconds: float | None = None, signal: int | None = None) -> bool:
         """False when it does not run; else returns after the end has been booked. Waits for a start under way.
 
-        ``seconds`` None is what the container was made with: ``stopping.stop``. Raises NotKilled.
+        ``seconds`` and ``signal`` None are what the container was made with: ``stopping.stop``. Raises NotKilled.
         """
         container = self._find(ref)
         await stopping.wait_for_start(container, seconds)
         if not states.can_signal(container.record):
             return False
-        await stopping.stop(container, self._records, seconds, self._events)
+        await stopping.stop(container, self._records, seconds, self._events, signal)
         self._events.tell(container.record, states.stopped())
         return True
 
