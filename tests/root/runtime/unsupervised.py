@@ -15,11 +15,12 @@ from tests.forked import in_child
 from tests.patience import PATIENCE
 
 from wherry.kernel import libc
+from wherry.kernel.capabilities import mask_of
 from wherry.runtime import binds, launch, users
 from wherry.runtime.exit_status import ExitStatus
 from wherry.runtime.launch import Report
 from wherry.runtime.plan import Plan, make_plan, wants_init
-from wherry.runtime.steps import Step, in_cgroups
+from wherry.runtime.steps import DropPrivileges, LimitBoundingSet, Step, in_cgroups
 from wherry.storage.layers import Layers, open_rootfs
 from wherry.supervisor.containers.request import CreateRequest
 from wherry.supervisor.containers.spec_of import make_spec
@@ -198,6 +199,18 @@ class Unsupervised:
             return result
 
         return in_child(checked)
+
+
+def with_capability(name: str) -> Change:
+    """What gives a container one more than it has by default, as a change of its prepare and of its finish steps."""
+    mask = mask_of([name])
+
+    def more(step: Step) -> Step:
+        if isinstance(step, DropPrivileges):
+            return step._replace(effective=step.effective | mask, permitted=step.permitted | mask)
+        return LimitBoundingSet(step.keep | mask) if isinstance(step, LimitBoundingSet) else step
+
+    return lambda plan: [more(step) for step in plan]
 
 
 def unique() -> str:
