@@ -18,7 +18,6 @@ import wherry
 from wherry.errors import Conflict, InternalError, NameInUse, NotFound, StartFailed, WherryError
 from wherry.kernel.libc import describe
 from wherry.logs import Log
-from wherry.memory import uncounted
 from wherry.supervisor import turns
 from wherry.supervisor.containers import states, usage
 from wherry.supervisor.containers.container import Container
@@ -155,16 +154,16 @@ class Engine(Lifespan):
         if record.request.auto_remove:  # as docker does: nobody would remove it later
             self._discard(container)
 
-    async def stop(self, ref: str, seconds: float | None = None) -> bool:
+    async def stop(self, ref: str, seconds: float | None = None, signal: int | None = None) -> bool:
         """False when it does not run; else returns after the end has been booked. Waits for a start under way.
 
-        ``seconds`` None is what the container was made with: ``stopping.stop``. Raises NotKilled.
+        ``seconds`` and ``signal`` None are what the container was made with: ``stopping.stop``. Raises NotKilled.
         """
         container = self._find(ref)
         await stopping.wait_for_start(container, seconds)
         if not states.can_signal(container.record):
             return False
-        await stopping.stop(container, self._records, seconds, self._events)
+        await stopping.stop(container, self._records, seconds, self._events, signal)
         self._events.tell(container.record, states.stopped())
         return True
 
@@ -261,7 +260,7 @@ class Engine(Lifespan):
             has_backstop=self._memory.has_backstop,
             drift_bytes=None if drift is None else drift.size,
             drift_of="" if drift is None else drift.name,
-            not_counted=uncounted.by(self._memory.name),
+            not_counted=self._memory.not_counted,
             containers_running=found[State.RUNNING],
             containers_paused=found[State.PAUSED],
             containers_created=found[State.CREATED],

@@ -18,7 +18,6 @@ from tests.root.runtime.unsupervised import Unsupervised, unique, with_capabilit
 from wherry.kernel import mounts, paths
 from wherry.kernel.capabilities import mask_of
 from wherry.runtime.steps import DropPrivileges, Step, Unshare
-from wherry.supervisor.containers.request import UNCONFINED
 
 pytestmark = pytest.mark.root
 
@@ -44,10 +43,10 @@ def test_another_user_inherits_nothing(
             for step in plan
         ]
 
-    only_the_set = unsupervised.run(*words, user="1000", finish=inherits, seccomp=UNCONFINED)
+    only_the_set = unsupervised.run(*words, user="1000", finish=inherits, filtered=False)
     assert only_the_set.lines == ["CapEff:\t" + "0" * 16]  # the root is nosuid
     monkeypatch.setattr(mounts, "ROOT_ATTRIBUTES", mounts.MOUNT_ATTR_NODEV)
-    shown = unsupervised.run(*words, user="1000", finish=inherits, seccomp=UNCONFINED)
+    shown = unsupervised.run(*words, user="1000", finish=inherits, filtered=False)
     assert shown.lines == [f"CapEff:\t{chown:016x}"]
 
 
@@ -59,17 +58,17 @@ def test_no_program_is_named_for_the_kernel_to_run(unsupervised: Unsupervised) -
         mkdir /groups; mount -t cgroup -o none,name={hierarchy} groups /groups || exit 1
         echo /bin/false >/groups/release_agent; cat /groups/release_agent; umount /groups
     """
-    for seccomp in ("", UNCONFINED):
-        ended = unsupervised.shell(script, seccomp=seccomp)
+    for filtered in (True, False):
+        ended = unsupervised.shell(script, filtered=filtered)
         assert (ended.stdout, ended.status.exit_code) == ("", 1), ended
     granted = with_capability("CAP_SYS_ADMIN")
-    ended = unsupervised.shell(script, seccomp=UNCONFINED, prepare=granted, finish=granted)
+    ended = unsupervised.shell(script, filtered=False, prepare=granted, finish=granted)
     assert "permission denied" in ended.stderr  # hierarchies are made in the first control group namespace alone
 
     def in_the_hosts(plan: list[Step]) -> list[Step]:
         return [Unshare([*{*step.types} - {"cgroup"}]) if isinstance(step, Unshare) else step for step in granted(plan)]
 
-    ended = unsupervised.shell(script, seccomp=UNCONFINED, prepare=in_the_hosts, finish=granted)
+    ended = unsupervised.shell(script, filtered=False, prepare=in_the_hosts, finish=granted)
     if "No such device" in ended.stderr:
         pytest.skip("this kernel has no control groups version 1")
     assert ended.stdout == "/bin/false\n", ended

@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.root.runtime.unsupervised import Change, Unsupervised, with_capability
+from tests.root.runtime.unsupervised import Change, Unsupervised, volume, with_capability
 
 from wherry.kernel import mounts, paths
 from wherry.runtime import steps
 from wherry.runtime.steps import Context, Step, codec
-from wherry.supervisor.containers.request import Volume
 
 pytestmark = pytest.mark.root
 
@@ -110,10 +109,10 @@ def test_a_volume_does_not_take_the_place_of_a_part_of_proc(
     unsupervised: Unsupervised, hostile: Path, victim: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (hostile / "data").symlink_to("/proc/tty")
-    volumes = (Volume(source=str(victim), destination="/data"),)
-    assert "inside /proc" in unsupervised.run("/bin/ls", "/proc/tty", volumes=volumes).error
+    mounted = (volume(victim, "/data"),)
+    assert "inside /proc" in unsupervised.run("/bin/ls", "/proc/tty", mounts=mounted).error
     monkeypatch.setattr(Context, "is_in_proc", lambda *_: False)
-    assert unsupervised.run("/bin/ls", "/proc/tty", volumes=volumes).lines == ["file"]
+    assert unsupervised.run("/bin/ls", "/proc/tty", mounts=mounted).lines == ["file"]
 
 
 class MaskByItsOwn(steps.MaskStaged):

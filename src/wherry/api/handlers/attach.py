@@ -59,9 +59,9 @@ async def _past(call: Call, log: logs.Log, streams: frozenset[int], response: Fr
 
 def _response(call: Call) -> FrameResponse:
     if call.request.headers.get("Upgrade", "").lower() != "tcp":
-        return call.replies.frames()
+        return call.replies.frames(call.version)
     cast(Connection, call.request.protocol).becomes_stream()
-    return call.replies.upgraded()
+    return call.replies.upgraded(call.version)
 
 
 async def _started(call: Call, container_id: str, log: logs.Log, seen: int) -> bool:

@@ -18,9 +18,11 @@ from wherry.supervisor.lifecycle import killing
 from wherry.supervisor.records import Records
 
 
-async def stop(container: Container, records: Records, seconds: float | None, events: Events) -> None:
-    """SIGTERM (or the container's stop signal), SIGKILL after ``seconds``; negative waits for ever, None is what the
-    container was made with. Returns when the end is booked.
+async def stop(
+    container: Container, records: Records, seconds: float | None, events: Events, with_signal: int | None = None
+) -> None:
+    """``with_signal`` (None: the container's stop signal), SIGKILL after ``seconds``; negative waits for ever, None is
+    what the container was made with. Returns when the end is booked.
 
     When nobody has asked for a time, and the first process has made no arrangement for the signal, the kernel drops it
     (the process is pid 1 of its namespace), and waiting would be waste: it is killed at once.
@@ -31,7 +33,7 @@ async def stop(container: Container, records: Records, seconds: float | None, ev
     ended = container.exit_waiter()
     states.stop_requested(record)
     records.keep(record)
-    number = signal_number(record.request.stop_signal)
+    number = with_signal or signal_number(record.request.stop_signal)
     asked = record.request.stop_seconds if seconds is None else seconds
     if number != signal.SIGKILL and (asked is not None or await asyncio.to_thread(_minds, record.pid, number)):
         container.send_signal(number)
