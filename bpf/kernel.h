@@ -40,6 +40,7 @@ struct percpu_counter {
 	s32 *counters;
 };
 struct mm_struct {
+	struct file *exe_file;
 	struct percpu_counter rss_stat[4]; /* from 6.2 on */
 	struct task_struct *owner; /* with CONFIG_MEMCG */
 };
@@ -48,6 +49,7 @@ struct task_struct {
 	struct mm_struct *mm;
 	struct pid *thread_pid;
 	struct task_struct *group_leader;
+	struct task_struct *real_parent;
 	u64 start_boottime; /* nanoseconds */
 	char comm[16];
 };

@@ -65,10 +65,25 @@ static __always_inline bool current_is_in(u32 slot, struct task_struct *current)
 }
 
 /*
- * wherry's own init, which --init puts before the command: number 1, has forked and never called execve. A child that
- * is just being forked has its parent's pid still, and never called execve either: there the parent decides.
+ * What has come into the container from outside and is a copy of the shim still: an exec before its execve. Its parent
+ * is outside, as nobody's is who was forked inside, and has the same executable, the very same open file. Somebody
+ * inside can make itself a brother (CLONE_PARENT), but that has another file.
  */
-static __always_inline bool is_our_init(struct task_struct *task, struct pid *pid)
+static __always_inline bool is_copy_of_outsider(struct task_struct *task)
+{
+	struct task_struct *parent = BPF_CORE_READ(task, real_parent);
+	struct pid *pid = parent ? BPF_CORE_READ(parent, thread_pid) : 0;
+
+	return pid && BPF_CORE_READ(pid, level) <= base_level &&
+	       BPF_CORE_READ(task, mm, exe_file) == BPF_CORE_READ(parent, mm, exe_file);
+}
+
+/*
+ * A copy of the shim, which is no container's memory: one that is to become an exec, or wherry's own init, which
+ * --init puts before the command: number 1, has forked and never called execve. A child that is just being forked has
+ * its parent's pid still, and never called execve either: there the parent decides.
+ */
+static __always_inline bool is_ours(struct task_struct *task, struct pid *pid)
 {
 	struct task_struct *current = (void *)bpf_get_current_task_btf();
 	u32 flags = current->thread_pid == pid ? current->flags : BPF_CORE_READ(task, flags);
@@ -78,7 +93,7 @@ static __always_inline bool is_our_init(struct task_struct *task, struct pid *pi
 		return 0;
 	bpf_probe_read_kernel(&number, sizeof(number),
 			      number_at(pid, base_level + 1) + bpf_core_field_offset(struct upid, nr));
-	return number == 1;
+	return number == 1 || is_copy_of_outsider(task);
 }
 
 /*
@@ -118,7 +133,7 @@ static __always_inline struct monitor_mm *admit(u64 key, struct task_struct *tas
 	struct monitor_container *container = container_of_pid(pid, &new.slot);
 	s32 error; /* before 6.4 the upper half of what the helper returns is not set: its inlined function returns int */
 
-	if (!container || !container->watching || is_our_init(task, pid))
+	if (!container || !container->watching || is_ours(task, pid))
 		return 0;
 	new.namespace_inode = container->namespace_inode;
 	error = has_room(container) ? bpf_map_update_elem(&mms, &key, &new, BPF_NOEXIST) : -E2BIG;

@@ -12,8 +12,10 @@ from wherry.supervisor.containers.usage import Resident, Usage
 
 if TYPE_CHECKING:
     from wherry.logs import Log
+    from wherry.supervisor.containers.execution import ExecRequest
     from wherry.supervisor.disk import Disk
     from wherry.supervisor.events import Events
+    from wherry.supervisor.lifecycle.execing import Execution
 
 
 class Engine(Protocol):
@@ -64,6 +66,16 @@ class Engine(Protocol):
         """
 
     async def remove(self, ref: str, force: bool) -> None: ...
+
+    def create_exec(self, ref: str, request: ExecRequest) -> Execution: ...
+
+    def find_exec(self, ref: str) -> Execution: ...
+
+    async def start_exec(self, execution: Execution, *, attached: bool) -> None:
+        """Returns when its command has been executed. Not ``attached``, its output is lost."""
+
+    def leave_exec(self, execution: Execution) -> None:
+        """Nobody reads its output any more."""
 
     def get(self, ref: str) -> Record: ...
 

@@ -31,7 +31,6 @@ _NO_REGISTRY = "there is no client for registries yet"
 _NO_NETWORKS = "networks cannot be made or joined yet: there are none and host"
 _NO_VOLUMES = "volumes cannot be made yet: bind a directory of the host"
 _NO_PLUGINS = "there are no plugins here: none can be installed"
-_NO_EXEC = "a command cannot be executed in a container yet"
 _NO_TERMINAL = "there are no terminals yet: nothing has a size"
 _NO_FILES = "files cannot be copied from or to a container yet"
 
@@ -48,10 +47,7 @@ NOT_THERE = {
     "HEAD /containers/{id}/archive": _NO_FILES,
     "GET /containers/{id}/archive": _NO_FILES,
     "PUT /containers/{id}/archive": _NO_FILES,
-    "POST /containers/{id}/exec": _NO_EXEC,
-    "POST /exec/{id}/start": _NO_EXEC,
     "POST /exec/{id}/resize": _NO_TERMINAL,
-    "GET /exec/{id}/json": _NO_EXEC,
     "POST /commit": "a container cannot be committed to an image yet",
     "POST /build": _NO_BUILDER,
     "POST /session": _NO_BUILDER,

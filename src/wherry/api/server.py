@@ -18,6 +18,7 @@ from wherry.api.handlers import (
     system,
     updates,
 )
+from wherry.api.handlers import exec as execs
 from wherry.api.http import unix_socket
 from wherry.api.http.connection import HttpServer
 from wherry.api.http.lifetime import Lifetime
@@ -66,6 +67,10 @@ ROUTES: Routes = {
     ("containers", "*", "kill"): {"POST": containers.kill},
     ("containers", "*", "wait"): {"POST": containers.wait},
     ("containers", "*", "update"): {"POST": updates.update},
+    ("containers", "*", "exec"): {"POST": execs.create},
+    ("exec", "*", "start"): {"POST": execs.start},
+    ("exec", "*", "json"): {"GET": execs.inspect},
+    ("wherry", "exec"): {"POST": execs.run},
 }
 
 

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from typing import Any, Literal, Self, Unpack
 
     from wherry.client.callbacks import Subscription
-    from wherry.client.config import Changes, Options, StrPath
+    from wherry.client.config import Changes, ExecOptions, Options, StrPath
     from wherry.client.events import Event, EventStream
+    from wherry.client.replies import StartedExec
 
     OnEvent = Callable[[Event], object]
 
@@ -150,6 +151,39 @@ class Client(DiskCalls):
         if response.was_closed:
             raise errors.Unavailable(CLOSED)
         raise errors.Unavailable(f"the supervisor at {self.socket} did not say how the container ended")
+
+    def exec(
+        self,
+        name: str,
+        command: Sequence[StrPath],
+        *,
+        on_output: Callable[[int, bytes], object] | None = None,
+        **options: Unpack[ExecOptions],
+    ) -> RunResult:
+        """Execute a command in a container that runs, wait until it has ended, and return how, with what it wrote.
+
+        ``env`` is put over the container's; ``working_dir`` and ``user`` are the container's own by default;
+        ``privileged`` gives all capabilities; ``timeout`` ends, after that many seconds, all that it has started: then
+        ``reason`` is "timed_out". ``on_output`` is as in ``run``. Raises NotFound, Conflict when the container does not
+        run, CommandNotFound, NotExecutable, StartFailed, InvalidRequest (an unknown user, a missing directory), and
+        Unavailable when the supervisor goes away meanwhile: the command goes on then.
+        """
+        from wherry.client import execs  # noqa: PLC0415 (few calls need it)
+
+        arguments.callback("on_output", on_output)
+        return execs.run(self, queries.container(name), execs.body_of("exec", command, options), on_output)
+
+    def start_exec(self, name: str, command: Sequence[StrPath], **options: Unpack[ExecOptions]) -> StartedExec:
+        """As ``exec``, but return once the command has been executed; what it writes is lost. ``inspect_exec`` tells
+        what becomes of it.
+        """
+        from wherry.client import execs  # noqa: PLC0415 (as above)
+
+        return execs.start(self, queries.container(name), execs.body_of("start_exec", command, options))
+
+    def inspect_exec(self, exec_id: str) -> dict[str, Any]:
+        """What is known of an exec, as Docker's inspect of it with our ``Wherry`` object. Raises NotFound."""
+        return json_object(self._fetch("GET", f"/exec/{quoted_name(exec_id)}/json"))
 
     def ps(self, running: bool = False) -> list[Container]:
         """The tracked containers, ended ones too, newest first; ``running`` leaves out the others."""

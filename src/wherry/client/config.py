@@ -56,6 +56,15 @@ if TYPE_CHECKING:
         io_weight: int | None
         pids_limit: int | None
 
+    class ExecOptions(TypedDict, total=False):
+        """Keyword options of ``Client.exec`` and ``Client.start_exec``."""
+
+        env: Mapping[str, Setting] | Sequence[str] | None
+        working_dir: StrPath | None
+        user: str | None
+        privileged: bool
+        timeout: float | None
+
     class Options(TypedDict, total=False):
         """Keyword options of ``Client.run`` and ``Client.start``."""
 

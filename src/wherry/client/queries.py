@@ -120,6 +120,13 @@ def name(given: str | None) -> str | None:
     return None if given is None else arguments.text("name", given)
 
 
+def container(given: str) -> str:
+    """The name or id of one that is there."""
+    if not given:
+        arguments.refuse("name", given, "a container's name or id")
+    return arguments.text("name", given)
+
+
 def boolean(argument: str, value: bool, yes: str = "1", no: str = "0") -> str:
     return yes if arguments.flag(argument, value) else no
 

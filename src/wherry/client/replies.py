@@ -47,12 +47,23 @@ class StartedContainer(_Started):
         self.was_running = was_running
 
 
+class StartedExec(Value):
+    """A command that has been executed in the container ``name``; ``id`` is its own, ``pid`` the host's."""
+
+    __slots__ = ("id", "name", "pid")
+
+    def __init__(self, id: str, name: str, pid: int) -> None:  # noqa: A002
+        self.id = id
+        self.name = name
+        self.pid = pid
+
+
 class RunResult(Value):
-    """How a container ended, and what it wrote (empty when ``on_output`` took it).
+    """How a container or an exec ended, and what it wrote (empty when ``on_output`` took it).
 
     ``exit_code`` is 128+N after signal N, as in a shell; ``reason`` is "exited", "stopped", "signaled",
-    "hard_limit", "oom", "lost" ... ``lost_bytes`` is how much of its output is missing, at least: 0, unless its log
-    gives way (non-blocking mode) or was tampered with or removed before it had been read.
+    "hard_limit", "oom", "lost", "timed_out" ... ``lost_bytes`` is how much of its output is missing, at least: 0,
+    unless its log gives way (non-blocking mode) or was tampered with or removed before it had been read.
     """
 
     __slots__ = ("exit_code", "reason", "signal", "error", "stdout", "stderr", "lost_bytes")  # noqa: RUF023

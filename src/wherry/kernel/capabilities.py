@@ -27,6 +27,13 @@ def mask_of(names: list[str]) -> int:
     return sum(1 << _NUMBERS[name] for name in set(names))
 
 
+def permitted() -> list[str]:
+    """Names of those that the calling process has, as far as they are in ``NAMES``."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        mask = next(int(line.split()[1], 16) for line in file if line.startswith("CapPrm:"))
+    return [name for name, number in _NUMBERS.items() if mask >> number & 1]
+
+
 def limit_bounding_set(keep: int) -> None:
     """Drop every capability that is not in the mask ``keep`` from the bounding set (needs CAP_SETPCAP).
 

@@ -68,7 +68,7 @@ def parse_reports(text: bytes) -> Report:
     return Report(ready, executed, failure)
 
 
-def start_error(name: str, failure: dict[str, Any]) -> StartFailed:
+def start_error(name: str, failure: dict[str, Any], doing: str = "start") -> StartFailed:
     """The error for a client: ``cannot start alpha: mount /proc: operation not permitted (EPERM)``."""
     step, call, path, number = (failure.get(key) for key in ("step", "call", "path", "errno"))
     what = str(step)
@@ -76,7 +76,7 @@ def start_error(name: str, failure: dict[str, Any]) -> StartFailed:
         what += f": {call or 'open'} {path}"
     elif call and call not in what:
         what += f": {call}"
-    text = f"cannot start {name}: {what}: {_reason(number or 0, str(failure.get('message', '')))}"
+    text = f"cannot {doing} {name}: {what}: {_reason(number or 0, str(failure.get('message', '')))}"
     if str(step).startswith("execute "):
         return CommandNotFound(text) if number in _NOT_FOUND else NotExecutable(text)
     return StartFailed(text)

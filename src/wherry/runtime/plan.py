@@ -3,7 +3,7 @@
 A plan has two halves. ``prepare`` depends on the spec only through its *template* (namespaces, kernel file systems,
 masked paths), and all containers with the same template can share processes that have been prepared ahead. ``finish``
 is the container's own. The seccomp filter comes last: whatever a step does need not be allowed by it. Where a later
-facility will go: a user namespace joins ``_NAMESPACE_ORDER`` and is unshared first.
+facility will go: a user namespace joins ``NAMESPACE_ORDER`` and is unshared first.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from wherry.runtime.spec import (
 )
 from wherry.runtime.steps import Step, namefiles, workdir
 
-_NAMESPACE_ORDER = ("mount", "uts", "ipc", "network", "cgroup")
+NAMESPACE_ORDER = ("mount", "uts", "ipc", "network", "cgroup")
 _STAGED_TYPES = ("proc", "tmpfs", "devpts", "mqueue", "sysfs")
 _STAGED_ROOTS = ("/proc", "/dev", "/sys")
 _POLICIES = ("SCHED_OTHER", "SCHED_BATCH", "SCHED_IDLE", "SCHED_FIFO", "SCHED_RR")
@@ -85,7 +85,7 @@ def _prepare(
     oom: int,
     stage: str,
 ) -> tuple[str, list[Step]]:
-    unshare = steps.Unshare([name for name in _NAMESPACE_ORDER if name in types])
+    unshare = steps.Unshare([name for name in NAMESPACE_ORDER if name in types])
     result: list[Step] = [steps.SetOomScore(oom), unshare]
     if "network" in types:
         result.append(steps.LoopbackUp())
@@ -104,7 +104,7 @@ def _prepare(
     result.append(namefiles.StageNameFiles(_staged_name_files("network" in types)))
     result += [steps.MaskStaged(path) for path in masked]
     result += [steps.ProtectStaged(path) for path in readonly]
-    result += [*read_only, steps.LimitBoundingSet(_mask(bounding)), steps.EnterStage()]
+    result += [*read_only, steps.LimitBoundingSet(mask_of(bounding)), steps.EnterStage()]
     return json.dumps(steps.encode(result)), result
 
 
@@ -141,7 +141,7 @@ def _namespaces(linux: Linux) -> set[str]:
     for namespace in linux.namespaces:
         if namespace.path:
             raise NotSupported(f"joining the {namespace.type} namespace {namespace.path!r} is not supported yet")
-        if namespace.type not in (*_NAMESPACE_ORDER, "pid"):
+        if namespace.type not in (*NAMESPACE_ORDER, "pid"):
             raise NotSupported(f"{namespace.type} namespaces are not supported yet")
     types = {namespace.type for namespace in linux.namespaces}
     for needed in ("pid", "mount"):
@@ -192,10 +192,11 @@ def _finish(spec: Spec, binds: list[Bind], directory_binds: set[str]) -> list[St
     result.append(steps.EnterRoot())
     if spec.hostname or spec.domainname:
         result.append(steps.SetHostname(spec.hostname, spec.domainname))
-    return result + _process_steps(process) + _filter(spec)
+    stdio = steps.SetStdio("stdout", "stderr", process.user.uid, process.user.gid)
+    return [*result, *limits_of(process), stdio, *identity_of(process), *filter_of(spec)]
 
 
-def _filter(spec: Spec) -> list[Step]:
+def filter_of(spec: Spec) -> list[Step]:
     if spec.linux.seccomp is None:
         return []
     if not spec.process.no_new_privileges:
@@ -225,16 +226,19 @@ def _mount_in_root(mount: Mount, bind: Bind | None, directory_binds: set[str]) -
     raise NotSupported(f"mount {mount.destination}: file system type {mount.type!r} is not supported yet")
 
 
-def _process_steps(process: Process) -> list[Step]:
-    user = process.user
+def limits_of(process: Process) -> list[Step]:
+    """Of an exec as well."""
     result: list[Step] = []
     if process.rlimits:
         result.append(steps.SetRlimits([(_rlimit(each.type), each.soft, each.hard) for each in process.rlimits]))
-    result += _scheduling(process.scheduler)
-    result.append(steps.SetStdio("stdout", "stderr", user.uid, user.gid))
+    return result + _scheduling(process.scheduler)
+
+
+def identity_of(process: Process) -> list[Step]:
+    """Working directory and privileges; of an exec as well."""
     if process.cwd == "/":
-        return [*result, _privileges(process)]
-    return [*result, workdir.EnterDirectory(process.cwd), _privileges(process), workdir.ChangeDirectory(process.cwd)]
+        return [_privileges(process)]
+    return [workdir.EnterDirectory(process.cwd), _privileges(process), workdir.ChangeDirectory(process.cwd)]
 
 
 def _scheduling(scheduler: Scheduler) -> list[Step]:
@@ -253,10 +257,10 @@ def _privileges(process: Process) -> Step:
         gid=user.gid,
         groups=list(user.additional_gids),
         umask=0o022 if user.umask is None else user.umask,
-        effective=_mask(sets.effective),
-        permitted=_mask(sets.permitted),
-        inheritable=_mask(sets.inheritable),
-        ambient=_mask(sets.ambient),
+        effective=mask_of(sets.effective),
+        permitted=mask_of(sets.permitted),
+        inheritable=mask_of(sets.inheritable),
+        ambient=mask_of(sets.ambient),
         no_new_privileges=process.no_new_privileges,
     )
 
@@ -268,7 +272,7 @@ def _rlimit(name: str) -> int:
     return number
 
 
-def _mask(names: tuple[str, ...]) -> int:
+def mask_of(names: tuple[str, ...]) -> int:
     try:
         return capabilities.mask_of(list(names))
     except KeyError as error:

@@ -21,6 +21,7 @@ from wherry.logs import Log
 from wherry.supervisor import turns
 from wherry.supervisor.containers import states, usage
 from wherry.supervisor.containers.container import Container
+from wherry.supervisor.containers.execution import ExecRequest
 from wherry.supervisor.containers.names import find, generate_name
 from wherry.supervisor.containers.record import End, EngineInfo, Record, State
 from wherry.supervisor.containers.request import CreateRequest
@@ -28,6 +29,7 @@ from wherry.supervisor.containers.usage import Resident
 from wherry.supervisor.disk import Disk
 from wherry.supervisor.events import Events
 from wherry.supervisor.lifecycle import replacing, stopping, updating
+from wherry.supervisor.lifecycle.execing import Execution
 from wherry.supervisor.lifespan import Lifespan
 
 _log = logging.getLogger(__name__)
@@ -213,6 +215,23 @@ class Engine(Lifespan):
                     self._forget(container)
                     await self._remove_layer(container)
                     return
+
+    def create_exec(self, ref: str, request: ExecRequest) -> Execution:
+        return self._execs.create(self._find(ref), request)
+
+    def find_exec(self, ref: str) -> Execution:
+        return self._execs.find(ref)
+
+    async def start_exec(self, execution: Execution, *, attached: bool) -> None:
+        """``execing.Execs.start``."""
+        if self._closing:
+            raise Conflict("the supervisor is shutting down")
+        with self._room.start(self._shims.pid):
+            await self._execs.start(execution, attached=attached)
+
+    def leave_exec(self, execution: Execution) -> None:
+        """Whoever read its output has gone: it goes on without."""
+        self._execs.lose_reader(execution)
 
     def get(self, ref: str) -> Record:
         return self._find(ref).record

@@ -29,6 +29,7 @@ from wherry.supervisor.disk import Disk
 from wherry.supervisor.event_log import EventLog
 from wherry.supervisor.events import Events
 from wherry.supervisor.lifecycle import ending, killing, leaving, recovery, stopping
+from wherry.supervisor.lifecycle.execing import Execs
 from wherry.supervisor.lifecycle.starting import Starter
 from wherry.supervisor.lifecycle.takeover import Takeover
 from wherry.supervisor.log_reports import LogReports
@@ -136,6 +137,14 @@ class Lifespan(abc.ABC):
             shims=self._shims,
             layout=self._layout,
         )
+        self._execs = Execs(
+            shims=self._shims,
+            children=self._children,
+            books=self._records.execs,
+            events=self._events,
+            layout=self._layout,
+            begin=self._background,
+        )
         try:
             self._keeping = Keeping(self._shims, self._memory, self._bpffs, self._instance)
             held = await self._shims.connect()
@@ -208,6 +217,7 @@ class Lifespan(abc.ABC):
         await asyncio.gather(*adopting)
         self._memory.taken_over()
         await asyncio.to_thread(recovery.prune_logs, self._state.logs, records)
+        self._execs.recover(by_name, self._containers)
         for slot in by_name.values():  # prepared, or of a container whose record is gone
             self._discard_unknown(slot)
         self._children.all_adopted()
@@ -337,6 +347,7 @@ class Lifespan(abc.ABC):
     def _take_out(self, container: Container) -> None:
         record = container.record
         self._containers.pop(record.id, None)
+        self._execs.forget_those_of(record.id)
         if self._names.get(record.name) is container:
             del self._names[record.name]
         if not container.log_ended.is_set():
@@ -391,6 +402,7 @@ class Lifespan(abc.ABC):
         self._keeper.cancel()
         self._auditing.cancel()
         await leaving.leave_ends(self._containers.values(), self._children, self._tasks)
+        self._execs.close()
         await self._starter.close()
         await self._children.close()
         self._shims.close()
@@ -424,6 +436,7 @@ class Lifespan(abc.ABC):
         self._ender.close()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=30)
+        self._execs.close()
         await self._starter.close()
         self._memory.close()
         await self._shims.shutdown()

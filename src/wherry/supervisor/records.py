@@ -19,6 +19,7 @@ from wherry.errors import InternalError, InvalidRequest, NameInUse
 from wherry.kernel import trust
 from wherry.supervisor.containers.record import End, Record
 from wherry.supervisor.ends import Ends
+from wherry.supervisor.exec_books import ExecBooks
 
 _log = logging.getLogger(__name__)
 SCHEMA_VERSION = 1
@@ -60,6 +61,7 @@ class Records:
         try:
             self._prepare()
             self.ends = Ends(self._database)
+            self.execs = ExecBooks(self._database)
         except BaseException:
             self._database.close()
             raise

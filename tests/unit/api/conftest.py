@@ -36,12 +36,14 @@ from wherry.logs import BufferStats, Chunk, Extent, Hold, Log, LogOptions, Stamp
 from wherry.storage import trees
 from wherry.storage.catalogue import Unpacked
 from wherry.storage.tar.budget import Space
+from wherry.supervisor.containers.execution import ExecRequest
 from wherry.supervisor.containers.names import generate_name
 from wherry.supervisor.containers.record import End, EngineInfo, Reason, Record, State
 from wherry.supervisor.containers.request import CreateRequest
 from wherry.supervisor.containers.usage import Resident, Usage
 from wherry.supervisor.disk import ContainerUsage, Disk, DiskUsage, Pruned
 from wherry.supervisor.events import Events
+from wherry.supervisor.lifecycle.execing import Execution
 from wherry.supervisor.lifecycle.updating import changed
 
 T = TypeVar("T")
@@ -250,6 +252,18 @@ class FakeEngine:
         for entry in [entry for entry in self.entries.values() if entry.record.id == ref]:
             entry.held = False
             self._remove_if_due(entry)
+
+    def create_exec(self, ref: str, request: ExecRequest) -> Execution:
+        raise errors.Conflict(f"container {self._entry(ref).record.name} is not running")
+
+    def find_exec(self, ref: str) -> Execution:
+        raise errors.NotFound(f"No such exec instance: {ref}")
+
+    async def start_exec(self, execution: Execution, *, attached: bool) -> None:
+        raise AssertionError(f"there is none: {execution}, {attached}")
+
+    def leave_exec(self, execution: Execution) -> None:
+        raise AssertionError(f"there is none: {execution}")
 
     def end(self, entry: Entry, reason: Reason, exit_code: int | None, number: int | None) -> None:
         record = entry.record

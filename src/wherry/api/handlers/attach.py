@@ -36,7 +36,7 @@ async def attach(call: Call) -> web.StreamResponse:
     hold = log.watch(0 if runs and wants_logs and wants_stream else None)
     try:
         _log.debug("%s: attach", record.name)
-        response = _response(call)
+        response = stream_response(call)
         await response.flush(call.request)
         with call.lifetime.watching(ends_cleanly=True):
             if wants_logs and hold.position and not (runs and wants_stream):
@@ -57,7 +57,8 @@ async def _past(call: Call, log: logs.Log, streams: frozenset[int], response: Fr
     await dump(call, log, query, Framer(timestamps=False), response)
 
 
-def _response(call: Call) -> FrameResponse:
+def stream_response(call: Call) -> FrameResponse:
+    """Of frames, over the connection itself where the client has asked for that."""
     if call.request.headers.get("Upgrade", "").lower() != "tcp":
         return call.replies.frames(call.version)
     cast(Connection, call.request.protocol).becomes_stream()

@@ -143,7 +143,7 @@ class Framer:
         if not self._id:
             return b""
         if chunk.lost is not None and not chunk.data:
-            return _status({"Event": "lost", "Bytes": chunk.lost}) + self._place(chunk.end, 0)
+            return status({"Event": "lost", "Bytes": chunk.lost}) + self._place(chunk.end, 0)
         return self._place(chunk.end, len(chunk.data))
 
     def _place(self, end: int, size: int) -> bytes:
@@ -152,7 +152,7 @@ class Framer:
         # With time stamps in between, nobody could count how far the bytes of a frame go.
         if not self._id or (expected == end - size and self._stamper is None):
             return b""
-        return _status({"Event": "at", "Cursor": f"{self._id}:{end - size}"})
+        return status({"Event": "at", "Cursor": f"{self._id}:{end - size}"})
 
 
 def _marker(lost: int, begins_line: bool) -> bytes:
@@ -287,12 +287,12 @@ async def _run_stream(call: Call, record: Record) -> web.StreamResponse:
         response = call.replies.frames()
         sender = Sender(response, call.pace)
         await response.prepare(call.request)
-        await sender.send(_status({"Event": "started", "Id": record.id, "Name": record.name, "Pid": record.pid}))
+        await sender.send(status({"Event": "started", "Id": record.id, "Name": record.name, "Pid": record.pid}))
         with call.lifetime.watching(ends_cleanly=False):
             lost = await forward(log, _BOTH, sender, hold)
             ended = await ending
             await call.engine.release(record.id)  # before the client can ask for the same name again
-            await response.write_eof(_status({**_ending(ended), "LostBytes": lost}))
+            await response.write_eof(status({**_ending(ended), "LostBytes": lost}))
         return response
     finally:
         ending.cancel()
@@ -309,15 +309,19 @@ def _ending(record: End) -> dict[str, Any]:
     }
 
 
-def _status(fields: dict[str, Any]) -> bytes:
-    data = encode(fields)
-    return _HEAD.pack(STATUS, len(data)) + data
+def status(fields: dict[str, Any]) -> bytes:
+    return packed(STATUS, encode(fields))
+
+
+def packed(kind: int, data: bytes) -> bytes:
+    """One frame."""
+    return _HEAD.pack(kind, len(data)) + data
 
 
 def complaint(lost: int) -> bytes:
     """A frame for docker's clients (stdcopy.Systemerr), which end with this text as an error."""
     text = f"at least {lost} bytes of the container's output are lost".encode()
-    return _HEAD.pack(STATUS, len(text)) + text
+    return packed(STATUS, text)
 
 
 def parse_cursor(text: str, container_id: str) -> int | None:

@@ -159,7 +159,7 @@ class SetScheduler(NamedTuple):
 
 class SetStdio(NamedTuple):
     """stdin from the container's own /dev/null; stdout and stderr to the named descriptors, which become the user's
-    (runc's habit).
+    (runc's habit), or with no name to /dev/null as well.
     """
 
     stdout: str
@@ -171,18 +171,25 @@ class SetStdio(NamedTuple):
         return "connect stdio"
 
     def execute(self, context: Context) -> None:
-        null = os.open("/dev/null", os.O_RDONLY | os.O_NONBLOCK)
-        if not stat.S_ISCHR(os.fstat(null).st_mode):
-            raise FileNotFoundError(2, "not a device", "/dev/null")
-        os.set_blocking(null, True)
-        if null != 0:
-            os.dup2(null, 0)
-            os.close(null)
+        _connect_null(0, os.O_RDONLY)
         for number, name in ((1, self.stdout), (2, self.stderr)):
+            if not name:
+                _connect_null(number, os.O_WRONLY)
+                continue
             source = context.descriptors[name]
             if (self.uid, self.gid) != (0, 0):
                 os.fchown(source, self.uid, self.gid)
             os.dup2(source, number)
+
+
+def _connect_null(number: int, mode: int) -> None:
+    null = os.open("/dev/null", mode | os.O_NONBLOCK)
+    if not stat.S_ISCHR(os.fstat(null).st_mode):
+        raise FileNotFoundError(2, "not a device", "/dev/null")
+    os.set_blocking(null, True)
+    if null != number:
+        os.dup2(null, number)
+        os.close(null)
 
 
 class DropPrivileges(NamedTuple):

@@ -200,7 +200,7 @@ class ShimLink:
 
     def _lose(self) -> None:
         self._disconnect()
-        for future in self._spawning.values():
+        for future in tuple(self._spawning.values()):
             if not future.done():
                 future.set_exception(InternalError("the shim died"))
         self._spawning.clear()
@@ -248,18 +248,16 @@ class ShimLink:
         if self._connection is not None:
             asyncio.get_running_loop().remove_writer(self._connection.fileno())
 
-    async def spawn(self, slot: str, request: Spawn) -> tuple[int, int]:
-        """Clone a process. Returns (pid, pidfd). Raises CloneFailed, InternalError when there is no shim."""
-        future: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
-        self._spawning[slot] = future
+    def spawn(self, slot: str, request: Spawn) -> asyncio.Future[tuple[int, int]]:
+        """Have a process cloned: (pid, pidfd), or CloneFailed. Raises InternalError when there is no shim."""
         fields = request._asdict()
         descriptors = fields.pop("descriptors")
-        try:
-            message = {"type": "spawn", "slot": slot, "names": list(descriptors), **fields}
-            self._send(message, list(descriptors.values()))
-            return await future
-        finally:
-            self._spawning.pop(slot, None)
+        message = {"type": "spawn", "slot": slot, "names": list(descriptors), **fields}
+        self._send(message, list(descriptors.values()))
+        future: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
+        self._spawning[slot] = future
+        future.add_done_callback(lambda _: self._spawning.pop(slot, None))
+        return future
 
     def claim(self, slot: str, descriptors: dict[str, int], alarm: protocol.Message | None = None) -> None:
         """The slot is a container's from now on; the shim keeps duplicates of these descriptors for the next

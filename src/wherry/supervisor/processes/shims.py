@@ -158,8 +158,12 @@ class Shims:
     async def spawn(self, slot: str, request: Spawn) -> tuple[int, int]:
         """Clone a process. Returns (pid, pidfd). Raises CloneFailed, InternalError, TimeoutError."""
         await self.ready()
+        return await self.ask(slot, request)
+
+    def ask(self, slot: str, request: Spawn) -> asyncio.Future[tuple[int, int]]:
+        """As ``spawn``, but whatever else is asked for comes after it from now on. Raises InternalError."""
         self._having[slot] = self._own
-        return await self._own.spawn(slot, request)
+        return self._own.spawn(slot, request)
 
     def claim(self, slot: str, descriptors: dict[str, int], alarm: protocol.Message | None = None) -> None:
         """The slot is a container's, or an exec's, from now on; its shim keeps duplicates of these descriptors for the

@@ -1,0 +1,80 @@
+"""What ``Client`` does about commands in containers that run."""
+
+from __future__ import annotations
+
+from wherry import errors
+from wherry.client import arguments
+from wherry.client.replies import MAKES_SENSE, RunResult, StartedExec, status_from
+from wherry.client.stream import STATUS, STDERR, STDOUT
+from wherry.client.transport import CLOSED, decoded, drain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
+
+    from wherry.client.arguments import Check
+    from wherry.client.config import StrPath
+    from wherry.client.transport import Transport
+
+
+def _directory(argument: str, value: Any) -> str:
+    return arguments.text(argument, arguments.path(argument, value))
+
+
+def _nanoseconds(argument: str, value: Any) -> int:
+    return round(arguments.number(argument, value, 1e-3, 1e8, "a number of seconds above 0, or None") * 1e9)
+
+
+OPTIONS: dict[str, tuple[str, Check]] = {
+    "env": ("Env", arguments.env),
+    "working_dir": ("WorkingDir", _directory),
+    "user": ("User", arguments.text),
+    "privileged": ("Privileged", arguments.flag),
+    "timeout": ("Timeout", _nanoseconds),
+}
+"""Of each keyword its key in the request, and what checks a value and returns it as it is sent."""
+
+
+def body_of(function: str, command: Sequence[StrPath], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Raises InvalidRequest, and TypeError for an unknown keyword."""
+    arguments.keywords(function, options, OPTIONS)
+    body: dict[str, Any] = {"Cmd": arguments.command("command", command)}
+    for name, given in options.items():
+        if given is not None:
+            key, check = OPTIONS[name]
+            body[key] = check(name, given)
+    if "Timeout" in body:
+        body["Wherry"] = {"Timeout": body.pop("Timeout")}
+    return body
+
+
+def run(
+    client: Transport, name: str, body: dict[str, Any], on_output: Callable[[int, bytes], object] | None
+) -> RunResult:
+    """``Client.exec``."""
+    written: dict[int, list[bytes]] = {STDOUT: [], STDERR: []}
+    take = on_output or (lambda stream, data: written[stream].append(data))
+    response = client._send("POST", "/wherry/exec", {"name": name, "stream": "1"}, body, patient=True)
+    try:
+        for kind, data in client._frames(response):
+            if kind != STATUS:
+                take(kind, bytes(data))
+                continue
+            status = status_from(decoded(bytes(data)))
+            if isinstance(status, RunResult):
+                status.stdout, status.stderr = b"".join(written[STDOUT]), b"".join(written[STDERR])
+                drain(response)
+                return status
+    finally:
+        response.close()
+    if response.was_closed:
+        raise errors.Unavailable(CLOSED)
+    raise errors.Unavailable(f"the supervisor at {client.socket} did not say how the command ended")
+
+
+def start(client: Transport, name: str, body: dict[str, Any]) -> StartedExec:
+    """``Client.start_exec``."""
+    reply = client._fetch("POST", "/wherry/exec", {"name": name}, body, patient=True)
+    with MAKES_SENSE:
+        return StartedExec(reply["Id"], reply["Name"], reply["Pid"])

@@ -1,0 +1,53 @@
+"""An exec: one more process in a container that runs, from the container's spec to the steps that make it one.
+
+It is cloned by the shim into the container's pid namespace and joins the control groups and all other namespaces by
+itself, these in one call by a pidfd of the container's first process. What needs the host (its cgroup files, its /proc)
+comes before that; from then on no file of ours and no descriptor of a directory is open, and nothing is imported. Then
+it becomes what the container's own command became: the same limits, capabilities, umask and filter.
+
+Until execve it is a copy of the shim inside the container: not dumpable, so that nobody there can open its memory,
+executable or descriptors through /proc (CVE-2019-5736), nor trace it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from wherry.kernel import capabilities
+from wherry.runtime import launch, plan, steps
+from wherry.runtime.spec import Capabilities, Spec
+from wherry.runtime.steps import Step
+
+
+class ExecPlan(NamedTuple):
+    """``joined`` are the namespaces that it shares with its container, "pid" among them."""
+
+    joined: tuple[str, ...]
+    template: list[Step]
+    finish: list[Step]
+
+
+def make_exec(spec: Spec, stdout: str, stderr: str, *, privileged: bool = False) -> ExecPlan:
+    """``spec`` is the container's, its process that of the exec; ``stdout`` and ``stderr`` name descriptors, "" is
+    nothing. ``privileged`` gives it all capabilities that we have ourselves; the filter stays, as in docker.
+    """
+    process, user = spec.process, spec.process.user
+    if privileged:
+        process = msgspec.structs.replace(process, capabilities=_everything(user.uid))
+    types = {namespace.type for namespace in spec.linux.namespaces}
+    others = [name for name in plan.NAMESPACE_ORDER if name in types]
+    template = [
+        steps.SetOomScore(process.oom_score_adj or 0),
+        *plan.limits_of(process),
+        steps.LimitBoundingSet(plan.mask_of(process.capabilities.bounding)),
+        steps.JoinNamespaces(launch.TARGET, others),
+    ]
+    stdio = steps.SetStdio(stdout, stderr, user.uid, user.gid)
+    return ExecPlan(("pid", *others), template, [stdio, *plan.identity_of(process), *plan.filter_of(spec)])
+
+
+def _everything(uid: int) -> Capabilities:
+    names = tuple(capabilities.permitted())
+    return Capabilities(bounding=names, effective=names, permitted=names) if uid == 0 else Capabilities(bounding=names)

@@ -1,0 +1,389 @@
+"""Execs: commands in containers that run, from their start to what is left of them.
+
+The start is a list of steps, as that of a container. Everything is sent to shim and child at once: nobody waits for an
+answer before the child can go on. The record is written before, so that the next supervisor knows whose the process is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Callable, Coroutine, Mapping
+
+from wherry.errors import Conflict, InternalError, InvalidRequest, NotFound, StartFailed, WherryError
+from wherry.kernel import cgroup_trees as trees
+from wherry.kernel.cgroups import Group, Layout
+from wherry.kernel.libc import describe
+from wherry.kernel.polling import readable
+from wherry.runtime import launch
+from wherry.runtime.exec import ExecPlan, make_exec
+from wherry.runtime.spec import Spec
+from wherry.runtime.steps import encode
+from wherry.supervisor.containers import states
+from wherry.supervisor.containers.bounds import is_large
+from wherry.supervisor.containers.container import Container
+from wherry.supervisor.containers.execution import ExecRecord, ExecRequest, merged
+from wherry.supervisor.containers.spec_of import make_spec
+from wherry.supervisor.events import Action, Events, Notice
+from wherry.supervisor.exec_books import ExecBooks
+from wherry.supervisor.lifecycle import killing, recovery
+from wherry.supervisor.processes.children import Child, Children
+from wherry.supervisor.processes.output import Output
+from wherry.supervisor.processes.shimlink import CloneFailed, HeldSlot, Spawn
+from wherry.supervisor.processes.shims import Shims
+from wherry.supervisor.user_lookup import find_user
+
+_log = logging.getLogger(__name__)
+_MOST = 1000
+"""How many are remembered that have ended, and how many that nobody has started, over all containers."""
+_START_SECONDS = 5
+_NO_DIRECTORY = "change directory to "
+
+
+class Execution:
+    """One exec as the supervisor holds it in memory."""
+
+    def __init__(self, record: ExecRecord, container: Container) -> None:
+        self.record = record
+        self.container = container
+        self.output: Output | None = None
+        """None when nothing is attached, and before the start."""
+        self.child: Child | None = None
+        self.ended = asyncio.Event()
+        """The end is booked."""
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Execs:
+    """``begin`` runs something in the background."""
+
+    def __init__(
+        self,
+        *,
+        shims: Shims,
+        children: Children,
+        books: ExecBooks,
+        events: Events,
+        layout: Layout,
+        begin: Callable[[Coroutine[object, object, None]], None],
+    ) -> None:
+        self._shims = shims
+        self._children = children
+        self._books = books
+        self._events = events
+        self._layout = layout
+        self._begin = begin
+        self._all: dict[str, Execution] = {}
+
+    def find(self, ref: str) -> Execution:
+        if ref not in self._all:
+            raise NotFound(f"No such exec instance: {ref}")
+        return self._all[ref]
+
+    def ids_of(self, container_id: str) -> list[str]:
+        return [each.record.id for each in self._all.values() if each.container.record.id == container_id]
+
+    def create(self, container: Container, request: ExecRequest) -> Execution:
+        """Raises Conflict, InvalidRequest."""
+        states.require(states.can_exec, container.record)
+        merged(container.record.request, request)
+        record = ExecRecord(
+            id=secrets.token_hex(32), container_id=container.record.id, request=request, created_ns=time.time_ns()
+        )
+        execution = self._all[record.id] = Execution(record, container)
+        self._forget_some()
+        self._tell(execution, Action.EXEC_CREATE)
+        return execution
+
+    def forget_those_of(self, container_id: str) -> None:
+        """It is removed."""
+        self._forget(self.ids_of(container_id))
+
+    def _forget_some(self) -> None:
+        waiting = [key for key, each in self._all.items() if not each.record.is_begun]
+        over = [key for key, each in self._all.items() if each.record.finished_ns and not each.record.group]
+        self._forget([*waiting[:-_MOST], *over[:-_MOST]])
+
+    def _forget(self, ids: list[str]) -> None:
+        for each in ids:
+            del self._all[each]
+        if ids:
+            self._books.forget(ids)
+
+    async def start(self, execution: Execution, *, attached: bool) -> None:
+        """Returns when its command has been executed. Raises Conflict, StartFailed (and its subclasses),
+        InvalidRequest; then nothing is left of it but its record.
+        """
+        record, container = execution.record, execution.container
+        if record.is_begun or execution.child is not None:
+            raise Conflict(f"exec {record.id[:12]} has been started already")
+        try:
+            await self._shims.ready()
+            states.require(states.can_exec, container.record)
+            async with contextlib.AsyncExitStack() as undo:
+                await self._start(execution, attached, undo)
+                undo.pop_all()
+        except (WherryError, OSError) as error:
+            raise self._failed(execution, error) from error
+        self._tell(execution, Action.EXEC_START)
+        self._begin(self._watch(execution))
+
+    async def _start(self, execution: Execution, attached: bool, undo: contextlib.AsyncExitStack) -> None:
+        record, container = execution.record, execution.container
+        with contextlib.ExitStack() as used:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+            used.callback(theirs.close)
+            ours.setblocking(False)
+            execution.child = child = Child(secrets.token_hex(32), _nothing(), ours)
+            undo.push_async_callback(self._children.discard, child)
+            self._children.adopt(child)
+            names, writers, readers = _connect_output(execution, attached, used, undo)
+            plan, spec = await self._plan(execution, names)
+            states.require(states.can_exec, container.record)
+            record.began(child.slot, self._make_group(execution, undo))
+            self._books.save(record)
+            undo.callback(self._books.forget, [record.id])
+            spawning = self._shims.ask(child.slot, self._spawn(execution, plan, theirs))
+            self._shims.claim(child.slot, {**readers, "channel": ours.fileno()})
+            command = (list(spec.process.args), list(spec.process.env))
+            await child.finish(launch.finish_message(names, plan.finish, *command, with_init=False), writers)
+            child.pid, child.pidfd = await spawning
+        record.runs_as(child.pid)
+        self._arm_timeout(execution)
+        report = await child.wait_executed(lambda: None)
+        child.close_channel()
+        if report.failure is not None:
+            raise _explained(container.record.name, report.failure)
+        if not report.executed:
+            states.require(states.can_exec, container.record)
+            raise StartFailed("its process was killed during set-up")
+
+    def _spawn(self, execution: Execution, plan: ExecPlan, theirs: socket.socket) -> Spawn:
+        first = execution.container.child
+        if first is None:
+            raise Conflict(f"container {execution.container.record.name} is not running")
+        files = first.group.inner.process_files()
+        if execution.record.group:
+            (own,) = self._group_of(execution.record.group).places
+            shared = f"{first.group.directories[self._own_hierarchy()]}/"
+            files = [file for file in files if not file.startswith(shared)] + [f"{own}/cgroup.procs"]
+        descriptors = {launch.CHANNEL: theirs.fileno(), launch.TARGET: first.pidfd}
+        return Spawn(encode(plan.template), files, descriptors, [], plan.joined)
+
+    async def _plan(self, execution: Execution, names: list[str]) -> tuple[ExecPlan, Spec]:
+        record, request = execution.container.record, execution.record.request
+        asked = merged(record.request, request)
+        root = _open_root(execution.container)
+        try:
+            user = await find_user(root, asked.user)
+        finally:
+            os.close(root)
+
+        def make() -> tuple[ExecPlan, Spec]:
+            spec = make_spec(record.name, asked, asked.rootfs, user)
+            streams = ("stdout" if "stdout" in names else "", "stderr" if "stderr" in names else "")
+            return make_exec(spec, *streams, privileged=request.privileged), spec
+
+        return await asyncio.to_thread(make) if is_large(asked) else make()
+
+    def _failed(self, execution: Execution, error: WherryError | OSError) -> WherryError:
+        name = execution.container.record.name
+        execution.child = execution.output = None
+        if isinstance(error, CloneFailed) or (isinstance(error, OSError) and error.errno):
+            _log.info("%s: exec failed: %s", name, error)
+            text = str(error) if isinstance(error, CloneFailed) else describe(error)
+            known: WherryError = StartFailed(f"cannot execute in {name}: {text}")
+            if not states.can_exec(execution.container.record):
+                known = Conflict(f"container {name} has ended")
+        elif isinstance(error, OSError):
+            known = InternalError(f"cannot execute in {name}: {str(error) or type(error).__name__}")
+        else:
+            known = error
+        execution.record.could_not_begin(known.exit_code, str(known))
+        execution.ended.set()
+        return known
+
+    async def _watch(self, execution: Execution) -> None:
+        """Until its process has ended, that is booked, and nothing of it is left."""
+        record, child = execution.record, execution.child
+        if child is None:
+            raise InternalError("an exec without a process is watched")
+        status = await child.exited
+        if execution.output is not None:
+            execution.output.process_ended()
+        record.ended(status)
+        self._books.keep(record)
+        self._tell(execution, Action.EXEC_DIE)
+        execution.ended.set()
+        execution.child = None
+        await self._children.discard(child)
+        if record.group and not await asyncio.to_thread(trees.processes, self._group_of(record.group).places):
+            await self._remove_group(execution)
+
+    def _tell(self, execution: Execution, action: Action) -> None:
+        record = execution.record
+        own = {"execID": record.id}
+        if action is Action.EXEC_DIE:
+            own["exitCode"] = "" if record.exit_code is None else str(record.exit_code)
+        self._events.tell(execution.container.record, Notice(action, own))
+
+    def lose_reader(self, execution: Execution) -> None:
+        """Nobody reads its output any more: it is not to wait for that."""
+        if execution.output is not None:
+            self._begin(execution.output.drain())
+
+    # Time-outs: all that an exec with one starts is in a control group of its own.
+
+    def _own_hierarchy(self) -> str:
+        """Where that group is: one hierarchy is enough to find what is in it, and cgroup.kill is in version 2's."""
+        mounts = self._layout.mounts
+        return "unified" if "unified" in mounts else next(iter(mounts))
+
+    def _group_of(self, path: str) -> Group:
+        name = self._own_hierarchy()
+        return Group(Layout(self._layout.version, {name: self._layout.mounts[name]}), path)
+
+    def _make_group(self, execution: Execution, undo: contextlib.AsyncExitStack) -> str:
+        """Beside the group of the container's own processes, out of its reach, and below the one with its limits."""
+        record, first = execution.record, execution.container.child
+        if record.request.timeout_seconds is None or first is None:
+            return ""
+        group = self._group_of(f"{first.group.path}/exec-{record.id[:16]}")
+        os.mkdir(group.places[0], 0o755)
+        undo.push_async_callback(killing.remove_group, group)
+        return group.path
+
+    def _arm_timeout(self, execution: Execution) -> None:
+        record = execution.record
+        if record.group:
+            seconds = max(record.deadline_ns - time.monotonic_ns(), 0) / 1e9
+            loop = asyncio.get_running_loop()
+            execution.timer = loop.call_later(seconds, lambda: self._begin(self._time_out(execution)))
+
+    async def _time_out(self, execution: Execution) -> None:
+        record, child = execution.record, execution.child
+        if not record.group:
+            return
+        _log.info("%s: exec %s has timed out", execution.container.record.name, record.id[:12])
+        record.times_out()
+        self._books.keep(record)
+        if child is not None and child.pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
+        delay = 0.001
+        while await asyncio.to_thread(trees.kill, self._group_of(record.group).places):
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, 1.0)
+        await execution.ended.wait()
+        await self._remove_group(execution)
+
+    async def _remove_group(self, execution: Execution) -> None:
+        record = execution.record
+        if execution.timer is not None:
+            execution.timer.cancel()
+        if record.group:
+            await killing.remove_group(self._group_of(record.group))
+            record.group_removed()
+            if record.id in self._all:
+                self._books.keep(record)
+
+    # What an earlier supervisor has left.
+
+    def recover(self, held: dict[str, HeldSlot], containers: Mapping[str, Container]) -> None:
+        """Take those slots out of ``held`` that are execs'."""
+        for record in self._books.load():
+            container = containers.get(record.container_id)
+            if container is None:
+                self._books.forget([record.id])
+                continue
+            execution = self._all[record.id] = Execution(record, container)
+            slot = held.pop(record.slot, None) if record.slot else None
+            if slot is not None:
+                self._begin(self._adopt(execution, slot))
+            elif record.is_running:
+                record.ended(None)
+                self._books.keep(record)
+            if record.finished_ns:
+                execution.ended.set()
+                self._arm_timeout(execution)
+
+    async def _adopt(self, execution: Execution, held: HeldSlot) -> None:
+        execution.child = child = recovery.adopt(held, _nothing())
+        self._children.adopt(child)
+        execution.record.runs_as(child.pid)
+        streams = ((1, "stdout"), (2, "stderr"))
+        if pipes := {number: held.descriptors[name] for number, name in streams if name in held.descriptors}:
+            execution.output = Output(pipes)
+            self.lose_reader(execution)
+        self._arm_timeout(execution)
+        self._begin(self._watch(execution))
+        # It waits for a message that will never come, or it has told why it could not be executed, or it has been.
+        try:
+            report = await asyncio.wait_for(child.wait_executed(lambda: None), _START_SECONDS)
+            if report.failure is not None:
+                execution.record.error = str(_explained(execution.container.record.name, report.failure))
+        except TimeoutError:
+            killing.kill(child)
+        child.close_channel()
+
+    def close(self) -> None:
+        """What runs stays with the shim."""
+        for execution in self._all.values():
+            if execution.timer is not None:
+                execution.timer.cancel()
+            if execution.output is not None:
+                execution.output.close()
+
+
+def _nothing() -> Group:
+    """The group of nobody: an exec's process is in its container's, which must not be ended with it."""
+    return Group(Layout(1, {}), "")
+
+
+def _open_root(container: Container) -> int:
+    """Its root directory as it is now, to look a user up in. Raises Conflict when it has just ended."""
+    child, name = container.child, container.record.name
+    try:
+        if child is None:
+            raise ProcessLookupError
+        root = os.open(f"/proc/{child.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        raise Conflict(f"container {name} has ended") from None
+    if readable([child.pidfd]):  # then it may have been another process's
+        os.close(root)
+        raise Conflict(f"container {name} has ended")
+    return root
+
+
+def _connect_output(
+    execution: Execution, attached: bool, used: contextlib.ExitStack, undo: contextlib.AsyncExitStack
+) -> tuple[list[str], list[int], dict[str, int]]:
+    """Names and write ends for the child, read ends for the shim; the read ends are ours in ``execution.output``."""
+    request = execution.record.request
+    wanted = {1: ("stdout", request.stdout), 2: ("stderr", request.stderr)}
+    pipes: dict[int, int] = {}
+    names, writers, readers = [], [], {}
+    for stream, (name, is_wanted) in wanted.items():
+        if attached and is_wanted:
+            reader, writer = os.pipe2(os.O_CLOEXEC)
+            used.callback(os.close, writer)
+            pipes[stream] = readers[name] = reader
+            names.append(name)
+            writers.append(writer)
+    if pipes:
+        execution.output = Output(pipes)
+        undo.callback(execution.output.close)
+    return names, writers, readers
+
+
+def _explained(name: str, failure: dict[str, object]) -> WherryError:
+    error = launch.start_error(name, failure, doing="execute in")
+    if str(failure.get("step", "")).startswith(_NO_DIRECTORY):
+        return InvalidRequest(str(error))
+    return error
