@@ -55,6 +55,7 @@ LAYERS = {
     "wherry.kernel": layer("wherry.kernel.libc"),
     "wherry.runtime": layer("wherry.kernel", *BOTH_SIDES),
     "wherry.runtime.spec": layer("wherry.kernel", "wherry.runtime", *BOTH_SIDES, third_party=("msgspec",)),
+    "wherry.runtime.exec": layer("wherry.kernel", "wherry.runtime", *BOTH_SIDES, third_party=("msgspec",)),
     "wherry.runtime.seccomp": layer("wherry.kernel", "wherry.runtime", *BOTH_SIDES, third_party=("msgspec",)),
     "wherry.shim": layer("wherry.kernel", "wherry.runtime", *BOTH_SIDES),
     "wherry.storage": layer("wherry.kernel", *BOTH_SIDES, third_party=("zstandard",)),

@@ -71,6 +71,9 @@ class Engine(Protocol):
 
     def find_exec(self, ref: str) -> Execution: ...
 
+    def check_exec(self, execution: Execution) -> None:
+        """Raises Conflict when it cannot be started."""
+
     async def start_exec(self, execution: Execution, *, attached: bool) -> None:
         """Returns when its command has been executed. Not ``attached``, its output is lost."""
 

@@ -314,6 +314,8 @@ def main(listener_descriptor: int) -> None:
     os.chdir("/")
     os.umask(0o022)
     process.set_title("wherry-shim")
+    # Inherited by what we clone: a copy of us that is cloned into a container shows nothing from its first moment on.
+    process.set_dumpable(False)
     # When memory runs out, rather any one container than the parent of all. Children set their own.
     with contextlib.suppress(PermissionError):
         process.set_oom_score_adjustment(-500)

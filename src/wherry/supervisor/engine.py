@@ -222,6 +222,10 @@ class Engine(Lifespan):
     def find_exec(self, ref: str) -> Execution:
         return self._execs.find(ref)
 
+    def check_exec(self, execution: Execution) -> None:
+        """Raises Conflict when it cannot be started as things are."""
+        self._execs.check(execution)
+
     async def start_exec(self, execution: Execution, *, attached: bool) -> None:
         """``execing.Execs.start``."""
         if self._closing:

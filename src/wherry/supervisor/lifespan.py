@@ -137,14 +137,7 @@ class Lifespan(abc.ABC):
             shims=self._shims,
             layout=self._layout,
         )
-        self._execs = Execs(
-            shims=self._shims,
-            children=self._children,
-            books=self._records.execs,
-            events=self._events,
-            layout=self._layout,
-            begin=self._background,
-        )
+        self._execs = self._make_execs()
         try:
             self._keeping = Keeping(self._shims, self._memory, self._bpffs, self._instance)
             held = await self._shims.connect()
@@ -157,6 +150,16 @@ class Lifespan(abc.ABC):
         self._keeper = asyncio.get_running_loop().create_task(self._keep_records())
         self._auditing = asyncio.get_running_loop().create_task(self._memory.auditor.run())
         await self._recover(held, records)
+
+    def _make_execs(self) -> Execs:
+        return Execs(
+            shims=self._shims,
+            children=self._children,
+            books=self._records.execs,
+            events=self._events,
+            layout=self._layout,
+            begin=self._background,
+        )
 
     async def _open_memory(self, held: Sequence[HeldSlot], in_use: set[str]) -> None:
         """Raises InvalidRequest: what runs stays with the shim then."""

@@ -259,6 +259,9 @@ class FakeEngine:
     def find_exec(self, ref: str) -> Execution:
         raise errors.NotFound(f"No such exec instance: {ref}")
 
+    def check_exec(self, execution: Execution) -> None:
+        raise AssertionError(f"there is none: {execution}")
+
     async def start_exec(self, execution: Execution, *, attached: bool) -> None:
         raise AssertionError(f"there is none: {execution}, {attached}")
 

@@ -16,7 +16,7 @@ from wherry.api.handlers.log_streams import Sender, packed, status
 from wherry.api.http.bodies import read_json
 from wherry.api.http.replies import FrameResponse
 from wherry.api.http.router import Call
-from wherry.errors import InvalidRequest, StartFailed, WherryError
+from wherry.errors import InvalidRequest, WherryError
 from wherry.supervisor.lifecycle.execing import Execution
 
 _STDOUT = 1
@@ -30,25 +30,30 @@ async def create(call: Call) -> web.StreamResponse:
 
 
 async def start(call: Call) -> web.StreamResponse:
-    """POST /exec/ID/start. Once the client has asked for a stream, why a command could not be executed comes in it, as
-    from docker: its clients show nothing else.
+    """POST /exec/ID/start.
+
+    To a client that takes over the connection the answer's head is sent before the start, and why a command could not
+    be executed comes in the stream, as from docker: its clients show nothing else, and docker-py loses what comes
+    together with the head.
     """
     call.query.only()
     execution = call.engine.find_exec(call.ref)
     if wants_detach(await read_json(call.request)):
         await call.lifetime.finish(call.engine.start_exec(execution, attached=False))
         return call.replies.empty(200)
-    try:
+    if call.request.headers.get("Upgrade", "").lower() != "tcp":
         await _started(call, execution)
-    except (StartFailed, InvalidRequest) as error:
-        if call.request.headers.get("Upgrade", "").lower() != "tcp":
-            raise
         response = stream_response(call)
         await response.flush(call.request)
-        await response.write(packed(_STDOUT, f"{error}\r\n".encode()))
-        return response
-    response = stream_response(call)
-    await response.flush(call.request)
+    else:
+        call.engine.check_exec(execution)
+        response = stream_response(call)
+        await response.flush(call.request)
+        try:
+            await _started(call, execution)
+        except WherryError as error:
+            await response.write(packed(_STDOUT, f"{error}\r\n".encode()))
+            return response
     await _pass_on(call, execution, response)
     return response
 

@@ -79,6 +79,10 @@ class ExecRecord(msgspec.Struct, kw_only=True):
         else:
             self.error = "neither its process nor its exit status was found"
 
+    def was_not_executed(self, error: str) -> None:
+        """Found out after a take-over. The end of its process is to come."""
+        self.error = error
+
     def times_out(self) -> None:
         """Whatever it has started is being killed."""
         self.timed_out = self.finished_ns == 0

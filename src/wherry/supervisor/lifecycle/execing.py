@@ -55,6 +55,8 @@ class Execution:
         self.output: Output | None = None
         """None when nothing is attached, and before the start."""
         self.child: Child | None = None
+        self.is_starting = False
+        """Or has been started."""
         self.ended = asyncio.Event()
         """The end is booked."""
         self.timer: asyncio.TimerHandle | None = None
@@ -116,16 +118,21 @@ class Execs:
         if ids:
             self._books.forget(ids)
 
+    def check(self, execution: Execution) -> None:
+        """Raises Conflict when it cannot be started as things are."""
+        record = execution.record
+        if record.is_begun or execution.is_starting:
+            raise Conflict(f"exec {record.id[:12]} has been started already")
+        states.require(states.can_exec, execution.container.record)
+
     async def start(self, execution: Execution, *, attached: bool) -> None:
         """Returns when its command has been executed. Raises Conflict, StartFailed (and its subclasses),
         InvalidRequest; then nothing is left of it but its record.
         """
-        record, container = execution.record, execution.container
-        if record.is_begun or execution.child is not None:
-            raise Conflict(f"exec {record.id[:12]} has been started already")
+        self.check(execution)
+        execution.is_starting = True
         try:
             await self._shims.ready()
-            states.require(states.can_exec, container.record)
             async with contextlib.AsyncExitStack() as undo:
                 await self._start(execution, attached, undo)
                 undo.pop_all()
@@ -327,7 +334,7 @@ class Execs:
         try:
             report = await asyncio.wait_for(child.wait_executed(lambda: None), _START_SECONDS)
             if report.failure is not None:
-                execution.record.error = str(_explained(execution.container.record.name, report.failure))
+                execution.record.was_not_executed(str(_explained(execution.container.record.name, report.failure)))
         except TimeoutError:
             killing.kill(child)
         child.close_channel()

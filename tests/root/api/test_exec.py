@@ -1,0 +1,105 @@
+"""docker exec and docker-py's exec_run, against our socket."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import docker as docker_library
+import pytest
+from tests.patience import PATIENCE
+from tests.root.harness import Supervisor
+from tests.waiting import wait_until
+
+DOCKER = shutil.which("docker")
+pytestmark = pytest.mark.root
+with_docker = pytest.mark.docker
+
+
+@pytest.fixture
+def docker(supervisor: Supervisor, rootfs: Path) -> Supervisor:
+    supervisor.client.start("c", str(rootfs), ["/bin/sleep", "1000"], working_dir="/tmp")
+    return supervisor
+
+
+def execute(supervisor: Supervisor, *words: str) -> tuple[int, str, str]:
+    command = [str(DOCKER), "-H", f"unix://{supervisor.socket}", "exec", *words]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=PATIENCE)
+    return done.returncode, done.stdout, done.stderr
+
+
+@with_docker
+def test_the_docker_client(docker: Supervisor) -> None:
+    assert execute(docker, "c", "sh", "-c", "echo out; echo err >&2; exit 7") == (7, "out\n", "err\n")
+    assert execute(docker, "-e", "A=1", "-w", "/etc", "-u", "5:6", "c", "sh", "-c", "echo $A; pwd; id -u; id -g") == (
+        0,
+        "1\n/etc\n5\n6\n",
+        "",
+    )
+    assert execute(docker, "c", "sh", "-c", "kill -9 $$")[0] == 137
+    code, out, _ = execute(docker, "c", "sh", "-c", "head -c 1000000 /dev/zero | tr '\\0' x")
+    assert (code, len(out)) == (0, 1_000_000)
+    code, out, _ = execute(docker, "c", "frobnicate")
+    assert (code, "execute frobnicate: no such file" in out) == (127, True)
+    assert execute(docker, "c", "/etc/passwd")[0] == 126
+    code, out, _ = execute(docker, "-u", "nobody-knows", "c", "true")
+    assert "is not in the rootfs's /etc/passwd" in out
+    assert code not in (0, None)
+    assert execute(docker, "-d", "c", "touch", "/tmp/made") == (0, "", "")
+    wait_until(lambda: execute(docker, "c", "test", "-e", "/tmp/made")[0] == 0)
+    for option, what in (("-i", "standard input"), ("-t", "terminals")):
+        code, _, err = execute(docker, option, "c", "cat")
+        assert code != 0
+        assert what in err or "not a TTY" in err
+    docker.engine("stop", "-t", "0", "c")
+    code, _, err = execute(docker, "c", "true")
+    assert (code, "container c is not running" in err) == (1, True)
+
+
+@pytest.fixture
+def container(docker: Supervisor) -> Iterator[Any]:
+    client = docker_library.DockerClient(base_url=f"unix://{docker.socket}")
+    yield client.containers.get("c")
+    client.close()
+
+
+def test_docker_py(container: Any) -> None:
+    assert container.exec_run(["sh", "-c", "echo out; exit 3"]) == (3, b"out\n")
+    code, output = container.exec_run(["sh", "-c", "echo out; echo err >&2"], demux=True)
+    assert (code, output) == (0, (b"out\n", b"err\n"))
+    code, output = container.exec_run("sh -c 'echo $A; pwd; id -u'", environment={"A": "1"}, workdir="/etc", user="5")
+    assert (code, output) == (0, b"1\n/etc\n5\n")
+    code, stream = container.exec_run(["sh", "-c", "for n in 1 2 3; do echo $n; done"], stream=True)
+    assert (code, b"".join(stream)) == (None, b"1\n2\n3\n")
+    assert container.exec_run(["touch", "/tmp/detached"], detach=True) == (None, "")
+    wait_until(lambda: container.exec_run(["test", "-e", "/tmp/detached"]).exit_code == 0)
+    code, text = container.exec_run("frobnicate")
+    assert (code, b"frobnicate" in text) == (127, True)
+    with pytest.raises(docker_library.errors.APIError, match="terminals"):
+        container.exec_run("cat", tty=True)
+
+
+def test_the_three_calls(docker: Supervisor, container: Any) -> None:
+    api = container.client.api
+    made = api.exec_create("c", ["sh", "-c", "exit 4"], stderr=False)["Id"]
+    found = api.exec_inspect(made)
+    assert (found["Running"], found["ExitCode"], found["Pid"], found["OpenStderr"]) == (False, None, 0, False)
+    assert found["ContainerID"] == container.id
+    assert found["ProcessConfig"]["entrypoint"] == "sh"
+    api.exec_start(made)
+    found = api.exec_inspect(made)
+    assert (found["Running"], found["ExitCode"]) == (False, 4)
+    with pytest.raises(docker_library.errors.APIError, match="has been started already"):
+        api.exec_start(made)
+    for call in (api.exec_start, api.exec_inspect):
+        with pytest.raises(docker_library.errors.NotFound, match="No such exec instance"):
+            call("0" * 64)
+    with pytest.raises(docker_library.errors.APIError, match="No exec command specified"):
+        api.exec_create("c", [])
+    events = docker.client.events(since_ns=1, until_ns=time.time_ns(), filters={"container": "c"})
+    told = [event.kind for event in events if event.kind.startswith("exec")]
+    assert told == ["exec_create", "exec_start", "exec_die"]
