@@ -132,7 +132,9 @@ class Parked:
         self.channel.settimeout(PATIENCE)
         self._reports = b""
         steps = in_cgroups(list(cgroups), plan.prepare)
-        self.pid, self.pidfd = launch.spawn(prepare(steps) if prepare else steps, theirs.detach())
+        with theirs:
+            descriptors = {launch.CHANNEL: theirs.fileno()}
+            self.pid, self.pidfd = launch.spawn(prepare(steps) if prepare else steps, descriptors, ["pid"], [])
 
     def wait_ready(self) -> bool:
         """False when it has ended instead."""
