@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 from collections.abc import Coroutine, Sequence
+from pathlib import Path
 
 from wherry.defaults import PIDS_LIMIT
 from wherry.errors import InvalidRequest, NotFound, WherryError
@@ -35,7 +36,8 @@ from wherry.supervisor.log_reports import LogReports
 from wherry.supervisor.memory_watch.keeping import Keeping
 from wherry.supervisor.memory_watch.memory import Memory
 from wherry.supervisor.processes.children import Child, Children
-from wherry.supervisor.processes.shimlink import HeldSlot, ShimLink
+from wherry.supervisor.processes.shimlink import HeldSlot
+from wherry.supervisor.processes.shims import Shims
 from wherry.supervisor.records import Records
 from wherry.supervisor.state_directory import StateDirectory
 
@@ -110,11 +112,11 @@ class Lifespan(abc.ABC):
         self._layers = Layers(self._state.layers, self._spare_count)
         self._disk = Disk(self._state, self._store, self._containers, lambda ref: self.remove(ref, False))
         self._make_parent_group()
-        self._shim = ShimLink(self._state.run, self._on_exit, self._on_shim_lost)
-        self._children = Children(self._shim, self._layout, self._parent, self._spare_count)
+        self._shims = Shims(self._state.run, self._on_exit, self._on_shim_lost)
+        self._children = Children(self._shims, self._layout, self._parent, self._spare_count)
         self._memory = Memory(Host(self._layout, self._parent), self._events, self._records)
         self._starter = Starter(
-            shim=self._shim,
+            shims=self._shims,
             children=self._children,
             records=self._records,
             pipeline=self._pipeline,
@@ -132,13 +134,13 @@ class Lifespan(abc.ABC):
             pipeline=self._pipeline,
             memory=self._memory,
             starter=self._starter,
-            shim=self._shim,
+            shims=self._shims,
             layout=self._layout,
         )
         try:
-            self._keeping = Keeping(self._shim, self._memory, self._bpffs, self._instance)
-            held = await self._shim.connect()
-            room.check_takeover(self._shim.pid, len(held))
+            self._keeping = Keeping(self._shims, self._memory, self._bpffs, self._instance)
+            held = await self._shims.connect()
+            room.check_takeover(self._shims.pid, len(held))
         except BaseException:
             self._remove_parent_group()
             raise
@@ -188,7 +190,8 @@ class Lifespan(abc.ABC):
         adopting = []
         lost = []
         for record in records:
-            container = Container(record, Log(self._state.log_of(record.name), record.id, record.request.log))
+            path = self._state.logs / Path(record.log_path).name  # a copied directory has its own
+            container = Container(record, Log(path, record.id, record.request.log))
             self._containers[record.id] = self._names[record.name] = container
             slot = by_name.pop(record.slot, None) if record.slot else None
             if slot is not None and record.state is State.EXITED:
@@ -202,7 +205,7 @@ class Lifespan(abc.ABC):
                 container.log.set_stats(record.log_stats)
                 container.log.finish()
                 container.log_ended.set()
-            if not container.running and slot is None and record.finished_ns and record.request.auto_remove:
+            if container.is_to_go and slot is None:
                 self._background(self.remove(record.id, force=False))  # nobody was there to do it when it ended
         await asyncio.gather(*adopting)
         self._memory.taken_over()
@@ -250,11 +253,11 @@ class Lifespan(abc.ABC):
             self._background(self._reconnect())
 
     async def _reconnect(self) -> None:
-        """To the shim if it lives; else its containers go on, watched by ourselves, and a new shim takes new ones."""
+        """To a shim that lives; else its containers go on, watched by ourselves, and a new shim takes new ones."""
         delay = 0.05
         while not self._closing:
             try:
-                held = await self._shim.connect()
+                held = await self._shims.connect()
                 break
             except (WherryError, OSError) as error:
                 _log.error("cannot reach or start a shim: %s; trying again", error)
@@ -262,8 +265,7 @@ class Lifespan(abc.ABC):
                 delay = min(2 * delay, 5)
         else:
             return
-        if self._shim.is_new:
-            self._children.shim_lost()
+        self._children.watch_orphans()
         self._keeping.keep()
         for slot in held:
             self._reconcile(slot)
@@ -287,6 +289,7 @@ class Lifespan(abc.ABC):
         while True:
             await asyncio.sleep(1)
             self._memory.tick()
+            self._children.reap_strays()
             if self._records.has_unsaved:
                 self._records.retry()
             if self._records.needs_checkpoint:
@@ -298,13 +301,13 @@ class Lifespan(abc.ABC):
 
     async def _watch(self, container: Container, child: Child) -> None:
         await self._ender.book(container, child)
-        if container.record.request.auto_remove and not container.held:
+        if container.is_to_go and not container.held:
             self._forget(container)
         await self._clean_up(container, child)
 
     async def _clean_up(self, container: Container, child: Child) -> None:
         await self._ender.clean_up(container, child)
-        if container.record.request.auto_remove:
+        if container.is_to_go:
             await container.wait_until_released()
             self._forget(container)
             await self._remove_layer(container)
@@ -392,7 +395,7 @@ class Lifespan(abc.ABC):
         await leaving.leave_ends(self._containers.values(), self._children, self._tasks)
         await self._starter.close()
         await self._children.close()
-        self._shim.close()
+        self._shims.close()
         self._keeping.close()
         self._memory.close()
         await asyncio.to_thread(self._pipeline.close)
@@ -425,7 +428,7 @@ class Lifespan(abc.ABC):
             await asyncio.wait(self._tasks, timeout=30)
         await self._starter.close()
         self._memory.close()
-        await self._shim.shutdown()
+        await self._shims.shutdown()
         self._keeping.end()
         await asyncio.to_thread(self._pipeline.close)
         left = await recovery.sweep(self._layout, self._parent, set())

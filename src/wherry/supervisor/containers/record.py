@@ -7,7 +7,7 @@ from enum import StrEnum
 import msgspec
 
 from wherry.logs import BufferStats
-from wherry.memory import uncounted
+from wherry.memory import Traits, choice
 from wherry.supervisor.containers.request import CreateRequest
 
 
@@ -105,9 +105,14 @@ class Record(msgspec.Struct, kw_only=True):
     log_stats: BufferStats = BufferStats()
 
     @property
+    def traits(self) -> Traits:
+        """Of ``enforcer``."""
+        return choice.traits_of(self.enforcer)
+
+    @property
     def not_counted(self) -> tuple[str, ...]:
         """What its hard limit does not count, in words; () without one."""
-        return uncounted.by(self.enforcer) if self.request.hard_bytes is not None else ()
+        return self.traits.not_counted if self.request.hard_bytes is not None else ()
 
     @property
     def is_live(self) -> bool:

@@ -25,7 +25,7 @@ from wherry.supervisor.containers.spec_of import make_spec
 from wherry.supervisor.events import Notice
 from wherry.supervisor.memory_watch.memory import Memory
 from wherry.supervisor.processes.children import Child, Children
-from wherry.supervisor.processes.shimlink import ShimLink
+from wherry.supervisor.processes.shims import Shims
 from wherry.supervisor.records import Records
 from wherry.supervisor.user_lookup import find_user
 
@@ -40,7 +40,7 @@ class Starter:
     def __init__(
         self,
         *,
-        shim: ShimLink,
+        shims: Shims,
         children: Children,
         records: Records,
         pipeline: Pipeline,
@@ -49,7 +49,7 @@ class Starter:
         memory: Memory,
         stage: str,
     ) -> None:
-        self._shim = shim
+        self._shims = shims
         self._children = children
         self._records = records
         self._pipeline = pipeline
@@ -61,7 +61,7 @@ class Starter:
         self._template = ""
         self._refill_timer: asyncio.TimerHandle | None = None
         self._refilling: asyncio.Task[None] | None = None
-        self._in_use: dict[tuple[int, int], list[tuple[str, bool]]] = {}
+        self._in_use: dict[tuple[int, int], list[tuple[Record, bool]]] = {}
 
     async def start(self, container: Container) -> Notice:
         """Start a container that is not running; returns when its command has been executed, with what is to be told.
@@ -184,9 +184,9 @@ class Starter:
             if writable or other_writable:
                 path = container.record.request.rootfs
                 raise RootfsInUse(
-                    f"rootfs {path} is in use by {other}, and one of the two runs on the directory itself"
+                    f"rootfs {path} is in use by {other.name}, and one of the two runs on the directory itself"
                 )
-        users_of_it.append((container.record.name, writable))
+        users_of_it.append((container.record, writable))
 
     def reserve_adopted(self, container: Container) -> None:
         """For a container of an earlier supervisor: note its directory, as far as it is still there."""
@@ -195,14 +195,11 @@ class Starter:
             if not os.path.isdir(request.rootfs):
                 return
             status = os.stat(request.rootfs)
-            self._in_use.setdefault((status.st_dev, status.st_ino), []).append(
-                (container.record.name, request.rw_rootfs)
-            )
+            self._in_use.setdefault((status.st_dev, status.st_ino), []).append((container.record, request.rw_rootfs))
 
     def release_rootfs(self, container: Container) -> None:
-        name = container.record.name
         for key, entries in list(self._in_use.items()):
-            remaining = [entry for entry in entries if entry[0] != name]
+            remaining = [entry for entry in entries if entry[0] is not container.record]
             if remaining:
                 self._in_use[key] = remaining
             else:
@@ -281,7 +278,7 @@ class Starter:
         held = {"stdout": outputs["read1"], "stderr": outputs["read2"], "buffer": outputs["buffer"], **kept}
         if child.channel is not None:
             held["channel"] = child.channel.fileno()
-        self._shim.claim(child.slot, held, self._memory.alarm_of(container))
+        self._shims.claim(child.slot, held, self._memory.alarm_of(container))
 
     def _capture_output(self, container: Container, outputs: dict[str, int], unread: contextlib.ExitStack) -> None:
         done = container.log_ended_in_thread()

@@ -8,15 +8,15 @@ import os
 from wherry.errors import WherryError
 from wherry.kernel import cgroups
 from wherry.logs import Pipeline
-from wherry.runtime import nested_limits
 from wherry.supervisor.containers import states
 from wherry.supervisor.containers.container import Container
 from wherry.supervisor.events import Notice
-from wherry.supervisor.lifecycle import recovery
+from wherry.supervisor.lifecycle import pausing, recovery
 from wherry.supervisor.lifecycle.starting import Starter
 from wherry.supervisor.memory_watch.memory import Memory
 from wherry.supervisor.processes.children import Child, Children
-from wherry.supervisor.processes.shimlink import HeldSlot, ShimLink
+from wherry.supervisor.processes.shimlink import HeldSlot
+from wherry.supervisor.processes.shims import Shims
 from wherry.supervisor.records import Records
 
 _log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class Takeover:
         pipeline: Pipeline,
         memory: Memory,
         starter: Starter,
-        shim: ShimLink,
+        shims: Shims,
         layout: cgroups.Layout,
     ) -> None:
         self._children = children
@@ -41,7 +41,7 @@ class Takeover:
         self._pipeline = pipeline
         self._memory = memory
         self._starter = starter
-        self._shim = shim
+        self._shims = shims
         self._layout = layout
 
     def unknown(self, held: HeldSlot, cgroup: str) -> Child:
@@ -55,7 +55,7 @@ class Takeover:
     async def adopt(self, container: Container, held: HeldSlot) -> Child:
         """One that runs, or whose end nobody has booked yet."""
         child = self._child(held, container.record.cgroup)
-        nested_limits.release(child.group)
+        pausing.restore(container.record, child)
         self._adopt_memory(container, child, held)
         self._capture_again(container, held)
         await recovery.finish_start(container, child)
@@ -97,7 +97,7 @@ class Takeover:
         try:
             new = self._memory.adopt(container, child, kept, is_answered=held.answered)
             if new:
-                self._shim.claim(held.name, new, self._memory.alarm_of(container))
+                self._shims.claim(held.name, new, self._memory.alarm_of(container))
         finally:
             for descriptor in new.values():
                 os.close(descriptor)
