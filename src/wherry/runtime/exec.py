@@ -22,11 +22,14 @@ from wherry.runtime.steps import Step
 
 
 class ExecPlan(NamedTuple):
-    """``joined`` are the namespaces that it shares with its container, "pid" among them."""
+    """``joined`` are the namespaces that it shares with its container, "pid" among them. ``output_owner`` is as of a
+    container's plan.
+    """
 
     joined: tuple[str, ...]
     template: list[Step]
     finish: list[Step]
+    output_owner: tuple[int, int] | None
 
 
 def make_exec(spec: Spec, stdout: str, stderr: str, *, privileged: bool = False) -> ExecPlan:
@@ -37,15 +40,18 @@ def make_exec(spec: Spec, stdout: str, stderr: str, *, privileged: bool = False)
     if privileged:
         process = msgspec.structs.replace(process, capabilities=_everything(user.uid))
     types = {namespace.type for namespace in spec.linux.namespaces}
-    others = [name for name in plan.NAMESPACE_ORDER if name in types]
+    others = [name for name in ("user", *plan.NAMESPACE_ORDER) if name in types]
     template = [
         steps.SetOomScore(process.oom_score_adj or 0),
         *plan.limits_of(process),
-        steps.LimitBoundingSet(plan.mask_of(process.capabilities.bounding)),
         steps.JoinNamespaces(launch.TARGET, others),
+        # After that: who joins a user namespace has all capabilities in it, and the whole bounding set.
+        steps.LimitBoundingSet(plan.mask_of(process.capabilities.bounding)),
     ]
-    stdio = steps.SetStdio(stdout, stderr, user.uid, user.gid)
-    return ExecPlan(("pid", *others), template, [stdio, *plan.identity_of(process), *plan.filter_of(spec)])
+    owner = plan.owner_in(spec)
+    stdio = steps.SetStdio(stdout, stderr, *((user.uid, user.gid) if owner is None else (0, 0)))
+    finish = [stdio, *plan.identity_of(process), *plan.filter_of(spec)]
+    return ExecPlan(("pid", *others), template, finish, owner)
 
 
 def _everything(uid: int) -> Capabilities:

@@ -152,6 +152,9 @@ class Execs:
             self._children.adopt(child)
             names, writers, readers = _connect_output(execution, attached, used, undo)
             plan, spec = await self._plan(execution, names)
+            if plan.output_owner is not None:
+                for writer in writers:
+                    os.fchown(writer, *plan.output_owner)
             states.require(states.can_exec, container.record)
             record.began(child.slot, self._make_group(execution, undo))
             self._books.save(record)
@@ -193,7 +196,7 @@ class Execs:
             os.close(root)
 
         def make() -> tuple[ExecPlan, Spec]:
-            spec = make_spec(record.name, asked, asked.rootfs, user)
+            spec = make_spec(record.name, asked, asked.rootfs, user, record.id_map)
             streams = ("stdout" if "stdout" in names else "", "stderr" if "stderr" in names else "")
             return make_exec(spec, *streams, privileged=request.privileged), spec
 

@@ -17,7 +17,7 @@ from wherry.kernel.capabilities import mask_of, permitted
 pytestmark = pytest.mark.root
 
 STATUS = "grep -E '^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp|Umask|Cpus_allowed_list)' /proc/self/status"
-NAMESPACES = "for n in cgroup ipc mnt net pid uts; do readlink /proc/self/ns/$n; done"
+NAMESPACES = "for n in cgroup ipc mnt net pid user uts; do readlink /proc/self/ns/$n; done"
 SELF = f"{STATUS}; ulimit -a; cat /proc/self/oom_score_adj; {NAMESPACES}; cat /proc/self/cgroup"
 
 
@@ -27,10 +27,12 @@ def lines(supervisor: Supervisor, *words: str | Path) -> list[str]:
     return done.stdout.splitlines()
 
 
-@pytest.mark.parametrize("user", ["", "1000:1000"])
-def test_it_is_a_process_as_the_containers_own(supervisor: Supervisor, rootfs: Path, user: str) -> None:
+OPTIONS = ["", "--user 1000:1000", "--userns 300000:300000:65536", "--userns 300000:300000:65536 --user 1000:1000", "--network host"]
+
+
+@pytest.mark.parametrize("options", [words.split() for words in OPTIONS], ids=OPTIONS)
+def test_it_is_a_process_as_the_containers_own(supervisor: Supervisor, rootfs: Path, options: list[str]) -> None:
     script = f"{SELF}; echo end; exec sleep 1000"
-    options = ["--user", user] if user else []
     supervisor.engine("start", "c", *options, rootfs, "/bin/sh", "-c", script)
     wait_until(lambda: supervisor.engine("logs", "c").stdout.endswith("end\n"))
     before = supervisor.engine("logs", "c").stdout
