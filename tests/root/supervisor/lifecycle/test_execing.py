@@ -27,7 +27,8 @@ def lines(supervisor: Supervisor, *words: str | Path) -> list[str]:
     return done.stdout.splitlines()
 
 
-OPTIONS = ["", "--user 1000:1000", "--userns 300000:300000:65536", "--userns 300000:300000:65536 --user 1000:1000", "--network host"]
+MAPPED = "--userns 300000:300000:65536"
+OPTIONS = ["", "--user 1000:1000", MAPPED, f"{MAPPED} --user 1000:1000", "--network host"]
 
 
 @pytest.mark.parametrize("options", [words.split() for words in OPTIONS], ids=OPTIONS)
