@@ -74,6 +74,7 @@ def test_bad_input_is_refused_and_leaves_nothing(supervisor: Supervisor, rootfs:
     assert supervisor.process is not None
     descriptors = [f"/proc/{pid}/fd" for pid in (shim, supervisor.process.pid)]
     supervisor.connections()  # all is prepared that will be
+    client.close()
     children = Path(f"/proc/{shim}/task/{shim}/children")
     before = [len(os.listdir(path)) for path in descriptors], children.read_text()
     refused = [
