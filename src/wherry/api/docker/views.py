@@ -356,6 +356,7 @@ def _host_config(request: CreateRequest) -> dict[str, Any]:
         "ReadonlyRootfs": request.read_only,
         "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
         "Tmpfs": request.tmpfs,
+        "UsernsMode": request.userns,
     }
 
 
