@@ -151,8 +151,12 @@ ATTACKS = {
         "cumulative limits on space, number and tar data",
     ),
     "terminal-escapes": Attack(
-        "names, commands and errors bring escape sequences that rewrite a terminal",
-        "everything but a container's own output is escaped",
+        "names, commands and errors bring escape sequences that rewrite a terminal, or lines that forge a log",
+        "everything but a container's own output is escaped, in the supervisor's log too",
+    ),
+    "terminal-injected": Attack(
+        "a container types into the terminal of who started it (TIOCSTI)",
+        "a session of its own, so that /dev/tty is nobody's",
     ),
     "state-directory": Attack(
         "another user prepares a part of the state directory as a link to elsewhere",
