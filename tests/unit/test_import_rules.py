@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from wherry.supervisor.containers.record import Record
+
 SOURCE = Path(__file__).parents[2] / "src"
 
 
@@ -290,3 +292,67 @@ ALLOWED = {
 def test_an_allowed_import_passes(tmp_path: Path, module: str, code: str) -> None:
     write_package(tmp_path, {f"wherry/{module}.py": code})
     assert violations(tmp_path) == []
+
+
+# Only containers/states changes a container's record.
+
+FIELDS = frozenset(Record.__struct_fields__)
+KEEPERS = ("wherry.supervisor.containers.states",)
+OTHERS = frozenset({"self", "child"})
+"""What has attributes of such names of its own, and is never a record."""
+BY_NAME = frozenset({"setattr", "delattr", "force_setattr", "__setattr__", "__dict__", "vars"})
+
+
+def record_writes(source: Path) -> list[str]:
+    """Where a field is set or deleted, on whatever it may be that is not one of ``OTHERS``."""
+    return [
+        f"{name}:{node.lineno} {ast.unparse(node)}"
+        for name, path in modules(source).items()
+        if _is_below(name, "wherry.supervisor") or _is_below(name, "wherry.api") or name == "wherry.daemon"
+        if name not in KEEPERS
+        for node in ast.walk(ast.parse(path.read_text(), str(path)))
+        if isinstance(node, ast.expr) and _may_write(node)
+    ]
+
+
+def _may_write(node: ast.expr) -> bool:
+    match node:
+        case ast.Attribute(attr=name, ctx=ast.Store() | ast.Del(), value=of):
+            return name in FIELDS and ast.unparse(of).rpartition(".")[2] not in OTHERS
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name in BY_NAME
+    return False
+
+
+def test_only_states_changes_a_record() -> None:
+    assert "wherry.supervisor.containers.states" in modules(SOURCE)
+    assert record_writes(SOURCE) == []
+
+
+WRITES = {
+    "an assignment": "container.record.state = State.EXITED",
+    "one of several": "x, (record.reason, y) = 1, (2, 3)",
+    "one with an operator": "record.oom_children += 1",
+    "one with a type": "record.error: str = ''",
+    "by another name": "for running.pid in (1, 2):\n    pass",
+    "of a call": "self.find(ref).record.slot = ''",
+    "a deletion": "del record.name",
+    "by the name of the field": "setattr(record, 'state', 1)",
+    "past the class": "import msgspec\nmsgspec.structs.force_setattr(record, name, 1)",
+    "with object's own": "object.__setattr__(record, 'state', 1)",
+    "in the api": "record.state = 1",
+}
+
+
+@pytest.mark.parametrize(("how", "code"), WRITES.items(), ids=WRITES.keys())
+def test_a_change_of_a_record_elsewhere_is_found(tmp_path: Path, how: str, code: str) -> None:
+    module = "api/views" if how == "in the api" else "supervisor/lifecycle/ending"
+    write_package(tmp_path, {f"wherry/{module}.py": code, "wherry/supervisor/containers/states.py": code})
+    [found] = record_writes(tmp_path)
+    assert found.startswith(f"wherry.{module}:".replace("/", "."))
+
+
+def test_what_is_no_change_of_a_record_passes(tmp_path: Path) -> None:
+    code = "self.pid = child.pid = 1\nx = record.state\nrecord.state == 1\nrecord.other = 2\n"
+    write_package(tmp_path, {"wherry/supervisor/engine.py": code})
+    assert record_writes(tmp_path) == []

@@ -13,6 +13,7 @@ from tests.unit.test_import_rules import SOURCE, imports, modules
 ROOT = SOURCE.parent
 FOLDERS = ("src", "benchmarks", "scripts", "tests")
 MOST_LINES = 50
+MOST_LINES_OF_FILE = 500
 TABLES = {"test_everything_that_is_understood", "test_every_option_has_its_place"}
 """Functions that are lists of cases."""
 
@@ -56,6 +57,12 @@ def test_a_long_function_is_found() -> None:
     body = "\n".join(f"    print({number})" for number in range(51))
     assert [*too_long(ast.parse(f'def f(a):\n    """Says."""\n{body}'))] == ["f, line 1"]
     assert [*too_long(ast.parse(f'def f(a):\n    """Says."""\n{body[:-14]}'))] == []
+
+
+def test_files_are_short() -> None:
+    lengths = {path: len(path.read_text().splitlines()) for path in (ROOT / "src").rglob("*.py")}
+    assert max(lengths.values()) > 300
+    assert {path: length for path, length in lengths.items() if length > MOST_LINES_OF_FILE} == {}
 
 
 def test_no_imports_go_in_a_circle() -> None:

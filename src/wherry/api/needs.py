@@ -47,8 +47,10 @@ class Engine(Protocol):
         No error when there is no hold, or no such container any more.
         """
 
-    async def stop(self, ref: str, seconds: float | None = None) -> bool:
-        """False when it was not running. ``seconds`` None is the container's own, negative is for ever."""
+    async def stop(self, ref: str, seconds: float | None = None, signal: int | None = None) -> bool:
+        """False when it was not running. ``seconds`` None is the container's own, negative is for ever; ``signal`` None
+        is the container's own too.
+        """
 
     async def kill(self, ref: str, signal: int) -> None: ...
 

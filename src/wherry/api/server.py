@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import asyncio
 
-from wherry.api.handlers import attach, containers, disk, events, images, log_streams, stats, system, updates
+from wherry.api import refusals
+from wherry.api.handlers import (
+    absent,
+    attach,
+    containers,
+    disk,
+    events,
+    images,
+    log_streams,
+    networks,
+    stats,
+    system,
+    updates,
+)
 from wherry.api.http import unix_socket
 from wherry.api.http.connection import HttpServer
 from wherry.api.http.lifetime import Lifetime
@@ -31,6 +44,18 @@ ROUTES: Routes = {
     ("networks", "prune"): {"POST": disk.prune_networks},
     ("volumes", "prune"): {"POST": disk.prune_volumes},
     ("build", "prune"): {"POST": disk.prune_builds},
+    ("networks",): {"GET": networks.list_all},
+    ("networks", "*"): {"GET": networks.inspect, "DELETE": networks.remove},
+    ("volumes",): {"GET": absent.volumes},
+    ("volumes", "*"): {"GET": absent.volume, "DELETE": absent.remove_volume},
+    ("plugins",): {"GET": absent.plugins},
+    ("plugins", "*", "json"): {"GET": absent.plugin},
+    ("plugins", "*"): {"DELETE": absent.plugin},
+    ("plugins", "*", "enable"): {"POST": absent.plugin},
+    ("plugins", "*", "disable"): {"POST": absent.plugin},
+    ("plugins", "*", "upgrade"): {"POST": absent.plugin},
+    ("plugins", "*", "push"): {"POST": absent.plugin},
+    ("plugins", "*", "set"): {"POST": absent.plugin},
     ("containers", "*"): {"DELETE": containers.remove},
     ("containers", "*", "json"): {"GET": containers.inspect},
     ("containers", "*", "logs"): {"GET": log_streams.read_logs},
@@ -112,7 +137,7 @@ async def serve(
         replies = Replies(about.version)
         peers = Peers(about.cgroup_parent, allow_containers=allow_containers)
         lifetime = Lifetime()
-        http = HttpServer(Router(ROUTES, engine, replies, lifetime), replies, peers)
+        http = HttpServer(Router(refusals.routes(ROUTES), engine, replies, lifetime), replies, peers)
         acceptor = await asyncio.get_running_loop().create_unix_server(
             http, sock=listening.socket, backlog=unix_socket.BACKLOG
         )

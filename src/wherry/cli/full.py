@@ -70,6 +70,8 @@ def build(declaration: Parser) -> FullParser:
 def _arguments(option: Option) -> dict[str, Any]:
     """What ``add_argument`` wants to know of an option."""
     how: dict[str, Any] = {"help": option.help.replace("%", "%%")}
+    if option.names[0].startswith("-"):
+        how["dest"] = option.dest
     if not option.takes_value:
         return {**how, "action": "store_true"}
     how |= {"type": _typed(option), "choices": option.choices, "metavar": option.metavar}

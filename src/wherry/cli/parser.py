@@ -45,7 +45,7 @@ class Option:
     def __init__(self, names: Sequence[str], group: str, **how: Any) -> None:
         self.names = names
         self.group = group
-        self.dest = names[-1].lstrip("-").replace("-", "_")
+        self.dest: str = how.get("dest") or names[-1].lstrip("-").replace("-", "_")
         self.takes_value: bool = not how.get("is_flag", False)
         self.count: str = how.get("count", "")
         self.metavar: str | None = how.get("metavar")
@@ -101,7 +101,7 @@ class Parser:
         self.options.append(Option(names, self._group, **how))
 
     def option(self, *names: str, **how: Any) -> None:
-        """An option with a value: metavar, help, type, default, choices, repeats (a list), exclusive."""
+        """An option with a value: metavar, help, type, default, choices, dest, repeats (a list), exclusive."""
         self.options.append(Option(names, self._group, **how))
 
     def positional(self, name: str, **how: Any) -> None:

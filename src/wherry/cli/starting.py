@@ -7,15 +7,16 @@ import os
 from wherry import errors
 from wherry.cli import placement, terminal, values
 from wherry.client import Client
+from wherry.client.config import OPTIONS
 from wherry.defaults import PIDS_LIMIT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
     from wherry.cli.parser import Namespace, Parser
     from wherry.client import StartedContainer
-    from wherry.client.config import Options
 
 USAGE = "%(prog)s [OPTIONS] NAME ROOTFS COMMAND [ARG...] [LONG OPTIONS]"
 START_USAGE = f"{USAGE}\n       %(prog)s NAME"
@@ -102,7 +103,7 @@ def _add(parser: Parser, description: str) -> None:
 def _add_cpu_options(parser: Parser) -> None:
     parser.group("CPU and I/O")
     about_nice = "of the whole container, against others: -20 (most CPU) to 19 (least)"
-    parser.option("--nice", metavar="N", type=values.nice, default=0, help=about_nice)
+    parser.option("--nice", metavar="N", type=values.nice, help=about_nice)
     parser.option("--cpus", metavar="N", type=values.cpus, help="most CPU time, in CPUs (0.5: half of one)")
     about_shares = "weight against others, in place of --nice (1024 is nice 0)"
     parser.option("-c", "--cpu-shares", metavar="N", type=values.shares, help=about_shares)
@@ -117,7 +118,7 @@ def _add_command_options(parser: Parser) -> None:
     parser.group("the command")
     about_env = "set a variable; without =V your own value"
     parser.option("-e", "--env", metavar="K[=V]", repeats=True, help=about_env)
-    parser.option("-w", "--workdir", metavar="DIR", help="working directory in the container")
+    parser.option("-w", "--workdir", metavar="DIR", dest="working_dir", help="working directory in the container")
     parser.option("-u", "--user", metavar="USER[:GROUP]", help="name or number, from its /etc/passwd")
 
 
@@ -126,7 +127,7 @@ def _add_container_options(parser: Parser) -> None:
     parser.option("--hostname", metavar="NAME", help="host name (default: the container's name)")
     parser.flag("--init", help="run a small init before the command, to reap zombies")
     about_network = "none: loopback only; host: the host's"
-    parser.option("--network", metavar="none|host", choices=["none", "host"], default="none", help=about_network)
+    parser.option("--network", metavar="none|host", choices=["none", "host"], help=about_network)
     parser.flag("--replace", help="stop and remove a container that has the name before")
     parser.flag("--read-only", help="mount the root file system read-only")
     parser.flag("--rm", help="remove the container when it ends")
@@ -135,7 +136,7 @@ def _add_container_options(parser: Parser) -> None:
     parser.option("--security-opt", metavar="OPT", repeats=True, help=about_security)
     parser.option("--tmpfs", metavar="DIR[:OPTS]", repeats=True, help="mount a tmpfs (size=1m,...)")
     about_volume = "show a host path in the container"
-    parser.option("-v", "--volume", metavar="HOST:CTR[:ro]", repeats=True, help=about_volume)
+    parser.option("-v", "--volume", metavar="HOST:CTR[:ro]", dest="volumes", repeats=True, help=about_volume)
 
 
 def _add_log_options(parser: Parser) -> None:
@@ -143,9 +144,10 @@ def _add_log_options(parser: Parser) -> None:
     about_mode = "who gives way when the log's buffer is full: the container (default), or the oldest bytes"
     modes = ["blocking", "non-blocking"]
     parser.option("--log-mode", metavar="blocking|non-blocking", choices=modes, help=about_mode)
-    parser.option("--log-buffer-size", metavar="SIZE", type=values.size, help="size of the buffer (default: 2m)")
+    about_buffer = "size of the buffer (default: 2m)"
+    parser.option("--log-buffer-size", metavar="SIZE", dest="log_buffer_bytes", type=values.size, help=about_buffer)
     about_size = "size at which a log file is rotated (default: 64m; 0: never)"
-    parser.option("--log-max-size", metavar="SIZE", type=values.size_or_zero, help=about_size)
+    parser.option("--log-max-size", metavar="SIZE", dest="log_max_bytes", type=values.size_or_zero, help=about_size)
     about_files = "log files that are kept, the current one included (default: 4)"
     parser.option("--log-max-files", metavar="N", type=values.count, help=about_files)
     parser.flag("--merge-streams", help="one pipe for stdout and stderr, which keeps their order; all is stdout")
@@ -182,6 +184,7 @@ def parse(parser: Parser, words: Sequence[str], found: Namespace) -> None:
     for empty in (word for word in ("name", "rootfs", "command") if not getattr(found, word)):
         parser.error(f"{empty.upper()} is empty")
     found.env = [_variable(parser, text) for text in found.env]
+    found.tmpfs = {path: options for path, _, options in (text.partition(":") for text in found.tmpfs)}
 
 
 def _check_alone(parser: Parser, options: Sequence[str]) -> None:
@@ -200,42 +203,10 @@ def _variable(parser: Parser, text: str) -> str:
     return text if equals or name not in os.environ else f"{name}={os.environ[name]}"
 
 
-def _options(args: Namespace) -> Options:
-    tmpfs = {}
-    for text in args.tmpfs:
-        path, _, tmpfs[path] = text.partition(":")
-    return {
-        "soft_mib": args.soft_mib,
-        "hard_mib": args.hard_mib,
-        "soft_action": args.soft_action,
-        "memory": args.memory,
-        "memory_reservation": args.memory_reservation,
-        "memory_swap": args.memory_swap,
-        "nice": args.nice,
-        "pids_limit": args.pids_limit,
-        "cpus": args.cpus,
-        "cpu_shares": args.cpu_shares,
-        "cpuset_cpus": args.cpuset_cpus,
-        "sched_policy": args.sched_policy,
-        "io_weight": args.io_weight,
-        "security_opt": args.security_opt,
-        "env": args.env,
-        "working_dir": args.workdir,
-        "user": args.user,
-        "hostname": args.hostname,
-        "init": args.init,
-        "network": args.network,
-        "read_only": args.read_only,
-        "rm": args.rm,
-        "rw_rootfs": args.rw_rootfs,
-        "tmpfs": tmpfs,
-        "volumes": args.volume,
-        "log_mode": args.log_mode,
-        "log_buffer_bytes": args.log_buffer_size,
-        "log_max_bytes": args.log_max_size,
-        "log_max_files": args.log_max_files,
-        "merge_streams": args.merge_streams,
-    }
+def _options(args: Namespace) -> Any:
+    """Options of the command line are named as the client's keywords (``dest``)."""
+    given = vars(args)
+    return {name: given[name] for name in OPTIONS if name in given}
 
 
 def start(args: Namespace) -> int:

@@ -6,11 +6,13 @@ from wherry.cli import values
 from wherry.cli.lifecycle import for_each
 from wherry.cli.names import add_names
 from wherry.client import Client
+from wherry.client.config import CHANGES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from wherry.cli.parser import Namespace, Parser
-    from wherry.client.config import Changes
 
 
 def add_update(parser: Parser) -> None:
@@ -33,16 +35,8 @@ def add_update(parser: Parser) -> None:
 
 
 def update(args: Namespace) -> int:
-    changes: Changes = {
-        "soft_mib": args.soft_mib,
-        "hard_mib": args.hard_mib,
-        "nice": args.nice,
-        "cpus": args.cpus,
-        "cpu_shares": args.cpu_shares,
-        "cpuset_cpus": args.cpuset_cpus,
-        "io_weight": args.io_weight,
-        "pids_limit": args.pids_limit,
-    }
+    given = vars(args)
+    changes: Any = {name: given[name] for name in CHANGES}
     with Client(args.socket) as client:
 
         def update_one(name: str) -> str:

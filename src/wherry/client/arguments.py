@@ -13,7 +13,7 @@ from wherry import errors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
     from typing import Any, NoReturn
 
     Check = Callable[[str, Any], Any]
@@ -47,13 +47,6 @@ def keywords(function: str, given: Iterable[str], known: Iterable[str]) -> None:
             near = get_close_matches(name, names, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{hint}")
-
-
-def checked(function: str, given: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
-    """The keyword options of ``function`` that were ``given``, each checked; None is left out."""
-    keywords(function, given, known)
-    asked = {name: value for name, value in given.items() if value is not None}
-    return {name: CHECKS[name](name, value) if name in CHECKS else value for name, value in asked.items()}
 
 
 def text(argument: str, value: Any) -> str:
@@ -111,11 +104,6 @@ def number(argument: str, value: Any, least: float, most: float, what: str) -> f
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
         refuse(argument, value, what)
     return value
-
-
-def cpus(argument: str, value: Any) -> float:
-    # 1e9 CPUs is far above any machine and far below what a JSON integer holds; 0 means "no limit" to ``update`` only.
-    return number(argument, value, 0, 1e9, SOME_CPUS)
 
 
 def parse_size(text: str) -> int:
@@ -225,42 +213,3 @@ def callback(argument: str, value: Any) -> Any:
     if value is not None and not callable(value):
         refuse(argument, value, "a function")
     return value
-
-
-CHECKS: dict[str, Check] = {
-    "soft_mib": mib,
-    "hard_mib": mib,
-    "soft_action": text,
-    "memory": size,
-    "memory_reservation": size,
-    "memory_swap": swap,
-    "merge_streams": flag,
-    "nice": lambda argument, value: whole(argument, value, -20, 19),
-    "env": env,
-    "working_dir": lambda argument, value: text(argument, path(argument, value)),
-    "user": text,
-    "hostname": text,
-    "domainname": text,
-    "rm": flag,
-    "read_only": flag,
-    "rw_rootfs": flag,
-    "init": flag,
-    "volumes": words,
-    "security_opt": words,
-    "tmpfs": texts,
-    "network": text,
-    "pids_limit": whole,
-    "cpus": cpus,
-    "cpu_shares": lambda argument, value: whole(argument, value, 0),
-    "cpuset_cpus": text,
-    "sched_policy": text,
-    "io_weight": lambda argument, value: whole(argument, value, 0),
-    "labels": texts,
-    "stop_signal": signal,
-    "stop_seconds": lambda argument, value: whole(argument, value, -1, what="a whole number of seconds, or -1"),
-    "log_mode": text,
-    "log_buffer_bytes": size,
-    "log_max_bytes": size,
-    "log_max_files": lambda argument, value: whole(argument, value, 0),
-}
-"""Options of ``Client.run``, ``start`` and ``update``. Ranges that the host decides are the supervisor's."""

@@ -78,7 +78,7 @@ class Client(DiskCalls):
         stopped and removed before; when the new one cannot be started then, the error says that the old one is gone.
 
         ``on_soft_limit(event)`` is called, from a thread of its own, each time the container's memory crosses its soft
-        limit. Other options are those of ``container_config``. Raises StartFailed, CommandNotFound, NotExecutable,
+        limit. Other options are those of ``client.config``. Raises StartFailed, CommandNotFound, NotExecutable,
         NameInUse, RootfsInUse, InvalidRequest, and NotFound for a name alone; nothing is left behind then.
         """
         arguments.callback("on_soft_limit", on_soft_limit)
@@ -254,7 +254,7 @@ class Client(DiskCalls):
     def update(self, name: str, **changes: Unpack[Changes]) -> None:
         """Change what a container may use, at once if it runs, else from its next start on.
 
-        Options are those of ``container_config``, where None leaves a thing as it is, ``cpus`` 0 and ``pids_limit`` -1
+        Options are those of ``client.config``, where None leaves a thing as it is, ``cpus`` 0 and ``pids_limit`` -1
         take the limit away. A new nice value is given to every process of the container, also to one that has changed
         its own. ``soft_mib`` and ``hard_mib`` need a container that was started with such a limit. Raises NotFound,
         InvalidRequest, NotSupported, and Conflict when the container is just ending.

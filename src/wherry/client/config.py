@@ -1,4 +1,28 @@
-"""Keyword options of ``Client.run`` and ``Client.start`` as Docker's container configuration."""
+"""Keyword options of ``Client.run``, ``start`` and ``update`` as Docker's container configuration: one table.
+
+``soft_mib`` and ``hard_mib`` are memory limits in MiB; ``soft_action`` says what happens at the soft one beside an
+event: "none" (the default), "reclaim" (the kernel is asked to take back what is above it) or "throttle" (whoever
+allocates above it is slowed down); ``memory``, ``memory_reservation`` and ``memory_swap`` are docker's, in bytes or as
+text ("64m"), and set the control group; ``env`` is a mapping to strings, whole numbers or paths, or "K=V" strings;
+``volumes`` are "HOST:CONTAINER[:ro]", where a relative host path counts from the caller's working directory; ``tmpfs``
+maps paths to mount options ("size=1m"); ``rm`` removes the container when it ends; ``rw_rootfs`` runs on the directory
+itself, without a layer of its own; ``init`` puts a small init before the command.
+
+``pids_limit`` None is the supervisor's default (2048), -1 no limit. ``nice`` (-20 to 19) is the container's against
+others, ``cpu_shares`` (2 to 262144, 1024 is nice 0) another scale of the same; ``cpus`` counts CPUs (0.5 is half of
+one); ``cpuset_cpus`` lists them ("0-3,7"); ``sched_policy`` is other, batch, idle, fifo:N or rr:N; ``io_weight`` is 10
+to 1000.
+
+``security_opt`` is docker's: "seccomp=FILE", a profile in JSON that is read here, or "seccomp=unconfined".
+
+``log_mode`` says what gives way when the log's buffer, of ``log_buffer_bytes``, is full: the container, which waits
+("blocking", the default), or the oldest bytes ("non-blocking"). A log file is rotated at ``log_max_bytes`` (0: never),
+and ``log_max_files`` are kept. Order is kept within stdout and within stderr; with ``merge_streams`` both are one pipe,
+so that it is kept between them too, and all output is stdout.
+
+None leaves an option out. A value that could not be sent as meant raises InvalidRequest with the option's name;
+everything else is checked by the supervisor.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +30,14 @@ import os
 
 from wherry import errors
 from wherry.client import arguments
-from wherry.client.arguments import MAX_MIB, MIB
+from wherry.client.arguments import MAX_MIB, flag, path, size, swap, text, texts, whole, words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Any, Literal, TypedDict
+
+    from wherry.client.arguments import Check
 
     StrPath = str | os.PathLike[str]
     Size = int | str
@@ -31,7 +57,7 @@ if TYPE_CHECKING:
         pids_limit: int | None
 
     class Options(TypedDict, total=False):
-        """Keyword options of ``Client.run`` and ``Client.start``; ``container_config`` says what they mean."""
+        """Keyword options of ``Client.run`` and ``Client.start``."""
 
         soft_mib: int | None
         hard_mib: int | None
@@ -39,217 +65,181 @@ if TYPE_CHECKING:
         memory: Size | None
         memory_reservation: Size | None
         memory_swap: Size | None
-        nice: int
-        env: Mapping[str, Setting] | Sequence[str]
-        working_dir: StrPath
-        user: str
-        hostname: str
-        domainname: str
-        rm: bool
-        read_only: bool
-        rw_rootfs: bool
-        init: bool
-        volumes: Sequence[StrPath]
+        nice: int | None
+        env: Mapping[str, Setting] | Sequence[str] | None
+        working_dir: StrPath | None
+        user: str | None
+        hostname: str | None
+        domainname: str | None
+        rm: bool | None
+        read_only: bool | None
+        rw_rootfs: bool | None
+        init: bool | None
+        volumes: Sequence[StrPath] | None
         tmpfs: Mapping[str, str] | None
-        network: Literal["none", "host"]
+        network: Literal["none", "host"] | None
         pids_limit: int | None
         cpus: float | None
         cpu_shares: int | None
-        cpuset_cpus: str
-        sched_policy: str
+        cpuset_cpus: str | None
+        sched_policy: str | None
         io_weight: int | None
-        security_opt: Sequence[str]
+        security_opt: Sequence[str] | None
         labels: Mapping[str, str] | None
-        stop_signal: str | int
+        stop_signal: str | int | None
         stop_seconds: int | None
         log_mode: Literal["blocking", "non-blocking"] | None
         log_buffer_bytes: Size | None
         log_max_bytes: Size | None
         log_max_files: int | None
-        merge_streams: bool
+        merge_streams: bool | None
 
 
-__all__ = ["MAX_MIB", "absolute", "container_config", "update_config"]
+__all__ = ["MAX_MIB", "absolute", "changes_of", "config_of"]
+
+_DOCKER = ""
+_HOST = "HostConfig"
+_LOG = "LogConfig"
+_OURS = "Wherry"
 
 
-def config_of(function: str, rootfs: Any, command: Any, options: Mapping[str, Any]) -> dict[str, object]:
-    """``container_config`` of the keyword ``options`` that ``function`` was called with, checked."""
-    known: Iterable[str] = container_config.__kwdefaults__ or ()
-    return container_config(rootfs, command, **arguments.checked(function, options, known))
+def _from_mib(argument: str, value: Any) -> int:
+    return arguments.mib(argument, value) * arguments.MIB
 
 
-def changes_of(function: str, options: Mapping[str, Any]) -> dict[str, object]:
-    """``update_config``, as ``config_of``."""
-    return update_config(**arguments.checked(function, options, update_config.__kwdefaults__ or ()))
+def _from_zero(argument: str, value: Any) -> int:
+    return whole(argument, value, 0)
 
 
-def container_config(  # noqa: PLR0913 (docker's create has as many)
-    rootfs: StrPath,
-    command: Sequence[StrPath],
-    *,
-    soft_mib: int | None = None,
-    hard_mib: int | None = None,
-    soft_action: str | None = None,
-    memory: int | None = None,
-    memory_reservation: int | None = None,
-    memory_swap: int | None = None,
-    nice: int = 0,
-    env: Mapping[str, Setting] | Sequence[str] = (),
-    working_dir: str = "",
-    user: str = "",
-    hostname: str = "",
-    domainname: str = "",
-    rm: bool = False,
-    read_only: bool = False,
-    rw_rootfs: bool = False,
-    init: bool = False,
-    volumes: Sequence[StrPath] = (),
-    tmpfs: Mapping[str, str] | None = None,
-    network: str = "none",
-    pids_limit: int | None = None,
-    cpus: float | None = None,
-    cpu_shares: int | None = None,
-    cpuset_cpus: str = "",
-    sched_policy: str = "",
-    io_weight: int | None = None,
-    security_opt: Sequence[str] = (),
-    labels: Mapping[str, str] | None = None,
-    stop_signal: str = "",
-    stop_seconds: int | None = None,
-    log_mode: str | None = None,
-    log_buffer_bytes: int | None = None,
-    log_max_bytes: int | None = None,
-    log_max_files: int | None = None,
-    merge_streams: bool = False,
-) -> dict[str, object]:
-    """The body of ``POST /wherry/run``: Docker's container configuration with our ``Wherry`` object.
+def _directory(argument: str, value: Any) -> str:
+    return text(argument, path(argument, value))
 
-    ``rootfs`` is a directory or tar archive and ``volumes`` are "HOST:CONTAINER[:ro]"; relative host paths count from
-    the caller's working directory. ``soft_mib`` and ``hard_mib`` are memory limits in MiB;
-    ``soft_action`` says what happens at the soft one beside an event: "none" (the default), "reclaim" (the kernel is
-    asked to take back what is above it) or "throttle" (whoever allocates above it is slowed down); ``memory``,
-    ``memory_reservation`` and ``memory_swap`` are docker's, in bytes or as text ("64m"), and set the control group;
-    ``env`` is a mapping to strings, whole numbers or paths, or "K=V" strings; ``tmpfs`` maps paths to mount options
-    ("size=1m"); ``rm`` removes the container when it ends; ``rw_rootfs`` runs on the directory itself, without a layer
-    of its own; ``init`` puts a small init before the command.
 
-    ``pids_limit`` None is the supervisor's default (2048), -1 no limit.
-    ``nice`` (-20 to 19) is the container's against others, ``cpu_shares`` (2 to 262144, 1024 is nice 0) another scale
-    of the same; ``cpus`` counts CPUs (0.5 is half of one); ``cpuset_cpus`` lists them ("0-3,7"); ``sched_policy`` is
-    other, batch, idle, fifo:N or rr:N; ``io_weight`` is 10 to 1000.
+def _nice(argument: str, value: Any) -> int:
+    return whole(argument, value, -20, 19)
 
-    ``security_opt`` is docker's: "seccomp=FILE", a profile in JSON that is read here, or "seccomp=unconfined".
 
-    ``log_mode`` says what gives way when the log's buffer, of ``log_buffer_bytes``, is full: the container, which waits
-    ("blocking", the default), or the oldest bytes ("non-blocking"). A log file is rotated at ``log_max_bytes`` (0:
-    never), and ``log_max_files`` are kept. Order is kept within stdout and within stderr; with ``merge_streams`` both
-    are one pipe, so that it is kept between them too, and all output is stdout.
+def _stop_seconds(argument: str, value: Any) -> int:
+    return whole(argument, value, -1, what="a whole number of seconds, or -1")
 
-    Raises InvalidRequest, with the argument's name, for what could not be sent as meant; everything else is checked by
-    the supervisor. ``config_of`` checks the types of all options before.
+
+def _nano_cpus(argument: str, value: Any) -> int:
+    # 1e9 CPUs is far above any machine and far below what a JSON integer holds.
+    return round(arguments.number(argument, value, 1e-9, 1e9, arguments.SOME_CPUS) * 1_000_000_000)
+
+
+def _changed_cpus(argument: str, value: Any) -> int:
+    """0 takes the limit away, and would mean nothing at all to docker's API."""
+    return -1 if value == 0 and not isinstance(value, bool) else _nano_cpus(argument, value)
+
+
+def _volumes(argument: str, value: Any) -> list[str]:
+    return [_bind(volume) for volume in words(argument, value)]
+
+
+def _security_options(argument: str, value: Any) -> list[str]:
+    return [_security_option(option) for option in words(argument, value)]
+
+
+OPTIONS: dict[str, tuple[str, str, Check]] = {
+    "soft_mib": (_OURS, "SoftLimit", _from_mib),
+    "hard_mib": (_OURS, "HardLimit", _from_mib),
+    "soft_action": (_OURS, "SoftAction", text),
+    "memory": (_HOST, "Memory", size),
+    "memory_reservation": (_HOST, "MemoryReservation", size),
+    "memory_swap": (_HOST, "MemorySwap", swap),
+    "nice": (_OURS, "Nice", _nice),
+    "env": (_DOCKER, "Env", arguments.env),
+    "working_dir": (_DOCKER, "WorkingDir", _directory),
+    "user": (_DOCKER, "User", text),
+    "hostname": (_DOCKER, "Hostname", text),
+    "domainname": (_DOCKER, "Domainname", text),
+    "rm": (_HOST, "AutoRemove", flag),
+    "read_only": (_HOST, "ReadonlyRootfs", flag),
+    "rw_rootfs": (_OURS, "RwRootfs", flag),
+    "init": (_HOST, "Init", flag),
+    "volumes": (_HOST, "Binds", _volumes),
+    "tmpfs": (_HOST, "Tmpfs", texts),
+    "network": (_HOST, "NetworkMode", text),
+    "pids_limit": (_HOST, "PidsLimit", whole),
+    "cpus": (_HOST, "NanoCpus", _nano_cpus),
+    "cpu_shares": (_HOST, "CpuShares", _from_zero),
+    "cpuset_cpus": (_HOST, "CpusetCpus", text),
+    "sched_policy": (_OURS, "SchedPolicy", text),
+    "io_weight": (_HOST, "BlkioWeight", _from_zero),
+    "security_opt": (_HOST, "SecurityOpt", _security_options),
+    "labels": (_DOCKER, "Labels", texts),
+    "stop_signal": (_DOCKER, "StopSignal", arguments.signal),
+    "stop_seconds": (_DOCKER, "StopTimeout", _stop_seconds),
+    "log_mode": (_LOG, "mode", text),
+    "log_buffer_bytes": (_LOG, "max-buffer-size", size),
+    "log_max_bytes": (_LOG, "max-size", size),
+    "log_max_files": (_LOG, "max-file", _from_zero),
+    "merge_streams": (_OURS, "MergeStreams", flag),
+}
+"""Of each keyword: the object of the request that it stands in, its key there, and what checks a value and returns it
+as it is sent. Ranges that the host decides are the supervisor's.
+"""
+
+CHANGES: dict[str, tuple[str, str, Check]] = {
+    **{
+        name: OPTIONS[name]
+        for name in ("soft_mib", "hard_mib", "nice", "cpu_shares", "cpuset_cpus", "io_weight", "pids_limit")
+    },
+    "cpus": (_HOST, "NanoCpus", _changed_cpus),
+}
+"""Of ``update``; what stands in HostConfig above is beside Wherry there."""
+
+
+def config_of(function: str, rootfs: Any, command: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The body of ``POST /wherry/run``: Docker's container configuration with our ``Wherry`` object, from the keyword
+    ``options`` that ``function`` was called with.
+
+    ``rootfs`` is a directory or tar archive; a relative path counts from the caller's working directory. Raises
+    InvalidRequest, and TypeError for an unknown keyword.
     """
-    _check_limits(soft_mib, hard_mib)
-    host = {
-        "AutoRemove": rm,
-        "ReadonlyRootfs": read_only,
-        "Init": init,
-        "Binds": [_bind(volume) for volume in arguments.words("volumes", volumes)],
-        "Tmpfs": dict(tmpfs or {}),
-        "NetworkMode": network,
-        "Memory": memory,
-        "MemoryReservation": memory_reservation,
-        "MemorySwap": memory_swap,
-        "PidsLimit": pids_limit,
-        "NanoCpus": None if cpus is None else _nano_cpus(cpus),
-        "CpuShares": cpu_shares,
-        "CpusetCpus": cpuset_cpus,
-        "BlkioWeight": io_weight,
-        "SecurityOpt": [_security_option(option) for option in arguments.words("security_opt", security_opt)],
-        "LogConfig": _log_config(log_mode, log_buffer_bytes, log_max_bytes, log_max_files),
-    }
-    config = {
-        "Cmd": arguments.command("command", command),
-        "Env": arguments.env("env", env),
-        "WorkingDir": working_dir,
-        "User": user,
-        "Hostname": hostname,
-        "Domainname": domainname,
-        "Labels": dict(labels or {}),
-        "StopSignal": stop_signal,
-        "StopTimeout": stop_seconds,
-    }
-    ours = {
-        "Rootfs": absolute(arguments.sendable("rootfs", arguments.path("rootfs", rootfs)), "root file system"),
-        "RwRootfs": rw_rootfs,
-        "SoftLimit": _bytes(soft_mib),
-        "HardLimit": _bytes(hard_mib),
-        "SoftAction": soft_action,
-        "Nice": nice,
-        "SchedPolicy": sched_policy,
-        "MergeStreams": merge_streams,
-    }
-    return {**_given(config), "HostConfig": _given(host), "Wherry": _given(ours)}
+    parts = _parts(function, options, OPTIONS)
+    host, ours, log = parts[_HOST], parts[_OURS], parts[_LOG]
+    if log:
+        host["LogConfig"] = {"Type": "local", "Config": {name: str(value) for name, value in log.items()}}
+    ours["Rootfs"] = absolute(arguments.sendable("rootfs", path("rootfs", rootfs)), "root file system")
+    body: dict[str, Any] = {"Cmd": arguments.command("command", command), **parts[_DOCKER], "Wherry": ours}
+    if host:
+        body["HostConfig"] = host
+    return body
 
 
-def update_config(
-    *,
-    soft_mib: int | None = None,
-    hard_mib: int | None = None,
-    nice: int | None = None,
-    cpus: float | None = None,
-    cpu_shares: int | None = None,
-    cpuset_cpus: str | None = None,
-    io_weight: int | None = None,
-    pids_limit: int | None = None,
-) -> dict[str, object]:
-    """The body of ``POST /containers/X/update``; None leaves things as they are. Raises InvalidRequest."""
-    _check_limits(soft_mib, hard_mib)
-    ours = {"SoftLimit": _bytes(soft_mib), "HardLimit": _bytes(hard_mib), "Nice": nice}
-    ours = {name: value for name, value in ours.items() if value is not None}
-    resources: dict[str, object] = {
-        # 0 would mean nothing at all to docker's API.
-        "NanoCpus": None if cpus is None else _nano_cpus(cpus) if cpus else -1,
-        "CpuShares": cpu_shares,
-        "CpusetCpus": cpuset_cpus,
-        "BlkioWeight": io_weight,
-        "PidsLimit": pids_limit,
-        "Wherry": ours or None,
-    }
-    given = {name: value for name, value in resources.items() if value is not None}
-    if not given:
+def changes_of(function: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The body of ``POST /containers/X/update``, as ``config_of``."""
+    parts = _parts(function, options, CHANGES)
+    body: dict[str, Any] = parts[_HOST]
+    if parts[_OURS]:
+        body["Wherry"] = parts[_OURS]
+    if not body:
         raise errors.InvalidRequest("nothing to update: no option is given")
-    return given
+    return body
 
 
-def _log_config(
-    mode: str | None, buffer_bytes: int | None, max_bytes: int | None, max_files: int | None
-) -> dict[str, object]:
-    options = {"mode": mode, "max-buffer-size": buffer_bytes, "max-size": max_bytes, "max-file": max_files}
-    given = {name: str(value) for name, value in options.items() if value is not None}
-    return {"Type": "local", "Config": given} if given else {}
-
-
-def _given(fields: dict[str, Any]) -> dict[str, object]:
-    """Without what was not asked for; 0 stays, because a zero may be a wrong value that the supervisor must see."""
-    return {
-        key: value
-        for key, value in fields.items()
-        if value is not None and value is not False and value not in ("", [], {})
-    }
-
-
-def _check_limits(soft: int | None, hard: int | None) -> None:
+def _parts(
+    function: str, options: Mapping[str, Any], table: Mapping[str, tuple[str, str, Check]]
+) -> dict[str, dict[str, Any]]:
+    """Each object of the request, without what was not asked for. 0 stays, because a zero may be a wrong value that
+    the supervisor must see.
+    """
+    arguments.keywords(function, options, table)
+    parts: dict[str, dict[str, Any]] = {_DOCKER: {}, _HOST: {}, _LOG: {}, _OURS: {}}
+    for name, given in options.items():
+        if given is None:
+            continue
+        place, key, check = table[name]
+        value = check(name, given)
+        if value is not False and value not in ("", [], {}):
+            parts[place][key] = value
+    soft, hard = parts[_OURS].get("SoftLimit"), parts[_OURS].get("HardLimit")
     if soft is not None and hard is not None and soft > hard:
-        text = f"soft limit {soft} MiB is above hard limit {hard} MiB"
-        raise errors.InvalidRequest(text, "soft_mib", soft)
-
-
-def _bytes(mib: int | None) -> int | None:
-    return None if mib is None else mib * MIB
-
-
-def _nano_cpus(cpus: float) -> int:
-    return round(arguments.number("cpus", cpus, 1e-9, 1e9, arguments.SOME_CPUS) * 1_000_000_000)
+        soft, hard = soft // arguments.MIB, hard // arguments.MIB
+        raise errors.InvalidRequest(f"soft limit {soft} MiB is above hard limit {hard} MiB", "soft_mib", soft)
+    return parts
 
 
 def _security_option(option: str) -> str:

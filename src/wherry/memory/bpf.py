@@ -43,6 +43,7 @@ from wherry.memory.limiter import (
     Kind,
     Limits,
     Target,
+    Traits,
     Unusable,
     Usage,
     Verdict,
@@ -50,6 +51,7 @@ from wherry.memory.limiter import (
     wall_clock,
 )
 
+TRAITS = Traits(names_victims=True, is_pinnable=True)
 _OBJECT = Path(__file__).with_name("monitor.bpf.o")
 _KERNEL_TYPES = Path("/sys/kernel/btf/vmlinux")
 _PAGE = resource.getpagesize()
@@ -161,6 +163,7 @@ class BpfLimiter:
     """See ``limiter.MemoryLimiter``."""
 
     name = "bpf"
+    traits = TRAITS
 
     def __init__(self, loaded: BpfObject, programs: Programs) -> None:
         self._object = loaded

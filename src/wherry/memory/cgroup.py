@@ -24,10 +24,12 @@ from wherry.kernel import cgroup_memory
 from wherry.kernel.cgroups import Group
 from wherry.kernel.libc import call_error
 from wherry.kernel.polling import readable
-from wherry.memory.limiter import Event, Host, Kind, Limits, Target, Unusable, Usage, Verdict
+from wherry.memory import uncounted
+from wherry.memory.limiter import Event, Host, Kind, Limits, Target, Traits, Unusable, Usage, Verdict
 
 _PAGE = resource.getpagesize()
 _SOFT_INTERVAL_NS = 50_000_000
+TRAITS = Traits(is_group=True, not_counted=uncounted.CHARGED)
 
 
 def open_limiter(host: Host, _kept: dict[str, int]) -> CgroupLimiter:
@@ -66,6 +68,7 @@ class CgroupLimiter:
     """See ``limiter.MemoryLimiter``."""
 
     name = "cgroup"
+    traits = TRAITS
     accuracy = None
     has_taken_over = True  # all that there is, is in the groups
 

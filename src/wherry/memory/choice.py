@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from typing import NamedTuple
 
 from wherry.kernel.libc import describe
 from wherry.memory import selftest
-from wherry.memory.limiter import Host, MemoryLimiter, Unusable
+from wherry.memory.limiter import Host, MemoryLimiter, Traits, Unusable
 
 ENFORCERS = ("kmod", "bpf", "cgroup")
 """In the order in which ``auto`` tries them."""
@@ -38,6 +39,15 @@ def choose(wanted: str, host: Host, taken_over: dict[str, MemoryLimiter]) -> Cho
     if wanted != AUTO:
         raise Unusable(f"memory enforcer {wanted}: {refused[wanted]}")
     return Choice(None, refused)
+
+
+@functools.cache
+def traits_of(name: str) -> Traits:
+    """Of the enforcer that a record names, which this version may not have; "" is nobody."""
+    if name not in ENFORCERS:
+        return Traits() if name else Traits(not_counted=())
+    traits: Traits = importlib.import_module(f"wherry.memory.{name}").TRAITS
+    return traits
 
 
 def take_over(name: str, host: Host, kept: dict[str, int]) -> MemoryLimiter:

@@ -22,6 +22,7 @@ from wherry.memory.limiter import (
     Kind,
     Limits,
     Target,
+    Traits,
     Unusable,
     Usage,
     Verdict,
@@ -29,6 +30,7 @@ from wherry.memory.limiter import (
     wall_clock,
 )
 
+TRAITS = Traits(writes_kernel_log=True)
 _DEVICE = "kmod-device"
 _KINDS = {Type.SOFT: Kind.SOFT, Type.SOFT_CLEARED: Kind.SOFT_CLEARED, Type.HARD: Kind.HARD}
 
@@ -63,6 +65,7 @@ class Kmod:
     """See ``MemoryLimiter``."""
 
     name = "kmod"
+    traits = TRAITS
     accuracy = Accuracy(shares_of_a_cpu(), over_bytes=None)
 
     def __init__(self, monitor: Monitor, *, has_taken_over: bool) -> None:

@@ -28,6 +28,7 @@ from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 from wherry.kernel.cgroups import Group, Layout
+from wherry.memory import uncounted
 
 
 class Unusable(Exception):
@@ -159,6 +160,25 @@ class Alarm(NamedTuple):
     flag: int
 
 
+class Traits(NamedTuple):
+    """What an enforcer is, whatever the host: ``choice.traits_of`` knows it by the name that a record has, also when
+    nothing of that enforcer is open any more.
+    """
+
+    is_group: bool = False
+    """The container's memory group is itself the hard limit, and its memory.high the soft one: nothing stands behind
+    it, and what it counts is what the group is charged.
+    """
+    names_victims: bool = False
+    """It tells of Kind.OOM_KILL, also for a container without limits."""
+    writes_kernel_log: bool = False
+    """It tells of crossings there by itself."""
+    is_pinnable: bool = False
+    """Its descriptors are of BPF objects, which a bpffs can hold."""
+    not_counted: tuple[str, ...] = uncounted.RESIDENT
+    """What its hard limit does not count, in words."""
+
+
 class Accuracy(NamedTuple):
     """What an enforcer promises that counts the resident memory of processes (VmRSS). ``behind_bytes`` is how far its
     figure may be from the sum of theirs, a process and CPU; ``over_bytes`` how far above a hard limit the memory may be
@@ -186,17 +206,22 @@ class Host(NamedTuple):
 
 
 class MemoryLimiter(Protocol):
-    """One enforcer at work. A module ``wherry.memory.NAME`` makes it:
+    """One enforcer at work. A module ``wherry.memory.NAME`` says what it is, and makes it:
 
+        TRAITS = Traits(...)
         def open_limiter(host: Host, kept: dict[str, int]) -> MemoryLimiter
 
-    which takes over the descriptors in ``kept`` (named as ``descriptors`` names them), and raises Unusable when this
-    host has no such facility or the kernel refuses it. Whether it works is found out by ``selftest``, not by version.
+    The latter takes over the descriptors in ``kept`` (named as ``descriptors`` names them), and raises Unusable when
+    this host has no such facility or the kernel refuses it. Whether it works is found out by ``selftest``, not by
+    version.
     """
 
     @property
     def name(self) -> str:
         """``kmod``, ``bpf`` or ``cgroup``: what ``--memory-enforcer`` and ``inspect`` call it."""
+
+    @property
+    def traits(self) -> Traits: ...
 
     @property
     def accuracy(self) -> Accuracy | None:

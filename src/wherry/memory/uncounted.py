@@ -1,4 +1,4 @@
-"""What an enforcer's hard limit does not count, for who wants to know what it is worth.
+"""What an enforcer's hard limit does not count (``Traits.not_counted``), for who wants to know what it is worth.
 
 Of the kernel's own books: mm/memory.c and include/linux/mm_types_task.h (what RSS is), Documentation/admin-guide/
 cgroup-v2.rst, "Memory Interface Files" (what a group is charged), hugetlb.rst.
@@ -7,10 +7,8 @@ cgroup-v2.rst, "Memory Interface Files" (what a group is charged), hugetlb.rst.
 from __future__ import annotations
 
 _HUGETLB = "huge pages of hugetlbfs"
-BY_ENFORCER = {
-    "cgroup": (_HUGETLB,),
-    "": (),
-}
+CHARGED = (_HUGETLB,)
+"""Of one that holds what is charged to a memory group."""
 RESIDENT = (
     "files of tmpfs and memfd that are not mapped",
     _HUGETLB,
@@ -20,8 +18,3 @@ RESIDENT = (
     "other kernel memory",
 )
 """Of those that sum the resident memory of processes; a memory group behind them counts all but the second."""
-
-
-def by(enforcer: str) -> tuple[str, ...]:
-    """In words; () for no enforcer."""
-    return BY_ENFORCER.get(enforcer, RESIDENT)

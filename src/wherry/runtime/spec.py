@@ -180,6 +180,7 @@ class Spec(_Model, frozen=True, kw_only=True):
     annotations: dict[str, str] = {}
 
 
+ANNOTATION_PREFIX = "io.wherry."
 ANNOTATION_SOFT_LIMIT = "io.wherry.memory.soft"
 ANNOTATION_HARD_LIMIT = "io.wherry.memory.hard"
 """Bytes that the memory enforcer watches; the specification's memory limits are the control group's."""

@@ -16,6 +16,7 @@ from wherry.storage import trees
 from wherry.storage.catalogue import Unpacked
 from wherry.storage.rootfs import RootfsStore
 from wherry.storage.tar.budget import Space
+from wherry.supervisor.containers import states
 from wherry.supervisor.containers.container import Container
 from wherry.supervisor.containers.record import Record
 from wherry.supervisor.state_directory import StateDirectory
@@ -97,7 +98,7 @@ class Disk:
 
     def released(self, record: Record) -> bool:
         """A container is gone, with its mount: nothing of it uses its archive any more. True if there was one."""
-        digest, record.unpacked = record.unpacked, ""
+        digest = states.took_archive(record, "")
         self._unknown.discard(record.id)
         self._store.keeps_all = bool(self._unknown)
         self._store.drop(digest)

@@ -9,6 +9,7 @@ import logging
 import os
 import secrets
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from signal import SIGKILL
 from typing import Any
@@ -17,16 +18,15 @@ import wherry
 from wherry.errors import Conflict, InternalError, NameInUse, NotFound, StartFailed, WherryError
 from wherry.kernel.libc import describe
 from wherry.logs import Log
-from wherry.memory import uncounted
 from wherry.supervisor import turns
-from wherry.supervisor.containers import usage
+from wherry.supervisor.containers import states, usage
 from wherry.supervisor.containers.container import Container
 from wherry.supervisor.containers.names import find, generate_name
 from wherry.supervisor.containers.record import End, EngineInfo, Record, State
 from wherry.supervisor.containers.request import CreateRequest
 from wherry.supervisor.containers.usage import Resident
 from wherry.supervisor.disk import Disk
-from wherry.supervisor.events import Action, Events
+from wherry.supervisor.events import Events
 from wherry.supervisor.lifecycle import replacing, stopping, updating
 from wherry.supervisor.lifespan import Lifespan
 
@@ -43,7 +43,7 @@ class Engine(Lifespan):
         except BaseException:
             self._take_out(container)
             raise
-        self._events.emit(Action.CREATE, container.record)
+        self._events.tell(container.record, states.created())
         return container.record
 
     def _create(self, name: str | None, request: CreateRequest) -> Container:
@@ -53,7 +53,7 @@ class Engine(Lifespan):
         name = name or generate_name(self._names)
         if name in self._names:
             other = self._names[name].record
-            hint = "" if other.state is State.RUNNING else f'; "engine rm {name}" frees it'
+            hint = f'; "engine rm {name}" frees it' if states.can_remove(other) else ""
             raise NameInUse(f"name in use: {name} ({other.state}){hint}")
         path = self._state.log_of(name)
         record = Record(id=container_id, name=name, request=request, created_ns=time.time_ns(), log_path=str(path))
@@ -67,8 +67,9 @@ class Engine(Lifespan):
         """A copy of the record as it was when the command had been executed; None when it runs already."""
         container = self._find(ref)
         async with container.lock:
-            if container.running:
+            if container.record.state is State.RUNNING:
                 return None
+            states.require(states.can_start, container.record)
             self._check_present(container)
             if container.record.request.auto_remove and container.record.finished_ns:
                 raise Conflict(f"container {container.record.name} has ended and is being removed")
@@ -102,7 +103,7 @@ class Engine(Lifespan):
         if hold:
             container.held = True
             container.log.keep()
-        self._events.emit(Action.CREATE, container.record)
+        self._events.tell(container.record, states.created())
         async with container.lock:
             try:
                 await self._start(container)
@@ -111,7 +112,7 @@ class Engine(Lifespan):
                 with contextlib.suppress(InternalError):  # then the next supervisor finds it, as one that was lost
                     self._records.delete(container.record)
                 self._take_out(container)
-                self._events.emit(Action.DESTROY, container.record)
+                self._events.tell(container.record, states.removed())
                 await self._remove_layer(container)
                 raise
 
@@ -132,7 +133,7 @@ class Engine(Lifespan):
             raise Conflict("the supervisor is shutting down")
         try:
             with self._room.start(self._shim.pid):
-                await self._starter.start(container)
+                started = await self._starter.start(container)
         except StartFailed as error:
             raise _named(error, name) from error
         except OSError as error:  # TimeoutError is one
@@ -142,51 +143,46 @@ class Engine(Lifespan):
         if child is None:
             raise InternalError(f"cannot start {name}: it has no process")
         _log.info("%s: started, pid %d", name, container.record.pid)
-        self._events.emit(Action.START, container.record, {"pid": str(container.record.pid)})
+        self._events.tell(container.record, started)
         self._background(self._watch(container, child))
 
     def _book_failed_start(self, container: Container, error: WherryError) -> None:
-        record = container.start_failed(error)
+        record = container.record
+        told = states.start_failed(record, error)
         self._records.keep(record)
-        self._events.emit(Action.DIE, record, {"exitCode": str(record.exit_code), "reason": record.reason})
+        self._events.tell(record, told)
         if record.request.auto_remove:  # as docker does: nobody would remove it later
             self._discard(container)
 
-    async def stop(self, ref: str, seconds: float | None = None) -> bool:
+    async def stop(self, ref: str, seconds: float | None = None, signal: int | None = None) -> bool:
         """False when it does not run; else returns after the end has been booked. Waits for a start under way.
 
-        ``seconds`` None is what the container was made with: ``stopping.stop``. Raises NotKilled.
+        ``seconds`` and ``signal`` None are what the container was made with: ``stopping.stop``. Raises NotKilled.
         """
         container = self._find(ref)
         await stopping.wait_for_start(container, seconds)
-        if not container.running:
+        if not states.can_signal(container.record):
             return False
-        await stopping.stop(container, self._records, seconds, self._events)
-        self._events.emit(Action.STOP, container.record)
+        await stopping.stop(container, self._records, seconds, self._events, signal)
+        self._events.tell(container.record, states.stopped())
         return True
 
     async def kill(self, ref: str, signal: int) -> None:
         container = self._find(ref)
-        if not container.running:
-            raise Conflict(f"container {container.record.name} is not running")
+        states.require(states.can_signal, container.record)
         if signal == SIGKILL:
             stopping.kill(container, self._records, self._events)
             return
         container.send_signal(signal)
-        self._events.emit(Action.KILL, container.record, {"signal": str(signal)})
+        self._events.tell(container.record, states.signalled(signal))
 
     async def update(self, ref: str, changes: Mapping[str, Any]) -> None:
         """Change fields of its request, and what holds it to them: ``updating``."""
         container = self._find(ref)
         async with container.lock:
             self._check_present(container)
-            request = updating.changed(container.record.request, changes)
-            await updating.update(container, self._records, self._memory, request)
-        self._events.emit(
-            Action.UPDATE,
-            container.record,
-            {name: "unlimited" if value is None else str(value) for name, value in changes.items()},
-        )
+            told = await updating.update(container, self._records, self._memory, changes)
+        self._events.tell(container.record, told)
 
     async def wait(self, ref: str, condition: str) -> End:
         """``not-running``, ``next-exit`` or ``removed``; the first and the last also of what has been removed."""
@@ -206,15 +202,14 @@ class Engine(Lifespan):
         """With ``force`` a running container is killed first. Raises NotKilled."""
         container = self._find(ref)
         while True:
-            if container.running and not force:
-                name = container.record.name
-                raise Conflict(f'container {name} is running; stop it first or remove it with "engine rm -f {name}"')
-            if container.running:
+            if not force:
+                states.require(states.can_remove, container.record)
+            if not states.can_remove(container.record):
                 await stopping.stop(container, self._records, 0, self._events)
             await stopping.wait_for_start(container, 0)
             async with container.lock:
                 self._check_present(container)
-                if not container.running:
+                if states.can_remove(container.record):
                     self._forget(container)
                     await self._remove_layer(container)
                     return
@@ -246,7 +241,7 @@ class Engine(Lifespan):
 
     def info(self) -> EngineInfo:
         drift = self._memory.auditor.worst
-        states = [container.record.state for container in self._containers.values()]
+        found = Counter(container.record.state for container in self._containers.values())
         return EngineInfo(
             version=wherry.__version__,
             state_dir=str(self._state.path),
@@ -265,10 +260,11 @@ class Engine(Lifespan):
             has_backstop=self._memory.has_backstop,
             drift_bytes=None if drift is None else drift.size,
             drift_of="" if drift is None else drift.name,
-            not_counted=uncounted.by(self._memory.name),
-            containers_running=states.count(State.RUNNING),
-            containers_created=states.count(State.CREATED),
-            containers_exited=states.count(State.EXITED),
+            not_counted=self._memory.not_counted,
+            containers_running=found[State.RUNNING],
+            containers_paused=found[State.PAUSED],
+            containers_created=found[State.CREATED],
+            containers_exited=found[State.EXITED],
             hostname=os.uname().nodename,
             spares=self._children.spares,
             longest_turn_ms=round(turns.OF_SUPERVISOR.longest.seconds * 1e3, 1),

@@ -33,6 +33,8 @@ class Action(StrEnum):
     CREATE = "create"
     START = "start"
     KILL = "kill"
+    PAUSE = "pause"
+    UNPAUSE = "unpause"
     UPDATE = "update"
     SOFT_LIMIT = "soft-limit"
     SOFT_LIMIT_CLEARED = "soft-limit-cleared"
@@ -69,6 +71,13 @@ class Instant(NamedTuple):
     @classmethod
     def now(cls) -> Instant:
         return cls(time.time_ns(), time.monotonic_ns())
+
+
+class Notice(NamedTuple):
+    """What has happened to a container, before it is told: the record has the rest of its event."""
+
+    action: Action
+    attributes: Mapping[str, str] = _NOTHING
 
 
 class Event(NamedTuple):
@@ -143,6 +152,10 @@ class Events:
             return False
         self._add(event)
         return True
+
+    def tell(self, record: Record, *notices: Notice) -> None:
+        for notice in notices:
+            self.emit(notice.action, record, notice.attributes)
 
     def _may_be_told(self, event: Event, kind: str) -> bool:
         held = self._held_back.get(event.container_id, {}).get(kind)

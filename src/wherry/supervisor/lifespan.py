@@ -22,11 +22,12 @@ from wherry.storage.layers import Layers
 from wherry.storage.rootfs import RootfsStore
 from wherry.storage.tar.budget import Limits
 from wherry.supervisor import room
+from wherry.supervisor.containers import states
 from wherry.supervisor.containers.container import Container
 from wherry.supervisor.containers.record import Record, State
 from wherry.supervisor.disk import Disk
 from wherry.supervisor.event_log import EventLog
-from wherry.supervisor.events import Action, Events
+from wherry.supervisor.events import Events
 from wherry.supervisor.lifecycle import ending, killing, leaving, recovery, stopping
 from wherry.supervisor.lifecycle.starting import Starter
 from wherry.supervisor.lifecycle.takeover import Takeover
@@ -194,7 +195,7 @@ class Lifespan(abc.ABC):
                 self._background(self._clean_up(container, self._takeover.finish_log(container, slot)))
             elif slot is not None:
                 adopting.append(self._adopt(container, slot))
-            elif container.running or (record.slot and record.state is not State.EXITED):
+            elif record.is_live or (record.slot and record.state is not State.EXITED):
                 lost.append(container)
                 continue
             else:
@@ -226,15 +227,14 @@ class Lifespan(abc.ABC):
     def _book_lost(self, container: Container) -> None:
         """What was left of it has been killed, until when its limits may have held: they are pinned."""
         record = container.record
-        self._takeover.book_lost(container)
-        self._events.emit(Action.DIE, record, {"exitCode": "", "reason": record.reason})
+        self._events.tell(record, *self._takeover.book_lost(container))
         if record.request.auto_remove:
             self._background(self.remove(record.id, force=False))
 
     async def _adopt(self, container: Container, held: HeldSlot) -> None:
         child = await self._takeover.adopt(container, held)
         if container.record.being_killed:
-            container.kill()
+            killing.kill(child)
         self._background(self._watch(container, child))
 
     def _discard_unknown(self, slot: HeldSlot) -> None:
@@ -327,7 +327,7 @@ class Lifespan(abc.ABC):
             container.removed.set()
             container.released.set()  # release() would not find it any more
             container.wake_exit_waiters()
-            self._events.emit(Action.DESTROY, container.record)
+            self._events.tell(container.record, states.removed())
 
     def _discard(self, container: Container) -> None:
         self._forget(container)

@@ -154,7 +154,7 @@ def create(supervisor: Supervisor, rootfs: Path, name: str, script: str) -> None
 
 
 def docker_py(supervisor: Supervisor) -> Any:
-    return docker_library.APIClient(base_url=f"unix://{supervisor.socket}", version="1.41")
+    return docker_library.APIClient(base_url=f"unix://{supervisor.socket}", version="auto")
 
 
 def test_start_attached_shows_all_of_the_run_and_only_that(supervisor: Supervisor, rootfs: Path) -> None:
@@ -197,11 +197,21 @@ def test_who_attached_and_has_gone_is_forgotten(supervisor: Supervisor, rootfs: 
         wait_until(lambda: descriptors(supervisor) <= before)
 
 
-def raw_attach(supervisor: Supervisor, name: str, query: str = "stream=1&stdout=1") -> socket.socket:
+def test_the_media_type_of_an_attached_stream(supervisor: Supervisor, rootfs: Path) -> None:
+    supervisor.client.run("job", str(rootfs), ["/bin/sh", "-c", "echo out"])
+    for version, kind in (("/v1.41", b"raw-stream"), ("/v1.42", b"multiplexed-stream"), ("", b"multiplexed-stream")):
+        with raw_attach(supervisor, "job", "logs=1&stdout=1", version) as stream:
+            head = b"".join(iter(lambda: stream.recv(4096), b"")).partition(b"\r\n\r\n")[0]
+        assert head.startswith(b"HTTP/1.1 101 UPGRADED\r\n")
+        assert b"Content-Type: application/vnd.docker." + kind in head.split(b"\r\n")
+        assert b"Upgrade: tcp" in head.split(b"\r\n")
+
+
+def raw_attach(supervisor: Supervisor, name: str, query: str = "stream=1&stdout=1", version: str = "") -> socket.socket:
     stream = socket.socket(socket.AF_UNIX)
     stream.settimeout(PATIENCE)
     stream.connect(str(supervisor.socket))
-    head = f"POST /containers/{name}/attach?{query} HTTP/1.1\r\nHost: d\r\nContent-Length: 0\r\n"
+    head = f"POST {version}/containers/{name}/attach?{query} HTTP/1.1\r\nHost: d\r\nContent-Length: 0\r\n"
     stream.sendall(f"{head}Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n".encode())
     return stream
 
@@ -234,3 +244,47 @@ def test_prune_and_df(supervisor: Supervisor, rootfs: Path, tmp_path: Path) -> N
     assert docker(supervisor, "ps", "-a", "--format", "{{.Names}}").stdout == "runs\n"
     failed = docker(supervisor, "container", "prune", "-f", "--filter", "name=x", check=False)
     assert "invalid filter" in failed.stderr
+
+
+def test_stop_with_another_signal(supervisor: Supervisor, rootfs: Path, tmp_path: Path) -> None:
+    script = "trap 'exit 7' INT; trap 'exit 8' TERM; touch /out/ready; while :; do usleep 10000; done"
+    (tmp_path / "out").mkdir()
+    supervisor.client.start("job", str(rootfs), ["/bin/sh", "-c", script], volumes=[f"{tmp_path}/out:/out"])
+    wait_until((tmp_path / "out/ready").exists)
+    docker(supervisor, "stop", "--signal", "SIGINT", "--time", "-1", "job")
+    assert supervisor.client.inspect("job")["State"]["ExitCode"] == 7
+
+
+def test_what_there_is_not_is_told_by_a_sentence(supervisor: Supervisor) -> None:
+    """Never "page not found", which docker's users take for a fault of theirs."""
+    assert docker(supervisor, "network", "ls", "--format", "{{.Name}}").stdout.split() == ["host", "none"]
+    assert docker(supervisor, "volume", "ls", "-q").stdout == ""
+    assert docker(supervisor, "plugin", "ls", "-q").stdout == ""
+    assert json.loads(docker(supervisor, "network", "inspect", "none").stdout)[0]["Driver"] == "null"
+    assert docker(supervisor, "volume", "prune", "-f").stdout == "Total reclaimed space: 0B\n"
+    for words, said in (
+        (("commit", "x"), "a container cannot be committed to an image yet"),
+        (("network", "create", "lan"), "networks cannot be made or joined yet"),
+        (("volume", "create"), "volumes cannot be made yet"),
+        (("pull", "alpine"), "there is no store of images yet"),
+        (("service", "ls"), "This node is not a swarm manager"),
+        (("node", "ls"), "This node is not a swarm manager"),
+        (("volume", "rm", "data"), "no such volume"),
+        (("network", "rm", "none"), "pre-defined network"),
+    ):
+        failed = docker(supervisor, *words, check=False)
+        assert (failed.returncode != 0, said in failed.stderr) == (True, True), failed
+
+
+def test_docker_py_sees_the_networks(supervisor: Supervisor) -> None:
+    api = docker_py(supervisor)
+    try:
+        assert api.api_version == "1.44"
+        assert [each["Name"] for each in api.networks()] == ["host", "none"]
+        assert api.volumes()["Volumes"] == []
+        with pytest.raises(docker_library.errors.APIError, match="501"):
+            api.create_network("lan")
+        with pytest.raises(docker_library.errors.APIError, match="503"):
+            api.services()
+    finally:
+        api.close()

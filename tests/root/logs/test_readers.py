@@ -113,7 +113,7 @@ def test_run_into_a_file_and_into_gzip(
 def test_docker_start_attached_gets_every_byte(supervisor: Supervisor, rootfs: Path, expected: str) -> None:
     """Case 1: each time it is started."""
     docker_library = pytest.importorskip("docker")
-    api = docker_library.APIClient(base_url=f"unix://{supervisor.socket}", version="1.41")
+    api = docker_library.APIClient(base_url=f"unix://{supervisor.socket}", version="auto")
     body = {
         "Cmd": ["/log_lines", str(LINES)],
         "Wherry": {"Rootfs": str(rootfs)},

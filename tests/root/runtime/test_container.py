@@ -6,20 +6,24 @@ import os
 import re
 import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.patience import PATIENCE
 from tests.root.harness import Traces
-from tests.root.runtime.unsupervised import Change, Unsupervised
+from tests.root.runtime.unsupervised import Change, Unsupervised, tmpfs, volume
 from tests.waiting import wait_until
 
 from wherry.kernel.capabilities import mask_of
 from wherry.runtime import defaults
+from wherry.runtime.spec import Scheduler
 from wherry.runtime.steps import DropPrivileges, LimitBoundingSet, Step
-from wherry.supervisor.containers.request import Volume
 
 pytestmark = pytest.mark.root
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -56,6 +60,36 @@ def test_no_descriptor_of_ours(unsupervised: Unsupervised) -> None:
     finally:
         os.close(host)
     assert [re.sub(r"\[\d+\]", "[N]", line) for line in lines] == ["0 /dev/null", "1 pipe:[N]", "2 pipe:[N]"]
+
+
+ALONE = """
+import sys
+from pathlib import Path
+from tests.root.runtime.unsupervised import Unsupervised
+
+def work():
+    parked = made.park("/bin/sh", "-c", "echo alone")
+    assert parked.wait_ready()
+    return parked.end(parked.finish()), sorted(sys.modules)
+
+made = Unsupervised(Path(sys.argv[1]), Path(sys.argv[2]))
+ended, loaded = made.apart(work)
+print(*ended.lines, *(name for name in {*loaded, *sys.modules} if name.startswith("wherry.supervisor")))
+"""
+
+
+def test_no_supervisor_is_loaded(rootfs: Path, tmp_path: Path, leftovers: Traces) -> None:
+    """What wherry-oci will be: a container from a spec, by the runtime alone."""
+    assert leftovers.directory == str(tmp_path)
+    command = [sys.executable, "-c", ALONE, str(rootfs), str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert (done.stdout, done.stderr) == ("alone\n", "")
+    loading = ["import wherry.supervisor.engine\n" + ALONE if word is ALONE else word for word in command]
+    (tmp_path / "again").mkdir()
+    again = subprocess.run(
+        [*loading[:-1], str(tmp_path / "again")], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=True
+    )
+    assert "wherry.supervisor.engine" in again.stdout
 
 
 SAFE = "nosuid,nodev,noexec,relatime"
@@ -193,14 +227,17 @@ def test_processes_of_the_host_are_not_seen(unsupervised: Unsupervised) -> None:
 
 def test_limits_of_the_process(unsupervised: Unsupervised) -> None:
     script = "ulimit -n; cut -d' ' -f19 /proc/1/stat; cat /proc/1/oom_score_adj"
-    assert unsupervised.shell(script, nice=7).lines == ["1024", "7", "0"]
+    assert unsupervised.shell(script, scheduler=Scheduler(nice=7)).lines == ["1024", "7", "0"]
     assert unsupervised.shell(script).lines == ["1024", "0", "0"]
 
 
-@pytest.mark.parametrize(("policy", "number"), [("other", 0), ("batch", 3), ("idle", 5)])
+@pytest.mark.parametrize(("policy", "number"), [("OTHER", 0), ("BATCH", 3), ("IDLE", 5)])
 def test_the_scheduling_policy_is_inherited(unsupervised: Unsupervised, policy: str, number: int) -> None:
     """Field 41 of /proc/PID/stat (proc_pid_stat(5))."""
-    assert unsupervised.shell("sh -c 'cut -d\" \" -f41 /proc/self/stat'", sched_policy=policy).lines == [str(number)]
+    ended = unsupervised.shell(
+        "sh -c 'cut -d\" \" -f41 /proc/self/stat'", scheduler=Scheduler(policy=f"SCHED_{policy}")
+    )
+    assert ended.lines == [str(number)]
 
 
 def test_writes_go_to_the_layer(unsupervised: Unsupervised, rootfs: Path) -> None:
@@ -212,7 +249,9 @@ def test_writes_go_to_the_layer(unsupervised: Unsupervised, rootfs: Path) -> Non
 
 
 def test_a_read_only_root(unsupervised: Unsupervised) -> None:
-    ended = unsupervised.shell("echo x >/new; echo y >/tmp/fine; cat /tmp/fine", read_only=True, tmpfs={"/tmp": ""})
+    ended = unsupervised.shell(
+        "echo x >/new; echo y >/tmp/fine; cat /tmp/fine", read_only=True, mounts=(tmpfs("/tmp"),)
+    )
     assert ended.stdout == "y\n"
     assert "Read-only file system" in ended.stderr
 
@@ -223,16 +262,16 @@ def test_volumes(unsupervised: Unsupervised, tmp_path: Path) -> None:
     (data / "file").write_text("data\n")
     os.mknod(data / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
     volumes = (
-        Volume(source=str(data), destination="/a/new/place"),
-        Volume(source=str(data), destination="/conf", read_only=True),
-        Volume(source=str(data / "file"), destination="/etc/hosts", read_only=True),
+        volume(data, "/a/new/place"),
+        volume(data, "/conf", "ro"),
+        volume(data / "file", "/etc/hosts", "ro"),
     )
     script = """
         cat /a/new/place/file /etc/hosts; echo x >/a/new/place/sub/written
         for f in /conf/x /etc/hosts; do (echo x >$f) 2>&1 | sed 's/.*: //'; done
         (cat /a/new/place/null) 2>&1 | sed 's/.*: //'
     """
-    lines = unsupervised.shell(script, volumes=volumes).lines
+    lines = unsupervised.shell(script, mounts=volumes).lines
     assert lines == ["data", "data", "Read-only file system", "Read-only file system", "Permission denied"]
     assert (data / "sub/written").read_text() == "x\n"
 
@@ -242,15 +281,15 @@ def test_a_volume_is_what_was_named_on_the_host(unsupervised: Unsupervised, tmp_
     (tmp_path / "real").mkdir()
     (tmp_path / "real/file").write_text("real\n")
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    volumes = (Volume(source=str(tmp_path / "link"), destination="/data"),)
-    assert unsupervised.shell("cat /data/file", volumes=volumes).lines == ["real"]
+    mounts = (volume(tmp_path / "link", "/data"),)
+    assert unsupervised.shell("cat /data/file", mounts=mounts).lines == ["real"]
 
 
 def test_a_volume_in_a_tmpfs(unsupervised: Unsupervised, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
-    volumes = (Volume(source=str(tmp_path / "data"), destination="/tmp/data"),)
+    mounts = (tmpfs("/tmp", "size=1m,mode=1777"), volume(tmp_path / "data", "/tmp/data"))
     script = "echo x >/tmp/lost; echo y >/tmp/data/kept; cat /proc/self/mountinfo"
-    lines = unsupervised.shell(script, volumes=volumes, tmpfs={"/tmp": "size=1m,mode=1777"}).lines
+    lines = unsupervised.shell(script, mounts=mounts).lines
     assert {"/tmp", "/tmp/data"} <= {point for point, _, _ in mounted(lines)}
     assert (tmp_path / "data/kept").read_text() == "y\n"
 
@@ -259,7 +298,8 @@ def test_tmpfs_options(unsupervised: Unsupervised) -> None:
     script = (
         "cat /proc/self/mountinfo; stat -c %a /safe /free; cp /bin/busybox /free/cat; /free/cat /dev/null && echo ran"
     )
-    lines = unsupervised.shell(script, tmpfs={"/safe": "size=64k,mode=700", "/free": "exec,suid,dev"}).lines
+    mounts = (tmpfs("/safe", "size=64k,mode=700"), tmpfs("/free", "exec,suid,dev"))
+    lines = unsupervised.shell(script, mounts=mounts).lines
     found = {point: options for point, options, _ in mounted(lines[:-3])}
     assert (found["/safe"], found["/free"]) == (f"rw,{SAFE}", "rw,nodev,relatime")
     assert lines[-3:] == ["700", "1777", "ran"]
@@ -267,7 +307,7 @@ def test_tmpfs_options(unsupervised: Unsupervised) -> None:
 
 def test_a_default_mount_can_be_replaced(unsupervised: Unsupervised) -> None:
     lines = unsupervised.shell(
-        "df -k /dev/shm | tail -1; grep -c ' /dev/shm ' /proc/mounts", tmpfs={"/dev/shm": "size=2m"}
+        "df -k /dev/shm | tail -1; grep -c ' /dev/shm ' /proc/mounts", mounts=(tmpfs("/dev/shm", "size=2m"),)
     ).lines
     assert (lines[0].split()[1], lines[1]) == ("2048", "1")
 
@@ -311,7 +351,7 @@ def test_the_first_process_is_closed_to_the_container(unsupervised: Unsupervised
 
 def test_nothing_is_mounted_on_the_host_meanwhile(unsupervised: Unsupervised, tmp_path: Path) -> None:
     def work() -> str:
-        parked = unsupervised.park("/bin/sleep", "1000", tmpfs={"/tmp": ""})
+        parked = unsupervised.park("/bin/sleep", "1000", mounts=(tmpfs("/tmp"),))
         assert parked.wait_ready()
         outputs = parked.finish()
         assert parked.wait_executed().executed

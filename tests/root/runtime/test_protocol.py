@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tests.forked import in_child
 from tests.root.harness import Traces
-from tests.root.runtime.unsupervised import Change, Parked, Unsupervised, unique
+from tests.root.runtime.unsupervised import Change, Parked, Unsupervised, unique, volume
 from tests.waiting import wait_until
 
 from wherry.kernel import cgroups, procfs
@@ -23,7 +23,6 @@ from wherry.runtime.exit_status import ExitStatus
 from wherry.runtime.launch import Report
 from wherry.runtime.steps import Context, Step
 from wherry.runtime.steps.workdir import EnterDirectory
-from wherry.supervisor.containers.request import Volume
 
 pytestmark = pytest.mark.root
 SETUP_FAILED = ExitStatus(os.CLD_EXITED, 125)
@@ -110,15 +109,15 @@ FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"working_dir": "/etc/passwd/x"}, "make working directory /etc/passwd/x: openat2: not a directory (ENOTDIR)"),
     ({"working_dir": "/proc/nosuch"}, "make working directory /proc/nosuch: no such file or directory (ENOENT)"),
     (
-        {"volumes": (Volume(source="/etc/hostname", destination="/etc"),)},
+        {"mounts": (volume("/etc/hostname", "/etc"),)},
         "mount volume /etc: it is a directory, not a file (EISDIR)",
     ),
     (
-        {"volumes": (Volume(source="/etc", destination="/etc/passwd"),)},
+        {"mounts": (volume("/etc", "/etc/passwd"),)},
         "mount volume /etc/passwd: it is a file, not a directory (ENOTDIR)",
     ),
     (
-        {"volumes": (Volume(source="/etc", destination="/dev/pts/x/y"),)},
+        {"mounts": (volume("/etc", "/dev/pts/x/y"),)},
         "mount volume /dev/pts/x/y: operation not permitted (EPERM)",
     ),
 ]
@@ -146,8 +145,8 @@ def test_a_volume_led_into_proc(unsupervised: Unsupervised, rootfs: Path, tmp_pa
     """CVE-2019-16884: faked files there could tell the runtime anything of the process it sets up."""
     layer_with(unsupervised, lambda copy: (copy / "data").symlink_to(target), rootfs)
     (tmp_path / "volume").mkdir()
-    volumes = (Volume(source=str(tmp_path / "volume"), destination="/data"),)
-    assert unsupervised.run("/bin/true", volumes=volumes).error == (
+    mounts = (volume(tmp_path / "volume", "/data"),)
+    assert unsupervised.run("/bin/true", mounts=mounts).error == (
         "cannot start alpha: mount volume /data: the destination is inside /proc (EPERM)"
     )
 

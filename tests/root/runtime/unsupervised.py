@@ -1,4 +1,7 @@
-"""Containers without a supervisor: a plan, and ``runtime.launch`` from a process with one thread."""
+"""Containers without a supervisor: an OCI spec, its plan, and ``runtime.launch`` from a process with one thread.
+
+Nothing of ``wherry.supervisor`` is loaded, as wherry-oci will not.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,81 @@ from tests.forked import in_child
 from tests.patience import PATIENCE
 
 from wherry.kernel import libc
-from wherry.runtime import binds, launch, users
+from wherry.runtime import binds, defaults, launch, seccomp, users
 from wherry.runtime.exit_status import ExitStatus
 from wherry.runtime.launch import Report
 from wherry.runtime.plan import Plan, make_plan, wants_init
+from wherry.runtime.spec import (
+    ANNOTATION_INIT,
+    ANNOTATION_NAME_FILE,
+    Linux,
+    Mount,
+    Process,
+    Rlimit,
+    Root,
+    Scheduler,
+    Spec,
+    User,
+)
 from wherry.runtime.steps import Step, in_cgroups
 from wherry.storage.layers import Layers, open_rootfs
-from wherry.supervisor.containers.request import CreateRequest
-from wherry.supervisor.containers.spec_of import make_spec
 
 T = TypeVar("T")
 _PR_SET_PDEATHSIG = 1
 Change = Callable[[list[Step]], list[Step]]
+_NAME_FILES = {"/etc/hostname": "alpha\n", "/etc/hosts": "127.0.0.1\tlocalhost alpha\n"}
+
+
+def volume(source: Path | str, destination: str, access: str = "rw") -> Mount:
+    return Mount(destination=destination, type="bind", source=str(source), options=("rbind", access))
+
+
+def tmpfs(destination: str, options: str = "") -> Mount:
+    restrict = ("nosuid", "nodev", "noexec")
+    return Mount(destination=destination, type="tmpfs", source="tmpfs", options=(*restrict, *options.split(",")))
+
+
+def make_spec(  # noqa: PLR0913 (a spec has as many)
+    rootfs: Path,
+    command: tuple[str, ...],
+    user: users.User,
+    *,
+    env: tuple[str, ...] = (),
+    working_dir: str = "/",
+    domainname: str = "",
+    read_only: bool = False,
+    mounts: tuple[Mount, ...] = (),
+    network: str = "none",
+    scheduler: Scheduler | None = None,
+    init: bool = False,
+) -> Spec:
+    """Of a container ``alpha`` with docker's defaults."""
+    is_root, taken = user.uid == 0, {mount.destination for mount in mounts}
+    variables = {"PATH": defaults.PATH, "HOSTNAME": "alpha", "HOME": user.home}
+    variables |= dict(variable.split("=", 1) for variable in env)
+    annotations = {ANNOTATION_NAME_FILE + path: text for path, text in _NAME_FILES.items() if path not in taken}
+    return Spec(
+        process=Process(
+            args=command,
+            env=tuple("=".join(variable) for variable in variables.items()),
+            cwd=working_dir,
+            user=User(uid=user.uid, gid=user.gid, additional_gids=user.groups),
+            capabilities=defaults.CAPABILITIES if is_root else defaults.CAPABILITIES_OF_OTHER_USERS,
+            rlimits=(Rlimit(type="RLIMIT_NOFILE", soft=1024, hard=4096),),
+            scheduler=scheduler or Scheduler(),
+        ),
+        root=Root(path=str(rootfs), readonly=read_only),
+        hostname="alpha",
+        domainname=domainname,
+        mounts=(*(mount for mount in defaults.MOUNTS if mount.destination not in taken), *mounts),
+        linux=Linux(
+            namespaces=tuple(each for each in defaults.NAMESPACES if each.type != "network" or network != "host"),
+            masked_paths=defaults.MASKED_PATHS,
+            readonly_paths=defaults.READONLY_PATHS,
+            seccomp=seccomp.resolve(seccomp.parse(""), frozenset(defaults.CAPABILITIES.bounding)),
+        ),
+        annotations=annotations | ({ANNOTATION_INIT: "true"} if init else {}),
+    )
 
 
 class Ended(NamedTuple):
@@ -147,17 +213,16 @@ class Unsupervised:
         self.stage = directory / "stage"
         self.stage.mkdir()
 
-    def plan(self, *command: str, **fields: Any) -> tuple[Plan, int]:
-        """The plan of a container ``alpha`` with these fields of a CreateRequest, and its root mount."""
-        request = CreateRequest(rootfs=str(self.rootfs), command=command, **fields)
+    def plan(self, *command: str, user: str = "", **fields: Any) -> tuple[Plan, int]:
+        """The plan of a container with these fields of ``make_spec``, and its root mount."""
         directory, layers = open_rootfs(str(self.rootfs)), Layers(self.layers, 0)
         try:
             _, root = layers.mount("", directory)
         finally:
             os.close(directory)
             layers.close()
-        user = users.lookup(root, request.user)
-        return make_plan(make_spec("alpha", request, str(self.rootfs), user), str(self.stage)), root
+        spec = make_spec(self.rootfs, command, users.lookup(root, user), **fields)
+        return make_plan(spec, str(self.stage)), root
 
     def park(self, *command: str, prepare: Change | None = None, **fields: Any) -> Parked:
         """To be called in a child: see ``apart``."""

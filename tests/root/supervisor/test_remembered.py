@@ -115,7 +115,7 @@ def test_a_prefix_of_two_removed_containers_is_ambiguous(supervisor: Supervisor,
 
 
 def docker_py(supervisor: Supervisor) -> Any:
-    return docker_library.APIClient(base_url=f"unix://{supervisor.socket}", version="1.41")
+    return docker_library.APIClient(base_url=f"unix://{supervisor.socket}", version="auto")
 
 
 def create(api: Any, rootfs: Path, name: str, script: str, **host: Any) -> str:

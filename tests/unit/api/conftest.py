@@ -14,13 +14,13 @@ import http.client
 import itertools
 import json
 import secrets
-import signal
 import socket
 import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
+from signal import SIGKILL, SIGTERM
 from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -187,6 +187,7 @@ class FakeEngine:
         self.pids_limit: int | None = 100
         self.slow = 0.0  # seconds that create and start take
         self.stop_calls: builtins.list[float | None] = []
+        self.stop_signals: builtins.list[int | None] = []
         self.kill_calls: builtins.list[int] = []
         self.update_calls: builtins.list[dict[str, Any]] = []
         self._pids = itertools.count(1000)
@@ -273,14 +274,15 @@ class FakeEngine:
                 waiter.set_result(End.of(entry.record))
         entry.waiters[condition].clear()
 
-    async def stop(self, ref: str, seconds: float | None = None) -> bool:
+    async def stop(self, ref: str, seconds: float | None = None, signal: int | None = None) -> bool:
         self.stop_calls.append(seconds)
+        self.stop_signals.append(signal)
         entry = self._entry(ref)
         if entry.record.state is not State.RUNNING:
             return False
         entry.record.stop_requested = True
         await asyncio.sleep(self.slow)
-        self.end(entry, Reason.STOPPED, None, signal.SIGTERM)
+        self.end(entry, Reason.STOPPED, None, SIGTERM)
         return True
 
     async def kill(self, ref: str, signal: int) -> None:
@@ -308,7 +310,7 @@ class FakeEngine:
         if entry.record.state is State.RUNNING:
             if not force:
                 raise errors.Conflict(f"container {entry.record.name} is running: stop it first or use force")
-            self.end(entry, Reason.SIGNALED, None, signal.SIGKILL)
+            self.end(entry, Reason.SIGNALED, None, SIGKILL)
         self._forget(entry)
 
     def _entry(self, ref: str) -> Entry:
@@ -367,6 +369,7 @@ class FakeEngine:
             drift_bytes=-4096,
             drift_of="alpha",
             containers_running=states.count(State.RUNNING),
+            containers_paused=states.count(State.PAUSED),
             containers_created=states.count(State.CREATED),
             containers_exited=states.count(State.EXITED),
             hostname="box",

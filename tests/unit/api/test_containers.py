@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z")
 
 
-@pytest.mark.parametrize("prefix", ["", "/v1.24", "/v1.41"])
+@pytest.mark.parametrize("prefix", ["", "/v1.24", "/v1.44"])
 def test_ping_tells_the_version_with_and_without_a_prefix(api: Api, prefix: str) -> None:
     for method, body in (("GET", b"OK"), ("HEAD", b"")):
         reply = api.request(method, prefix + "/_ping")
         assert (reply.status, reply.body) == (200, body)
-        assert reply.headers["Api-Version"] == "1.41"
+        assert reply.headers["Api-Version"] == "1.44"
         assert reply.headers["Ostype"] == "linux"
         assert reply.headers["Server"].startswith("wherry/")
         assert reply.headers["Docker-Experimental"] == "false"
@@ -33,8 +33,8 @@ def test_ping_tells_the_version_with_and_without_a_prefix(api: Api, prefix: str)
 @pytest.mark.parametrize(
     ("version", "message"),
     [
-        ("1.42", "client version 1.42 is too new. Maximum supported API version is 1.41"),
-        ("2.0", "client version 2.0 is too new. Maximum supported API version is 1.41"),
+        ("1.45", "client version 1.45 is too new. Maximum supported API version is 1.44"),
+        ("2.0", "client version 2.0 is too new. Maximum supported API version is 1.44"),
         ("1.23", "client version 1.23 is too old. Minimum supported API version is 1.24, please upgrade"),
         ("0.99", "client version 0.99 is too old"),
     ],
@@ -51,7 +51,7 @@ def test_info_and_version_describe_the_engine(api: Api) -> None:
     assert (info["Containers"], info["ContainersRunning"], info["NCPU"]) == (1, 1, 2)
     assert info["Wherry"]["ShimPid"] == 2
     version = api.request("GET", "/version").json()
-    assert (version["ApiVersion"], version["MinAPIVersion"], version["Version"]) == ("1.41", "1.24", "0.1")
+    assert (version["ApiVersion"], version["MinAPIVersion"], version["Version"]) == ("1.44", "1.24", "0.1")
 
 
 def test_a_container_from_create_to_remove(api: Api) -> None:

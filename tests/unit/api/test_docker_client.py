@@ -44,7 +44,7 @@ def test_docker_version_and_info(api: Api, docker: Docker) -> None:
     api.start("alpha", "sleep")
     version = docker("version").stdout
     assert "Wherry" in version
-    assert "API version:      1.41 (minimum version 1.24)" in version
+    assert "API version:      1.44 (minimum version 1.24)" in version
     info = docker("info")
     for line in (
         " Containers: 1",
@@ -234,7 +234,7 @@ def test_docker_py_waits_for_an_end_that_comes_later(api: Api, client: Any) -> N
 
 def test_docker_py_asks_for_version_and_info(client: Any) -> None:
     assert client.ping()
-    assert client.version()["ApiVersion"] == "1.41"
+    assert client.version()["ApiVersion"] == "1.44"
     assert client.info()["Wherry"]["Enforcer"] == "cgroup"
 
 

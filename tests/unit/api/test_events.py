@@ -147,7 +147,7 @@ def test_the_end_of_the_server_ends_the_stream_properly(api: Api, live: http.cli
 
 
 def test_docker_py_reads_events(api: Api) -> None:
-    client = docker.DockerClient(base_url=f"unix://{api.path}", version="1.41")
+    client = docker.DockerClient(base_url=f"unix://{api.path}", version="auto")
     try:
         events = client.events(decode=True, filters={"event": "die"})
         emit(api, Action.CREATE)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def client(api: Api) -> Iterator[Any]:
-    with contextlib.closing(docker_library.DockerClient(base_url=f"unix://{api.path}", version="1.41")) as client:
+    with contextlib.closing(docker_library.DockerClient(base_url=f"unix://{api.path}", version="auto")) as client:
         yield client
 
 

@@ -131,8 +131,7 @@ def test_start_sends_the_whole_request_and_returns_the_pid(fake: FakeSupervisor,
     assert request.headers["content-type"] == "application/json"
     assert request.json == {
         "Cmd": ["/bin/true"],
-        "HostConfig": {"NetworkMode": "none"},
-        "Wherry": {"Rootfs": "/r", "HardLimit": 4 << 20, "Nice": 0},
+        "Wherry": {"Rootfs": "/r", "HardLimit": 4 << 20},
     }
 
 

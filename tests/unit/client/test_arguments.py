@@ -6,14 +6,14 @@ import datetime
 import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import pytest
 from tests.patience import PATIENCE
 from tests.unit.fake_supervisor import FakeSupervisor, empty, exited, reply, started, streaming
 
 from wherry import Client, InvalidRequest
-from wherry.client import arguments, config
+from wherry.client import arguments
 from wherry.client.config import config_of
 
 
@@ -220,8 +220,8 @@ def test_what_users_expect_is_accepted(fake: FakeSupervisor, client: Client, tmp
         volumes=[Path("/a:/b")],
         working_dir=Path("/w"),
         stop_signal=15,
-        hostname=None,  # type: ignore[arg-type]
-        rm=None,  # type: ignore[arg-type]
+        hostname=None,
+        rm=None,
     )
     body = fake.requests[0].json
     assert (body["Cmd"], body["WorkingDir"], body["StopSignal"]) == (["/bin/ls", "-l"], "/w", "15")
@@ -271,21 +271,6 @@ def test_sizes(text: str, size: int) -> None:
 )
 def test_what_is_no_size(text: str) -> None:
     assert refused(lambda: arguments.size("memory", text)).argument == "memory"
-
-
-def test_every_option_is_checked() -> None:
-    """An option without a check would get the worst of errors; each is in all three places."""
-    known = set(config.container_config.__kwdefaults__ or ())
-    assert known == set(arguments.CHECKS)
-    assert set(config.update_config.__kwdefaults__ or ()) <= known
-    assert get_type_hints(config.container_config, {**vars(config), **_typing_names()}, include_extras=True)
-
-
-def _typing_names() -> dict[str, object]:
-    from collections.abc import Mapping, Sequence  # noqa: PLC0415
-
-    names = {"Mapping": Mapping, "Sequence": Sequence}
-    return names | dict.fromkeys(("StrPath", "Setting", "Size"), Any)
 
 
 def test_an_error_keeps_its_fields_when_it_crosses_processes() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.unit.fake_supervisor import entry, frame
 
 from wherry.client import jsontext
-from wherry.client.config import MAX_MIB, absolute, config_of, container_config, update_config
+from wherry.client.config import MAX_MIB, absolute, changes_of, config_of
 from wherry.client.http1 import ProtocolError, TruncatedError
 from wherry.client.replies import Container, RunResult, StartedContainer, status_from
 from wherry.client.stream import MAX_STATUS, frames
@@ -20,48 +20,47 @@ from wherry.errors import InternalError, InvalidRequest
 
 
 def test_only_what_was_asked_for_is_sent() -> None:
-    assert container_config("/r", ["/bin/true"]) == {
-        "Cmd": ["/bin/true"],
-        "HostConfig": {"NetworkMode": "none"},
-        "Wherry": {"Rootfs": "/r", "Nice": 0},
-    }
+    nothing: dict[str, object] = {"rm": False, "env": {}, "volumes": (), "tmpfs": {}, "user": None, "memory": None}
+    for options in ({}, nothing):
+        assert config_of("run", "/r", ["/bin/true"], options) == {"Cmd": ["/bin/true"], "Wherry": {"Rootfs": "/r"}}
+    config = config_of("run", "/r", ["x"], {"nice": 0, "memory": 0})
+    assert (config["Wherry"]["Nice"], config["HostConfig"]) == (0, {"Memory": 0})
 
 
 def test_every_option_has_its_place() -> None:
-    config = container_config(
-        "/r.tar.gz",
-        ("/bin/sh", "-c", "exit"),
-        soft_mib=3,
-        hard_mib=6,
-        soft_action="reclaim",
-        nice=-5,
-        env={"A": "1", "B": ""},
-        working_dir="/w",
-        user="1000:100",
-        hostname="h",
-        domainname="d",
-        rm=True,
-        read_only=True,
-        rw_rootfs=True,
-        init=True,
-        volumes=["/a:/b:ro", "/c:/d"],
-        tmpfs={"/run": "size=1m", "/tmp": ""},
-        network="host",
-        pids_limit=10,
-        cpus=0.5,
-        cpu_shares=512,
-        cpuset_cpus="0-1",
-        sched_policy="batch",
-        io_weight=500,
-        labels={"l": "v"},
-        stop_signal="INT",
-        stop_seconds=3,
-        log_mode="non-blocking",
-        log_buffer_bytes=1 << 20,
-        log_max_bytes=0,
-        log_max_files=2,
-        merge_streams=True,
-    )
+    options = {
+        "soft_mib": 3,
+        "hard_mib": 6,
+        "soft_action": "reclaim",
+        "nice": -5,
+        "env": {"A": "1", "B": ""},
+        "working_dir": "/w",
+        "user": "1000:100",
+        "hostname": "h",
+        "domainname": "d",
+        "rm": True,
+        "read_only": True,
+        "rw_rootfs": True,
+        "init": True,
+        "volumes": ["/a:/b:ro", "/c:/d"],
+        "tmpfs": {"/run": "size=1m", "/tmp": ""},
+        "network": "host",
+        "pids_limit": 10,
+        "cpus": 0.5,
+        "cpu_shares": 512,
+        "cpuset_cpus": "0-1",
+        "sched_policy": "batch",
+        "io_weight": 500,
+        "labels": {"l": "v"},
+        "stop_signal": "INT",
+        "stop_seconds": 3,
+        "log_mode": "non-blocking",
+        "log_buffer_bytes": 1 << 20,
+        "log_max_bytes": 0,
+        "log_max_files": 2,
+        "merge_streams": True,
+    }
+    config = config_of("run", "/r.tar.gz", ("/bin/sh", "-c", "exit"), options)
     assert config == {
         "Cmd": ["/bin/sh", "-c", "exit"],
         "Env": ["A=1", "B="],
@@ -103,36 +102,35 @@ def test_every_option_has_its_place() -> None:
 
 
 def test_what_an_update_sends() -> None:
-    assert update_config(nice=0) == {"Wherry": {"Nice": 0}}
-    assert update_config(soft_mib=1, hard_mib=2) == {"Wherry": {"SoftLimit": 1 << 20, "HardLimit": 2 << 20}}
+    assert changes_of("update", {"nice": 0}) == {"Wherry": {"Nice": 0}}
+    assert changes_of("update", {"soft_mib": 1, "hard_mib": 2}) == {
+        "Wherry": {"SoftLimit": 1 << 20, "HardLimit": 2 << 20}
+    }
     with pytest.raises(InvalidRequest, match="soft limit 3 MiB is above"):
-        update_config(soft_mib=3, hard_mib=2)
-    assert update_config(cpus=0, pids_limit=-1) == {"NanoCpus": -1, "PidsLimit": -1}
-    assert update_config(cpus=1.5, cpu_shares=2, cpuset_cpus="0", io_weight=10) == {
+        changes_of("update", {"soft_mib": 3, "hard_mib": 2})
+    assert changes_of("update", {"cpus": 0, "pids_limit": -1}) == {"NanoCpus": -1, "PidsLimit": -1}
+    assert changes_of("update", {"cpus": 1.5, "cpu_shares": 2, "cpuset_cpus": "0", "io_weight": 10}) == {
         "NanoCpus": 1_500_000_000,
         "CpuShares": 2,
         "CpusetCpus": "0",
         "BlkioWeight": 10,
     }
     with pytest.raises(InvalidRequest, match="nothing to update"):
-        update_config()
+        changes_of("update", {})
     with pytest.raises(InvalidRequest, match=r"cpus: expected a number of CPUs above 0, such as 0\.5, not nan"):
-        update_config(cpus=float("nan"))
+        changes_of("update", {"cpus": float("nan")})
 
 
 def test_env_may_be_a_list() -> None:
-    assert container_config("/r", ["x"], env=["A=1", "B"])["Env"] == ["A=1", "B"]
+    assert config_of("run", "/r", ["x"], {"env": ["A=1", "B"]})["Env"] == ["A=1", "B"]
 
 
 def test_relative_paths_count_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    config = container_config("r/../s", ["x"], volumes=["data:/d", "./e:/e:ro"])
+    config = config_of("run", "r/../s", ["x"], {"volumes": ["data:/d", "./e:/e:ro"]})
     # ".." stays: "r" may be a symbolic link, and then r/.. is not here
-    assert config["Wherry"] == {"Rootfs": f"{tmp_path}/r/../s", "Nice": 0}
-    assert config["HostConfig"] == {
-        "Binds": [f"{tmp_path}/data:/d", f"{tmp_path}/./e:/e:ro"],
-        "NetworkMode": "none",
-    }
+    assert config["Wherry"] == {"Rootfs": f"{tmp_path}/r/../s"}
+    assert config["HostConfig"] == {"Binds": [f"{tmp_path}/data:/d", f"{tmp_path}/./e:/e:ro"]}
 
 
 def test_a_working_directory_that_is_gone_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,12 +169,12 @@ def test_what_cannot_be_sent_as_meant_is_refused(options: dict[str, object], mes
 
 def test_a_command_is_not_one_string() -> None:
     with pytest.raises(InvalidRequest, match="command is one string"):
-        container_config("/r", "echo hello")
+        config_of("run", "/r", "echo hello", {})
 
 
 def test_an_empty_rootfs_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="root file system: the path is empty"):
-        container_config("", ["x"])
+        config_of("run", "", ["x"], {})
 
 
 def test_an_unknown_option_is_an_error_of_the_caller() -> None:

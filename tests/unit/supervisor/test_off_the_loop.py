@@ -15,7 +15,7 @@ import pytest
 from wherry.kernel import cgroup_memory, procfs
 from wherry.kernel.cgroups import Group, Layout
 from wherry.logs import Log, LogOptions
-from wherry.memory import Limits
+from wherry.memory import Limits, Traits
 from wherry.runtime import cgroup_limits
 from wherry.supervisor.containers.container import Container
 from wherry.supervisor.containers.record import Record, State
@@ -74,7 +74,7 @@ def test_control_groups_are_updated_in_a_thread(records: Records, monkeypatch: p
     monkeypatch.setattr(cgroup_limits, "update", groups)
     monkeypatch.setattr(cgroup_memory, "set_limit", sizes)
     updated: list[Limits] = []
-    limiter = SimpleNamespace(name="cgroup", update=lambda _id, limits: updated.append(limits))
+    limiter = SimpleNamespace(traits=Traits(is_group=True), update=lambda _id, limits: updated.append(limits))
 
     async def work() -> None:
         container = running()
@@ -83,9 +83,9 @@ def test_control_groups_are_updated_in_a_thread(records: Records, monkeypatch: p
         memory._watched[container.record.id] = cast(
             Any, SimpleNamespace(limiter=limiter, child=container.child, container=container)
         )
-        after = updating.changed(container.record.request, {"cpuset_cpus": "0", "hard_bytes": (1 << 30) + 4096})
-        await updating.update(container, records, memory, after)
-        memory._oom.close()
+        changes = {"cpuset_cpus": "0", "hard_bytes": (1 << 30) + 4096}
+        await updating.update(container, records, memory, changes)
+        memory.close()
 
     asyncio.run(work())
     assert groups.on_loop == [False]

@@ -13,6 +13,7 @@ import msgspec
 
 from wherry import defaults
 from wherry.api.docker import security_options
+from wherry.api.http.versions import NEWEST, Version
 from wherry.errors import InvalidRequest, NotFound, NotSupported, quoted
 from wherry.logs import LogOptions
 from wherry.supervisor.containers.request import CreateRequest, check, clean_path, parse_bind, parse_env, parse_size
@@ -54,6 +55,7 @@ class HostConfig(msgspec.Struct, rename="pascal", kw_only=True):
     memory_swap: int | None = None
     init: bool | None = None
     log_config: LogConfig | None = None
+    annotations: dict[str, str] | None = None
 
 
 class ContainerConfig(msgspec.Struct, rename="pascal", kw_only=True):
@@ -72,7 +74,7 @@ class ContainerConfig(msgspec.Struct, rename="pascal", kw_only=True):
     wherry: WherryConfig | None = None
 
 
-def create_request(body: Any, pids_limit: int | None = defaults.PIDS_LIMIT) -> CreateRequest:
+def create_request(body: Any, pids_limit: int | None = defaults.PIDS_LIMIT, version: Version = NEWEST) -> CreateRequest:
     """The request that a decoded JSON body stands for, checked. ``pids_limit`` is for one that does not name any.
 
     Raises:
@@ -82,7 +84,7 @@ def create_request(body: Any, pids_limit: int | None = defaults.PIDS_LIMIT) -> C
     """
     if not isinstance(body, dict):
         raise InvalidRequest("invalid container config: expected a JSON object")
-    refused = list(_refused_fields(body))
+    refused = list(_refused_fields(body, version))
     if refused:
         raise NotSupported("not supported: " + ", ".join(refused[:10]) + (" ..." if len(refused) > 10 else ""))
     try:
@@ -129,6 +131,7 @@ def _translate(config: ContainerConfig, host: HostConfig, ours: WherryConfig) ->
         stop_signal=config.stop_signal or "SIGTERM",
         stop_seconds=None if stop_timeout is None else max(float(stop_timeout), -1.0),
         labels=config.labels or {},
+        annotations=host.annotations or {},
         log=log_options(host.log_config or LogConfig()),
         merge_streams=bool(ours.merge_streams),
     )
@@ -196,13 +199,23 @@ _NOTHING: tuple[Any, ...] = (None, False, 0, "", [], {})
 _KNOWN = {"": _names(ContainerConfig), "HostConfig.": _names(HostConfig), "Wherry.": _names(WherryConfig)}
 
 
-def _refused_fields(body: dict[str, Any]) -> Iterator[str]:
+def ignored(version: Version) -> frozenset[str]:
+    """Fields of docker's resources that a version of its API has taken out, whatever they say."""
+    return frozenset({"KernelMemory"} if version >= (1, 42) else ())
+
+
+def _refused_fields(body: dict[str, Any], version: Version) -> Iterator[str]:
+    out = {f"HostConfig.{name}" for name in ignored(version)}
     for prefix in ("", "HostConfig.", "Wherry."):
         part = body.get(prefix[:-1]) if prefix else body
         if not isinstance(part, dict):
             continue
         for name, value in part.items():
-            if name not in _KNOWN[prefix] and not asks_for_nothing(prefix + name, value, body):
+            if (
+                name not in _KNOWN[prefix]
+                and prefix + name not in out
+                and not asks_for_nothing(prefix + name, value, body)
+            ):
                 yield shown_field(prefix + name)
 
 
@@ -247,10 +260,18 @@ def _is_no_restart(value: Any) -> bool:
     return isinstance(value, dict) and value.get("Name", "") in ("", "no") and not value.get("MaximumRetryCount")
 
 
+def _is_no_healthcheck(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.get("Test") in (None, [], ["NONE"])
+        and not any(setting for name, setting in value.items() if name != "Test")
+    )
+
+
 _NEUTRAL: dict[str, Callable[[Any], bool]] = {
     "AttachStdout": _equals(True),  # the client's business: an attach of its own would follow
     "AttachStderr": _equals(True),
-    "Healthcheck": _equals({"Test": ["NONE"]}),
+    "Healthcheck": _is_no_healthcheck,
     "HostConfig.CgroupnsMode": _equals("private"),
     "HostConfig.ConsoleSize": lambda value: isinstance(value, list),  # the client's window; there is no terminal
     "HostConfig.IpcMode": _equals("private"),

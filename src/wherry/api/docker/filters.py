@@ -17,6 +17,7 @@ Match = Callable[[Record], bool]
 _DOCKER_STATES = frozenset({"created", "restarting", "running", "removing", "paused", "exited", "dead"})
 _LITERAL = re.compile(r"\^?/?[a-zA-Z0-9_-]*\$?")
 _RISKY = re.compile(r"\)\s*[*+?{]|\\[1-9]|\(\?")
+_FLAGS = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}
 _MAX_PATTERN = 256
 _MAX_QUANTIFIERS = 3
 _MAX_PATTERNS = 4
@@ -65,6 +66,30 @@ def decode_filters(text: str) -> dict[str, list[str]]:
         key: values if isinstance(values, list) else [value for value, wanted in values.items() if wanted]
         for key, values in decoded.items()
     }
+
+
+def known_filters(text: str, *names: str) -> dict[str, list[str]]:
+    """As ``decode_filters``, with no others than these."""
+    filters = decode_filters(text)
+    for key in filters:
+        if key not in names:
+            raise InvalidRequest(f"invalid filter {quoted(key)}")
+    return filters
+
+
+def wanted_flag(filters: dict[str, list[str]], name: str) -> bool | None:
+    """What a filter says that is true or false; None without it.
+
+    Raises:
+        InvalidRequest: it says neither, or both.
+    """
+    values = filters.get(name)
+    if not values:
+        return None
+    found = {_FLAGS.get(value.lower()) for value in values}
+    if len(found) > 1 or None in found:
+        raise InvalidRequest(f"invalid filter '{name}={quoted(values[0])}': neither true nor false")
+    return found == {True}
 
 
 def _by_name(values: list[str], _find: Callable[[str], Record]) -> Match:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from functools import cache
 from typing import Any
 
 import msgspec
 
 from wherry.api.docker import durations
+from wherry.api.docker.networks import network_id
 from wherry.api.docker.rootfs_images import image_id
 from wherry.logs import Log, LogOptions, rfc3339_nano
 from wherry.supervisor.containers.record import MEMORY_REASONS, End, Reason, Record, State
@@ -224,7 +226,7 @@ def summary(record: Record, log: Log) -> Summary:
         state=record.state,
         status=_status(record) + (f" (log: {log.trouble})" if log.trouble else ""),
         host_config={"NetworkMode": request.network},
-        network_settings={"Networks": {request.network: _ENDPOINT}},
+        network_settings={"Networks": {request.network: _endpoint(request.network)}},
         mounts=_mounts(request),
         wherry=wherry(record, log, command),
     )
@@ -256,7 +258,7 @@ def details(record: Record, log: Log) -> dict[str, Any]:
         "GraphDriver": {"Name": "none" if request.rw_rootfs else "overlayfs", "Data": None},
         "Mounts": _mounts(request),
         "Config": _config(record),
-        "NetworkSettings": {"Ports": {}, "Gateway": "", "IPAddress": "", "Networks": {request.network: _ENDPOINT}},
+        "NetworkSettings": {**_NO_ADDRESSES, "Networks": {request.network: _endpoint(request.network)}},
         "Wherry": {**msgspec.to_builtins(wherry(record, log, request.command)), "Log": log_view(log)},
     }
 
@@ -292,8 +294,8 @@ def _log_config(log: LogOptions) -> dict[str, object]:
 def _state(record: Record) -> dict[str, Any]:
     return {
         "Status": record.state,
-        "Running": record.state is State.RUNNING,
-        "Paused": False,
+        "Running": record.is_live,
+        "Paused": record.state is State.PAUSED,
         "Restarting": False,
         "OOMKilled": record.reason in MEMORY_REASONS,
         "Dead": False,
@@ -332,6 +334,7 @@ def _config(record: Record) -> dict[str, Any]:
 
 def _host_config(request: CreateRequest) -> dict[str, Any]:
     return {
+        "Annotations": request.annotations,
         "AutoRemove": request.auto_remove,
         "BlkioWeight": request.io_weight or 0,
         "SecurityOpt": ["no-new-privileges", *([f"seccomp={request.seccomp}"] if request.seccomp else [])],
@@ -372,8 +375,9 @@ def _mounts(request: CreateRequest) -> list[MountView]:
 def _status(record: Record) -> str:
     if record.state is State.CREATED:
         return "Created"
-    if record.state is State.RUNNING:
-        return f"Up {_since(record.started_ns)}" + (" (being killed)" if record.being_killed else "")
+    if record.is_live:
+        more = " (Paused)" if record.state is State.PAUSED else " (being killed)" if record.being_killed else ""
+        return f"Up {_since(record.started_ns)}{more}"
     return f"Exited ({status_code(record)}) {_since(record.finished_ns)} ago"
 
 
@@ -385,21 +389,47 @@ def _time(ns: int, never: str) -> str:
     return rfc3339_nano(ns) if ns else never
 
 
-_ENDPOINT = msgspec.Raw(
-    msgspec.json.encode(
-        {
-            "IPAMConfig": None,
-            "Links": None,
-            "Aliases": None,
-            "NetworkID": "",
-            "EndpointID": "",
-            "Gateway": "",
-            "IPAddress": "",
-            "IPPrefixLen": 0,
-            "IPv6Gateway": "",
-            "GlobalIPv6Address": "",
-            "GlobalIPv6PrefixLen": 0,
-            "MacAddress": "",
-        }
+@cache
+def _endpoint(network: str) -> msgspec.Raw:
+    return msgspec.Raw(
+        msgspec.json.encode(
+            {
+                "IPAMConfig": None,
+                "Links": None,
+                "Aliases": None,
+                "MacAddress": "",
+                "DriverOpts": None,
+                "NetworkID": network_id(network),
+                "EndpointID": "",
+                "Gateway": "",
+                "IPAddress": "",
+                "IPPrefixLen": 0,
+                "IPv6Gateway": "",
+                "GlobalIPv6Address": "",
+                "GlobalIPv6PrefixLen": 0,
+                "DNSNames": None,
+            }
+        )
     )
-)
+
+
+_NO_ADDRESSES = {
+    "Bridge": "",
+    "SandboxID": "",
+    "SandboxKey": "",
+    "HairpinMode": False,
+    "Ports": {},
+    "EndpointID": "",
+    "Gateway": "",
+    "GlobalIPv6Address": "",
+    "GlobalIPv6PrefixLen": 0,
+    "IPAddress": "",
+    "IPPrefixLen": 0,
+    "IPv6Gateway": "",
+    "LinkLocalIPv6Address": "",
+    "LinkLocalIPv6PrefixLen": 0,
+    "MacAddress": "",
+    "SecondaryIPAddresses": None,
+    "SecondaryIPv6Addresses": None,
+}
+"""docker's settings of its default network, in which nobody is here; the last versions of the API have them still."""

@@ -20,7 +20,6 @@ from wherry.api.http.connection import Connection
 from wherry.api.http.replies import FrameResponse
 from wherry.api.http.router import Call
 from wherry.errors import InvalidRequest
-from wherry.supervisor.containers.record import State
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +32,7 @@ async def attach(call: Call) -> web.StreamResponse:
         raise InvalidRequest("nothing to attach to: choose stdout or stderr, and logs or stream")
     record, log = call.engine.get(call.ref), call.engine.log(call.ref)
     # Before the first await: a start that the client asks for when it has our answer comes after this.
-    runs, seen = record.state is State.RUNNING or log.is_live, log.openings
+    runs, seen = record.is_live or log.is_live, log.openings
     hold = log.watch(0 if runs and wants_logs and wants_stream else None)
     try:
         _log.debug("%s: attach", record.name)
@@ -60,9 +59,9 @@ async def _past(call: Call, log: logs.Log, streams: frozenset[int], response: Fr
 
 def _response(call: Call) -> FrameResponse:
     if call.request.headers.get("Upgrade", "").lower() != "tcp":
-        return call.replies.frames()
+        return call.replies.frames(call.version)
     cast(Connection, call.request.protocol).becomes_stream()
-    return call.replies.upgraded()
+    return call.replies.upgraded(call.version)
 
 
 async def _started(call: Call, container_id: str, log: logs.Log, seen: int) -> bool:

@@ -10,6 +10,7 @@ from aiohttp import web
 from wherry.api.docker import views
 from wherry.api.docker.create import create_request
 from wherry.api.docker.filters import Filters
+from wherry.api.docker.platforms import check_platform
 from wherry.api.http.bodies import read_body, read_json
 from wherry.api.http.delivery import send_list, send_whole
 from wherry.api.http.pace import Slices
@@ -19,7 +20,6 @@ from wherry.errors import InvalidRequest, NotFound, quoted
 from wherry.runtime.signals import signal_number
 from wherry.supervisor.containers.bounds import is_large
 from wherry.supervisor.containers.names import check_name
-from wherry.supervisor.containers.record import State
 from wherry.supervisor.containers.request import CreateRequest
 
 LARGE_BODY = 64 * 1024
@@ -35,12 +35,12 @@ async def wanted(call: Call) -> tuple[str | None, CreateRequest]:
     limit = call.engine.pids_limit
     body = await read_json(call.request)
     if (call.request.content_length or LARGE_BODY) < LARGE_BODY:
-        return name or None, create_request(body, limit)
-    return name or None, await asyncio.to_thread(create_request, body, limit)
+        return name or None, create_request(body, limit, call.version)
+    return name or None, await asyncio.to_thread(create_request, body, limit, call.version)
 
 
 async def create(call: Call) -> web.StreamResponse:
-    call.query.only("name")
+    check_platform(call.query.only("name", "platform").text("platform"))
     name, request = await wanted(call)
     record = await call.lifetime.finish(call.engine.create(name, request))
     return call.replies.json({"Id": record.id, "Warnings": []}, 201)
@@ -66,8 +66,9 @@ async def start_again(call: Call) -> web.StreamResponse:
 
 
 async def stop(call: Call) -> web.StreamResponse:
-    seconds = call.query.only("t").seconds("t")
-    stopped = await call.lifetime.finish(call.engine.stop(call.ref, seconds))
+    query = call.query.only("t", "signal")
+    signal = signal_number(query.text("signal")) if query.text("signal") else None
+    stopped = await call.lifetime.finish(call.engine.stop(call.ref, query.seconds("t"), signal))
     return call.replies.empty(204 if stopped else 304)
 
 
@@ -131,7 +132,7 @@ async def _summaries(call: Call, filters: Filters, everything: bool, limit: int)
     slices = Slices(call.pace)
     for record in call.engine.list():
         await slices.pause()
-        if not (everything or record.state is State.RUNNING) or not filters.match(record):
+        if not (everything or record.is_live) or not filters.match(record):
             continue
         try:
             log = call.engine.log(record.id)

@@ -10,48 +10,54 @@ from aiohttp import web
 
 from wherry.api.docker import views
 from wherry.api.docker.durations import moment
-from wherry.api.docker.filters import decode_filters, label_test
+from wherry.api.docker.filters import known_filters, label_test, wanted_flag
+from wherry.api.handlers.images import nameless, sizes
 from wherry.api.http.replies import encode
 from wherry.api.http.router import Call
+from wherry.api.http.versions import Version
 from wherry.errors import InvalidRequest, quoted
 from wherry.logs import rfc3339_nano
 from wherry.storage.catalogue import Unpacked
 from wherry.supervisor.containers.record import Record
 from wherry.supervisor.disk import ContainerUsage, Disk, DiskUsage
 
+_KEYS = {"image": "Images", "container": "Containers", "volume": "Volumes", "build-cache": "BuildCache"}
+_TYPES = frozenset(_KEYS)
+
 
 async def usage(call: Call) -> web.StreamResponse:
-    """GET /system/df. Unpacked archives stand where docker has images."""
-    call.query.only()
+    """GET /system/df. Unpacked archives stand where docker has images. ``type`` may be given several times."""
+    types = set(call.query.only("type").several("type")) or _TYPES
+    if unknown := types - _TYPES:
+        raise InvalidRequest(f"unknown object type: {quoted(min(unknown))}")
     found = await call.engine.disk().usage()
     archives = {each.digest: _size(each) for each in found.archives}
-    return call.replies.json(
-        {
-            "LayersSize": sum(archives.values()),
-            "Images": [_image(each) for each in found.archives],
-            "Containers": [_container(call, each, archives) for each in found.containers],
-            "Volumes": [],
-            "BuildCache": [],
-            "BuilderSize": 0,
-            "Wherry": _details(found, call.engine.disk().cache_limit),
-        }
-    )
+    parts: dict[str, Callable[[], list[Any]]] = {
+        "image": lambda: [_image(call.version, each) for each in found.archives],
+        "container": lambda: [_container(call, each, archives) for each in found.containers],
+        "volume": list,
+        "build-cache": list,
+    }
+    # A type that nobody asked for is null.
+    shown = {_KEYS[kind]: part() if kind in types else None for kind, part in parts.items()}
+    layers = sum(archives.values()) if "image" in types else 0
+    builder = {} if call.version >= (1, 42) else {"BuilderSize": 0}
+    ours = {"Wherry": _details(found, call.engine.disk().cache_limit)}
+    return call.replies.json({"LayersSize": layers, **shown, **builder, **ours})
 
 
 def _size(archive: Unpacked) -> int:
     return archive.usage.bytes if archive.usage else 0
 
 
-def _image(archive: Unpacked) -> dict[str, Any]:
+def _image(version: Version, archive: Unpacked) -> dict[str, Any]:
     return {
         "Id": f"sha256:{archive.digest}",
         "ParentId": "",
-        "RepoTags": [],
-        "RepoDigests": [],
+        **nameless(version),
         "Created": archive.made_ns // 1_000_000_000,
-        "Size": _size(archive),
+        **sizes(version, _size(archive)),
         "SharedSize": 0,
-        "VirtualSize": _size(archive),
         "Labels": None,
         "Containers": archive.users,
     }
@@ -116,7 +122,7 @@ async def prune_containers(call: Call) -> web.StreamResponse:
 
 
 def _container_filter(text: str) -> Callable[[Record], bool]:
-    filters = _known(decode_filters(text), "until", "label", "label!")
+    filters = known_filters(text, "until", "label", "label!")
     before = _until(filters)
     has = label_test(filters.get("label", []))
     lacks = label_test(filters["label!"]) if filters.get("label!") else None
@@ -133,7 +139,7 @@ async def prune_archives(call: Call) -> web.StreamResponse:
 
     None of them has a tag or a label: "dangling" makes no difference, and with a label wanted there is nothing to do.
     """
-    filters = _known(decode_filters(call.query.only("filters").text("filters")), "until", "label", "label!", "dangling")
+    filters = known_filters(call.query.only("filters").text("filters"), "until", "label", "label!", "dangling")
     before = _until(filters)
     removed: Sequence[Unpacked] = []
     if not filters.get("label"):
@@ -144,24 +150,19 @@ async def prune_archives(call: Call) -> web.StreamResponse:
 
 async def prune_networks(call: Call) -> web.StreamResponse:
     """Nobody can make a network here: there is none to remove. ``docker system prune`` asks."""
+    known_filters(call.query.only("filters").text("filters"), "until", "label", "label!")
     return call.replies.json({"NetworksDeleted": []})
 
 
 async def prune_volumes(call: Call) -> web.StreamResponse:
-    """Nor a volume by name."""
+    """Nor a volume by name, nor one without: ``all`` (of 1.42) makes no difference."""
+    wanted_flag(known_filters(call.query.only("filters").text("filters"), "all", "label", "label!"), "all")
     return call.replies.json({"VolumesDeleted": [], "SpaceReclaimed": 0})
 
 
 async def prune_builds(call: Call) -> web.StreamResponse:
     """Nothing is built here."""
     return call.replies.json({"CachesDeleted": [], "SpaceReclaimed": 0})
-
-
-def _known(filters: dict[str, list[str]], *names: str) -> dict[str, list[str]]:
-    for key in filters:
-        if key not in names:
-            raise InvalidRequest(f"invalid filter {quoted(key)}")
-    return filters
 
 
 def _until(filters: dict[str, list[str]]) -> int | None:

@@ -5,20 +5,21 @@ Known are those of containers, and the supervisor's own. An image has no tags, b
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from aiohttp import web
 
+from wherry.api.docker import durations
 from wherry.api.docker.filters import decode_filters
+from wherry.api.docker.platforms import architecture
 from wherry.api.docker.rootfs_images import image_id, is_named
 from wherry.api.http.router import Call
+from wherry.api.http.versions import Version
 from wherry.api.needs import Engine
 from wherry.errors import Conflict, InvalidRequest, NotFound, quoted
 from wherry.logs import rfc3339_nano
 
 _FILTERS = frozenset({"before", "dangling", "label", "reference", "since", "until"})
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def known(engine: Engine) -> dict[str, tuple[int, int]]:
@@ -31,7 +32,9 @@ def known(engine: Engine) -> dict[str, tuple[int, int]]:
 
 
 async def list_all(call: Call) -> web.StreamResponse:
-    """GET /images/json. What only shapes docker's table (all, digests, shared-size) changes nothing here."""
+    """GET /images/json. What only shapes docker's table (all, digests) changes nothing here, nor does shared-size: how
+    much an image shares is not known.
+    """
     filters = decode_filters(call.query.text("filters"))
     for key in filters:
         if key not in _FILTERS:
@@ -40,23 +43,32 @@ async def list_all(call: Call) -> web.StreamResponse:
     if any(values and (key, values) != ("dangling", ["false"]) for key, values in filters.items()):
         return call.replies.json([])
     found = sorted(known(call.engine).items(), key=lambda item: item[1], reverse=True)
-    return call.replies.json([_summary(rootfs, first, count) for rootfs, (first, count) in found])
+    return call.replies.json([_summary(call.version, rootfs, *used) for rootfs, used in found])
 
 
-def _summary(rootfs: str, first_ns: int, containers: int) -> dict[str, Any]:
+def _summary(version: Version, rootfs: str, first_ns: int, containers: int) -> dict[str, Any]:
     return {
         "Id": image_id(rootfs),
         "ParentId": "",
-        "RepoTags": [],
-        "RepoDigests": [],
+        **nameless(version),
         "Created": first_ns // 1_000_000_000,
-        "Size": 0,
-        "VirtualSize": 0,
+        **sizes(version, 0),
         "SharedSize": -1,
         "Labels": {},
         "Containers": containers,
         "Wherry": {"Rootfs": rootfs},
     }
+
+
+def nameless(version: Version) -> dict[str, list[str]]:
+    """An image without a tag, as a list of images has it."""
+    if version >= (1, 43):
+        return {"RepoTags": [], "RepoDigests": []}
+    return {"RepoTags": ["<none>:<none>"], "RepoDigests": ["<none>@<none>"]}
+
+
+def sizes(version: Version, size: int) -> dict[str, int]:
+    return {"Size": size} if version >= (1, 44) else {"Size": size, "VirtualSize": size}
 
 
 async def inspect(call: Call) -> web.StreamResponse:
@@ -68,27 +80,32 @@ async def inspect(call: Call) -> web.StreamResponse:
         raise NotFound(f"No such image: {call.ref if call.ref.isprintable() else quoted(call.ref)}")
     if len(found) > 1:
         raise Conflict(f"the image id {quoted(call.ref)} is ambiguous: {len(found)} begin with it")
-    return call.replies.json(_details(found[0], images[found[0]][0]))
+    return call.replies.json(_details(call.version, found[0], images[found[0]][0]))
 
 
-def _details(rootfs: str, first_ns: int) -> dict[str, Any]:
-    machine = os.uname().machine
+def _details(version: Version, rootfs: str, first_ns: int) -> dict[str, Any]:
     return {
         "Id": image_id(rootfs),
         "RepoTags": [],
         "RepoDigests": [],
         "Parent": "",
         "Comment": "",
-        "Created": rfc3339_nano(first_ns),
+        **_created(version, first_ns),
         "DockerVersion": "",
         "Author": "",
-        "Architecture": _ARCHITECTURES.get(machine, machine),
+        "Architecture": architecture(),
         "Os": "linux",
-        "Size": 0,
-        "VirtualSize": 0,
+        **sizes(version, 0),
         "Config": {"Cmd": None, "Entrypoint": None, "Env": None, "Labels": {}, "ExposedPorts": None, "Volumes": None},
         "GraphDriver": {"Name": "overlayfs", "Data": None},
         "RootFS": {"Type": "layers", "Layers": []},
-        "Metadata": {"LastTagTime": rfc3339_nano(0)},
+        "Metadata": {"LastTagTime": durations.ZERO},
         "Wherry": {"Rootfs": rootfs},
     }
+
+
+def _created(version: Version, first_ns: int) -> dict[str, str]:
+    """Of an image that nothing was made from it is not known."""
+    if first_ns:
+        return {"Created": rfc3339_nano(first_ns)}
+    return {} if version >= (1, 44) else {"Created": durations.ZERO}

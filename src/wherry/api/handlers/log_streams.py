@@ -181,14 +181,14 @@ async def read_logs(call: Call) -> web.StreamResponse:
     record = call.engine.get(call.ref)
     query = LogQuery.parse(call.query, record.id)
     if not record.started_ns:
-        return call.replies.frames()  # docker: what never ran has an empty log, and nobody to wait for
+        return call.replies.frames(call.version)  # docker: what never ran has an empty log, and nobody to wait for
     log = call.engine.log(call.ref)
     framer = Framer(query.timestamps, record.id if query.status else "")
     return await (_follow if query.follow else _dump)(call, log, query, framer)
 
 
 async def _follow(call: Call, log: logs.Log, query: LogQuery, framer: Framer) -> web.StreamResponse:
-    response = call.replies.frames()
+    response = call.replies.frames(call.version)
     await response.flush(call.request)  # a quiet container may keep its followers waiting for hours
     sender = Sender(response, call.pace)
     # a generator, typed as a mere iterator
@@ -225,7 +225,7 @@ def let_go(call: Call, log: logs.Log, hold: logs.Hold) -> None:
 
 
 async def _dump(call: Call, log: logs.Log, query: LogQuery, framer: Framer) -> web.StreamResponse:
-    response = call.replies.frames()
+    response = call.replies.frames(call.version)
     with call.lifetime.watching(ends_cleanly=False):
         await dump(call, log, query, framer, response)
     return response

@@ -20,7 +20,6 @@ from wherry.api.http.router import Call
 from wherry.api.needs import Engine
 from wherry.errors import NotFound
 from wherry.logs import rfc3339_nano
-from wherry.supervisor.containers.record import State
 from wherry.supervisor.containers.usage import Held, Usage, held, host_cpu_ns
 
 _INTERVAL_SECONDS = 1.0
@@ -44,7 +43,7 @@ async def stats(call: Call) -> web.StreamResponse:
 async def of_many(call: Call) -> web.StreamResponse:
     """A list of the objects that one-shot=1 gives: of ``names`` (commas between them), or else of all that run."""
     names = call.query.only("names").text("names")
-    running = (record.id for record in call.engine.list() if record.state is State.RUNNING)
+    running = (record.id for record in call.engine.list() if record.is_live)
     refs = names.split(",") if names else list(running)
     used = await call.engine.usages(refs)
     answers = []

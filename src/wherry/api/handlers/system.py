@@ -10,31 +10,29 @@ from typing import Any
 
 from aiohttp import web
 
+from wherry.api.docker.platforms import architecture
 from wherry.api.handlers import disk
 from wherry.api.handlers.images import known
-from wherry.api.http.replies import API_VERSION, MIN_API_VERSION
+from wherry.api.http.replies import API_VERSION
 from wherry.api.http.router import Call
+from wherry.api.http.versions import OLDEST, shown
 from wherry.logs import rfc3339_nano
 from wherry.supervisor.containers.record import EngineInfo
 
-_GO_ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}
-
 
 async def ping(call: Call) -> web.StreamResponse:
-    return call.replies.text("OK")
+    return call.replies.ping()
 
 
 async def version(call: Call) -> web.StreamResponse:
     info = call.engine.info()
-    machine = os.uname().machine
-    architecture = _GO_ARCHITECTURE.get(machine, machine)
     basics = {
         "ApiVersion": API_VERSION,
-        "MinAPIVersion": MIN_API_VERSION,
+        "MinAPIVersion": shown(OLDEST),
         "GitCommit": "",
         "GoVersion": "",
         "Os": "linux",
-        "Arch": architecture,
+        "Arch": architecture(),
         "KernelVersion": info.kernel,
         "BuildTime": "",
     }
@@ -55,15 +53,18 @@ async def info(call: Call) -> web.StreamResponse:
     about = call.engine.info()
     images = len(known(call.engine))
     ours = {**_wherry(about), "Disk": disk.brief(call.engine.disk())}
-    return call.replies.json({**_counts(about), "Images": images, **_host(about), **_abilities(about), "Wherry": ours})
+    return call.replies.json(
+        {**_counts(about), "Images": images, **_host(about), **_abilities(about), **_by_version(call), "Wherry": ours}
+    )
 
 
 def _counts(about: EngineInfo) -> dict[str, Any]:
+    stopped = about.containers_created + about.containers_exited
     return {
-        "Containers": about.containers_running + about.containers_created + about.containers_exited,
+        "Containers": about.containers_running + about.containers_paused + stopped,
         "ContainersRunning": about.containers_running,
-        "ContainersPaused": 0,
-        "ContainersStopped": about.containers_created + about.containers_exited,
+        "ContainersPaused": about.containers_paused,
+        "ContainersStopped": stopped,
     }
 
 
@@ -98,7 +99,6 @@ def _abilities(about: EngineInfo) -> dict[str, Any]:
         "CPUShares": True,
         "PidsLimit": True,
         "SwapLimit": False,
-        "KernelMemory": False,
         "CPUSet": True,
         "OomKillDisable": False,
         "IPv4Forwarding": False,
@@ -114,12 +114,19 @@ def _abilities(about: EngineInfo) -> dict[str, Any]:
         "RuncCommit": {"ID": "", "Expected": ""},
         "InitCommit": {"ID": "", "Expected": ""},
         "Swarm": {"LocalNodeState": "inactive", "NodeID": "", "NodeAddr": "", "ControlAvailable": False, "Error": ""},
-        "SecurityOptions": ["name=seccomp,profile=builtin"],
+        "SecurityOptions": ["name=seccomp,profile=builtin", "name=no-new-privileges"],
         "Labels": [],
         "IndexServerAddress": "",
         "RegistryConfig": None,
         "Warnings": None,
     }
+
+
+def _by_version(call: Call) -> dict[str, Any]:
+    """What came to docker's answer, or went from it, with a version."""
+    if call.version < (1, 42):
+        return {"KernelMemory": False}
+    return {"CDISpecDirs": []} if call.version >= (1, 44) else {}
 
 
 def _wherry(about: EngineInfo) -> dict[str, Any]:
@@ -140,6 +147,7 @@ def _wherry(about: EngineInfo) -> dict[str, Any]:
         "EnforcerDrift": about.drift_bytes,
         "EnforcerDriftOf": about.drift_of,
         "ContainersRunning": about.containers_running,
+        "ContainersPaused": about.containers_paused,
         "ContainersCreated": about.containers_created,
         "ContainersExited": about.containers_exited,
         "Spares": about.spares,

@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from wherry.api.docker.create import asks_for_nothing, shown_field
+from wherry.api.docker.create import asks_for_nothing, ignored, shown_field
 from wherry.api.http.bodies import read_json
 from wherry.api.http.router import Call
+from wherry.api.http.versions import NEWEST, Version
 from wherry.errors import InvalidRequest, NotSupported
 
 _UNLIMITED = -1
@@ -36,12 +37,12 @@ class Resources(msgspec.Struct, rename="pascal", kw_only=True):
 
 async def update(call: Call) -> web.StreamResponse:
     call.query.only()
-    changes = changes_from(await read_json(call.request))
+    changes = changes_from(await read_json(call.request), call.version)
     await call.lifetime.finish(call.engine.update(call.ref, changes))
     return call.replies.json({"Warnings": []})
 
 
-def changes_from(body: Any) -> dict[str, Any]:
+def changes_from(body: Any, version: Version = NEWEST) -> dict[str, Any]:
     """Fields of CreateRequest by name, with their new values.
 
     Raises:
@@ -50,7 +51,7 @@ def changes_from(body: Any) -> dict[str, Any]:
     """
     if not isinstance(body, dict):
         raise InvalidRequest("invalid resources: expected a JSON object")
-    known = {*Resources.__struct_encode_fields__}
+    known = {*Resources.__struct_encode_fields__, *ignored(version)}
     refused = [name for name, value in body.items() if name not in known and _asks(name, value, body)]
     ours = body.get("Wherry")
     if isinstance(ours, dict):

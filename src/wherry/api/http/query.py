@@ -8,6 +8,8 @@ from urllib.parse import parse_qsl
 from wherry.errors import InvalidRequest, NotSupported, quoted
 
 _MAX_FIELDS = 64
+_REPEATED = frozenset({"type"})
+"""Parameters that may be given more than once."""
 _FALSE = frozenset({"", "0", "no", "false", "none"})
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _SECONDS = re.compile(r"-?[0-9]{1,10}(\.[0-9]{1,9})?")
@@ -16,16 +18,20 @@ _SECONDS = re.compile(r"-?[0-9]{1,10}(\.[0-9]{1,9})?")
 class Query:
     """Parameters by name; the accessors raise InvalidRequest naming the parameter."""
 
-    __slots__ = ("_values",)
+    __slots__ = ("_more", "_values")
 
     def __init__(self, text: str) -> None:
         self._values: dict[str, str] = {}
+        self._more: list[tuple[str, str]] = []
         for name, value in _split(text) if text else ():
-            if name in self._values:
+            if name in self._values and name not in _REPEATED:
                 raise InvalidRequest(f"query parameter {quoted(name)} is given more than once")
             if "\0" in value:
                 raise InvalidRequest(f"query parameter {quoted(name)} contains a NUL byte")
-            self._values[name] = value
+            if name in self._values:
+                self._more.append((name, value))
+            else:
+                self._values[name] = value
 
     def only(self, *names: str) -> Query:
         """This query, if it asks for nothing but ``names``: what would change behaviour is refused, not ignored."""
@@ -36,6 +42,11 @@ class Query:
 
     def text(self, name: str, default: str = "") -> str:
         return self._values.get(name, default)
+
+    def several(self, name: str) -> list[str]:
+        """All values of a parameter that may be given more than once."""
+        first = self._values.get(name)
+        return ([first] if first else []) + [value for other, value in self._more if other == name and value]
 
     def flag(self, name: str) -> bool:
         """Docker's booleans: everything but "", 0, no, false and none is true."""

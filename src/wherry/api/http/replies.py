@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 from aiohttp import web
 from multidict import CIMultiDict
 
+from wherry.api.http.versions import NEWEST, Version, shown
 from wherry.errors import InternalError, InvalidRequest, WherryError
 
-API_VERSION = "1.41"
-MIN_API_VERSION = "1.24"
+API_VERSION = shown(NEWEST)
 JSON = "application/json"
 STREAM = "application/vnd.docker.multiplexed-stream"
+RAW_STREAM = "application/vnd.docker.raw-stream"
 
 encode = msgspec.json.Encoder().encode
 
@@ -28,9 +30,13 @@ class PageNotFoundError(InvalidRequest):
 
 
 class MethodNotAllowedError(InvalidRequest):
-    """The path exists, with another method."""
+    """The path exists, with the methods in ``allowed``."""
 
     status = 405
+
+    def __init__(self, message: str, allowed: Iterable[str]) -> None:
+        super().__init__(message)
+        self.allowed = ", ".join(sorted(allowed))
 
 
 class BodyTooLargeError(InvalidRequest):
@@ -52,7 +58,7 @@ class BadMediaTypeError(InvalidRequest):
 
 
 class ForbiddenError(InvalidRequest):
-    """A client of another user."""
+    """What nobody may do, or not a client of this user."""
 
     status = 403
 
@@ -87,9 +93,18 @@ class Replies:
         }
         self._bare = CIMultiDict(common)
         self._json = CIMultiDict({**common, "Content-Type": JSON})
-        self._plain = CIMultiDict({**common, "Content-Type": "text/plain; charset=utf-8"})
+        plain = {**common, "Content-Type": "text/plain; charset=utf-8"}
+        self._ping = CIMultiDict(
+            {
+                **plain,
+                "Cache-Control": "no-cache, no-store, must-revalidate",
+                "Pragma": "no-cache",
+                "Builder-Version": "1",  # the classic one: docker's client asks us then, and not a BuildKit
+                "Swarm": "inactive",
+            }
+        )
         self._stream = CIMultiDict({**common, "Content-Type": STREAM})
-        self._upgraded = CIMultiDict({**self._stream, "Connection": "Upgrade", "Upgrade": "tcp"})
+        self._old_stream = CIMultiDict({**common, "Content-Type": RAW_STREAM})
 
     def json(self, value: Any, status: int = 200) -> web.Response:
         return self.encoded(encode(value), status)
@@ -101,26 +116,31 @@ class Replies:
     def empty(self, status: int) -> web.Response:
         return web.Response(status=status, headers=self._bare)
 
-    def text(self, text: str) -> web.Response:
-        headers = self._plain.copy()
-        headers["Cache-Control"] = "no-cache, no-store, must-revalidate"
-        return web.Response(body=text.encode(), headers=headers)
+    def ping(self) -> web.Response:
+        return web.Response(body=b"OK", headers=self._ping)
 
     def late_json(self) -> web.StreamResponse:
         """JSON that comes later than its headers."""
         return web.StreamResponse(headers=self._json)
 
-    def frames(self) -> FrameResponse:
-        return FrameResponse(headers=self._stream)
+    def frames(self, version: Version = NEWEST) -> FrameResponse:
+        """Docker names the type of such a stream from 1.42 on."""
+        return FrameResponse(headers=self._stream if version >= (1, 42) else self._old_stream)
 
-    def upgraded(self) -> FrameResponse:
+    def upgraded(self, version: Version = NEWEST) -> FrameResponse:
         """The connection is a stream of frames from here on, as docker's client asks for with "Upgrade: tcp"."""
-        response = FrameResponse(status=101, reason="UPGRADED", headers=self._upgraded)
+        response = self.frames(version)
+        response.set_status(101, "UPGRADED")
+        response.headers.update({"Connection": "Upgrade", "Upgrade": "tcp"})
         response.force_close()  # when the stream ends, as there is no other way to tell
         return response
 
     def failure(self, error: WherryError) -> web.Response:
-        response = self.json({"message": str(error), "code": error.code}, error.status)
+        headers = self._json
+        if isinstance(error, MethodNotAllowedError):
+            headers = CIMultiDict({**headers, "Allow": error.allowed})
+        body = encode({"message": str(error), "code": error.code})
+        response = web.Response(body=body, status=error.status, headers=headers)
         if isinstance(error, BodyTooLargeError | BodyTooSlowError):
             response.force_close()
         return response

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -19,17 +19,22 @@ from wherry.api.http.delivery import Budget
 from wherry.api.http.lifetime import Lifetime
 from wherry.api.http.pace import Pace
 from wherry.api.http.query import Query
-from wherry.api.http.replies import API_VERSION, MIN_API_VERSION, MethodNotAllowedError, PageNotFoundError, Replies
+from wherry.api.http.replies import MethodNotAllowedError, PageNotFoundError, Replies
+from wherry.api.http.versions import NEWEST, Version, of_segment
 from wherry.api.needs import Engine
 from wherry.errors import InternalError, InvalidRequest, NotFound, WherryError, quoted
 
 _log = logging.getLogger(__name__)
-_VERSION = re.compile(r"v([0-9]{1,4})\.([0-9]{1,4})")
 _REF = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
+_SLASHED = frozenset({"images", "distribution", "plugins"})
+"""What has references with slashes, which docker's clients leave as they are."""
 
 
 class Call(NamedTuple):
-    """One request, as a handler gets it; ``ref`` is the container (or image) in the path, "" where there is none."""
+    """One request, as a handler gets it; ``ref`` is what the path names (a container, an image ...), "" without that.
+
+    ``version`` is the one of docker's API that the path asks for, else the newest.
+    """
 
     request: web.BaseRequest
     engine: Engine
@@ -39,11 +44,12 @@ class Call(NamedTuple):
     lifetime: Lifetime
     budget: Budget
     pace: Pace
+    version: Version = NEWEST
 
 
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]
 Routes = Mapping[tuple[str, ...], Mapping[str, Handler]]
-"""Path segments, "*" for a container or an image, to methods to handlers."""
+"""Path segments, the second "*" for what a path names, to methods to handlers."""
 
 
 class Router:
@@ -75,66 +81,60 @@ class Router:
 
     def _resolve(self, request: web.BaseRequest) -> tuple[Handler, Call]:
         path, _, query = request.raw_path.partition("?")
-        segments = _segments(path)
+        version, segments = _parsed(path)
         handler, ref = self._find(request.method, segments)
         call = Call(
             request,
             self._engine,
-            ref if segments[:1] == ("images",) else _ref(ref),
+            _ref(ref) if segments[0] == "containers" else ref,
             Query(query),
             self._replies,
             self._lifetime,
             self.budget,
             self._pace,
+            version,
         )
         return handler, call
 
     def _find(self, method: str, segments: tuple[str, ...]) -> tuple[Handler, str]:
-        exact = self._routes.get(segments, {})
-        if method in exact:
-            return exact[method], ""
-        named: Mapping[str, Handler] = {}
-        if len(segments) >= 2:
-            named = self._routes.get((segments[0], "*", *segments[2:]), {})
-            if method in named:
-                return named[method], segments[1]
-        if exact or named:
-            raise MethodNotAllowedError(f"method {quoted(method)} not allowed for this path")
+        allowed: set[str] = set()
+        for path, ref in _readings(segments):
+            handlers = self._routes.get(path, {})
+            if method in handlers:
+                return handlers[method], ref
+            allowed.update(handlers)
+        if allowed:
+            raise MethodNotAllowedError(f"method {quoted(method)} not allowed for this path", allowed)
         raise PageNotFoundError("page not found")
 
 
-def _segments(path: str) -> tuple[str, ...]:
-    """The path's parts without the version, each decoded on its own: an encoded slash is no separator."""
+def _readings(segments: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Paths of ``Routes`` that the segments may mean, with what they name then."""
+    yield segments, ""
+    if len(segments) < 2:
+        return
+    kind, rest = segments[0], segments[1:]
+    if kind in _SLASHED and len(rest) > 1:
+        yield (kind, "*", rest[-1]), "/".join(rest[:-1])
+        yield (kind, "*"), "/".join(rest)
+    else:
+        yield (kind, "*", *rest[1:]), rest[0]
+
+
+def _parsed(path: str) -> tuple[Version, tuple[str, ...]]:
+    """The version, and the parts behind it, each decoded on its own: an encoded slash is no separator."""
     if not path.startswith("/"):
         raise PageNotFoundError("page not found")
     parts = path[1:].split("/")
-    if match := _VERSION.fullmatch(parts[0]):
-        _check_version(int(match[1]), int(match[2]))
+    version = of_segment(parts[0])
+    if version is not None:
         del parts[0]
     if "%" in path:
         try:
             parts = [unquote(part, errors="strict") for part in parts]
         except UnicodeDecodeError:
             raise InvalidRequest("the path is not valid UTF-8") from None
-    if parts[:1] == ["images"] and len(parts) > 3:  # docker's clients leave the slashes of a reference as they are
-        parts[1:-1] = ["/".join(parts[1:-1])]
-    return tuple(parts)
-
-
-def _check_version(major: int, minor: int) -> None:
-    version = f"{major}.{minor}"
-    if (major, minor) > _numbers(API_VERSION):
-        raise InvalidRequest(f"client version {version} is too new. Maximum supported API version is {API_VERSION}")
-    if (major, minor) < _numbers(MIN_API_VERSION):
-        raise InvalidRequest(
-            f"client version {version} is too old. Minimum supported API version is {MIN_API_VERSION}, "
-            "please upgrade your client to a newer version"
-        )
-
-
-def _numbers(version: str) -> tuple[int, int]:
-    major, _, minor = version.partition(".")
-    return int(major), int(minor)
+    return version or NEWEST, tuple(parts)
 
 
 def _ref(text: str) -> str:

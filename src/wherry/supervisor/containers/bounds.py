@@ -21,7 +21,7 @@ PATH_MAX = 4095
 """Bytes of a path: PATH_MAX with the terminating NUL (linux/limits.h). mount(2) takes no longer options either."""
 USER_MAX = 512
 LABELS_MAX = 64 * 1024
-"""Bytes of all labels of a container, which are in each of its events and in every list."""
+"""Bytes of all labels of a container, which are in each of its events and in every list; and of all annotations."""
 MOUNTS_MAX = 200  # one message carries 253 descriptors (SCM_MAX_FD, unix(7))
 MANY_WORDS = 1024
 LARGE = 16 * 1024
@@ -47,9 +47,10 @@ def check_sizes(request: CreateRequest) -> None:
     mounts = len(request.volumes) + len(request.tmpfs)
     if mounts > MOUNTS_MAX:
         raise InvalidRequest(f"invalid volumes and tmpfs: there are {mounts}, and the most is {MOUNTS_MAX}")
-    labels = sum(size(name) + size(value) + 2 for name, value in request.labels.items())
-    if labels > LABELS_MAX:
-        raise InvalidRequest(f"invalid labels: all of them have {labels} bytes, and the most is {LABELS_MAX}")
+    for what, pairs in (("labels", request.labels), ("annotations", request.annotations)):
+        total = sum(size(name) + size(value) + 2 for name, value in pairs.items())
+        if total > LABELS_MAX:
+            raise InvalidRequest(f"invalid {what}: all of them have {total} bytes, and the most is {LABELS_MAX}")
 
 
 def is_large(request: CreateRequest) -> bool:

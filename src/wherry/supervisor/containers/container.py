@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import signal
-import time
 from collections.abc import Callable
 
-from wherry.errors import WherryError
 from wherry.logs import Log
-from wherry.runtime.exit_status import ExitStatus
-from wherry.supervisor.containers.cause import MemoryEvidence, decide
-from wherry.supervisor.containers.record import End, Reason, Record, State
-from wherry.supervisor.lifecycle import killing
+from wherry.supervisor.containers.record import End, Record
 from wherry.supervisor.processes.children import Child
-
-_NOTHING_SEEN = MemoryEvidence()
 
 
 class Container:
@@ -48,65 +40,12 @@ class Container:
 
     @property
     def running(self) -> bool:
-        return self.record.state is State.RUNNING
+        return self.record.is_live
 
-    def running_record(self, child: Child) -> Record:
-        """A copy of the record that says that the command runs from now on."""
-        running = copy.copy(self.record)
-        running.state, running.pid, running.started_ns = State.RUNNING, child.pid, time.time_ns()
-        return running
-
-    def started(self, child: Child, running: Record) -> None:
-        """``running`` is what ``running_record`` gave."""
+    def begin(self, child: Child) -> None:
+        """A run, with this first process."""
         self.child = child
         self.settled.clear()
-        record = self.record
-        record.state, record.pid, record.started_ns = running.state, running.pid, running.started_ns
-
-    def reset(self) -> None:
-        """Forget how an earlier run ended."""
-        record = self.record
-        record.reason, record.error = Reason.NONE, ""
-        record.exit_code = record.signal = None
-        record.peak_memory_bytes = record.peak_pids = record.peak_rss_bytes = None
-        record.backstop_bytes = None
-        record.enforcer, record.oom_children, record.memory_death = "", 0, None
-        record.finished_ns = record.killed_ns = 0
-        record.stop_requested = False
-        self.log_ended.clear()
-
-    def ended(self, status: ExitStatus | None, evidence: MemoryEvidence = _NOTHING_SEEN) -> None:
-        """Book the end of the process; ``None`` is an end whose status nobody could collect."""
-        record = self.record
-        record.state = State.EXITED
-        record.pid = 0
-        if self.log_ended.is_set():
-            record.slot = ""  # else the shim still has what is on its way to the log
-        record.finished_ns = time.time_ns()
-        record.reason, record.memory_death = decide(
-            status,
-            evidence,
-            start_failed=record.reason is Reason.START_FAILED,  # found out after a takeover
-            stop_requested=record.stop_requested,
-            with_init=record.request.init,
-            limit_lost=record.reason is Reason.LIMIT_LOST,  # as well
-        )
-        record.peak_rss_bytes = evidence.peak_bytes
-        if record.reason is Reason.HARD_LIMIT:
-            # What killed it is known. Its first process may have been quicker to end than to be killed.
-            record.exit_code, record.signal = 128 + signal.SIGKILL, int(signal.SIGKILL)
-        elif status is not None:
-            record.exit_code, record.signal = status.exit_code, status.signal
-        else:
-            record.error = record.error or "its parent, the shim, died; the exit status is not known"
-
-    def start_failed(self, error: WherryError) -> Record:
-        """Book a start that left nothing but the record."""
-        record = self.record
-        record.state, record.reason = State.EXITED, Reason.START_FAILED
-        record.error, record.exit_code = str(error), error.exit_code
-        record.finished_ns = time.time_ns()
-        return record
 
     def send_signal(self, number: int) -> None:
         """To the first process; no error when it has just ended."""
@@ -115,12 +54,6 @@ class Container:
                 signal.pidfd_send_signal(self.child.pidfd, number)
             except ProcessLookupError:
                 pass
-
-    def kill(self) -> None:
-        """SIGKILL, and whatever it takes to make that one work (``killing``)."""
-        if self.child is not None:
-            self.record.killed_ns = self.record.killed_ns or time.time_ns()
-            killing.kill(self.child)
 
     def exit_waiter(self) -> asyncio.Future[End]:
         """Completes when the next end has been booked, or the container is removed."""

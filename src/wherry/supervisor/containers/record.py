@@ -7,7 +7,7 @@ from enum import StrEnum
 import msgspec
 
 from wherry.logs import BufferStats
-from wherry.memory import uncounted
+from wherry.memory import Traits, choice
 from wherry.supervisor.containers.request import CreateRequest
 
 
@@ -16,7 +16,11 @@ class State(StrEnum):
 
     CREATED = "created"
     RUNNING = "running"
+    PAUSED = "paused"
     EXITED = "exited"
+
+
+_LIVE = frozenset({State.RUNNING, State.PAUSED})
 
 
 class Reason(StrEnum):
@@ -58,7 +62,7 @@ class MemoryDeath(msgspec.Struct, kw_only=True):
 
 
 class Record(msgspec.Struct, kw_only=True):
-    """One container: what was asked for and what became of it.
+    """One container: what was asked for and what became of it. Only ``states`` changes one.
 
     ``id`` is 64 hex digits; ``pid`` is the host's pid, 0 when not running; times are wall clock nanoseconds since the
     epoch, 0 for "never"; ``cgroup`` is relative to the hierarchies' mount points; ``slot`` is the shim's name for the
@@ -101,9 +105,19 @@ class Record(msgspec.Struct, kw_only=True):
     log_stats: BufferStats = BufferStats()
 
     @property
+    def traits(self) -> Traits:
+        """Of ``enforcer``."""
+        return choice.traits_of(self.enforcer)
+
+    @property
     def not_counted(self) -> tuple[str, ...]:
         """What its hard limit does not count, in words; () without one."""
-        return uncounted.by(self.enforcer) if self.request.hard_bytes is not None else ()
+        return self.traits.not_counted if self.request.hard_bytes is not None else ()
+
+    @property
+    def is_live(self) -> bool:
+        """It has a first process, which runs or is paused."""
+        return self.state in _LIVE
 
     @property
     def being_killed(self) -> bool:
@@ -161,6 +175,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     drift_of: str
     """The name of that container."""
     containers_running: int
+    containers_paused: int
     containers_created: int
     containers_exited: int
     hostname: str

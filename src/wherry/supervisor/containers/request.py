@@ -19,6 +19,7 @@ from wherry.errors import InvalidRequest, NotSupported, quoted
 from wherry.kernel.scheduling import parse_cpu_list
 from wherry.logs.options import BUFFER_MAX, BUFFER_MIN, FILE_MIN, MODES, LogOptions
 from wherry.runtime.signals import signal_number
+from wherry.runtime.spec import ANNOTATION_PREFIX
 from wherry.supervisor.containers.bounds import check_sizes
 
 _HOST_NAME = re.compile(r"[a-zA-Z0-9_.-]+")
@@ -71,6 +72,7 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     others, so that one excludes the rest; ``sched_policy`` is other, batch, idle, fifo:N or rr:N, "" is other;
     ``seccomp`` is a profile in docker's JSON, "" for the default one, "unconfined" for none;
     ``stop_seconds`` is how long stop waits before it kills, negative for ever (docker's -1), None when nobody has said;
+    ``annotations`` go into the container's OCI spec, beside ours;
     ``merge_streams`` gives stdout and stderr one pipe, so that their order is kept, and all is stdout.
     """
 
@@ -105,6 +107,7 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     stop_signal: str = "SIGTERM"
     stop_seconds: float | None = None
     labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
     log: LogOptions = LogOptions()
     merge_streams: bool = False
 
@@ -183,6 +186,7 @@ def check(request: CreateRequest) -> CreateRequest:
     """
     check_sizes(request)
     _check_strings(request)
+    _check_annotations(request)
     _check_paths(request)
     _check_limits(request)
     _check_identity(request)
@@ -205,10 +209,21 @@ def _check_strings(request: CreateRequest) -> None:
         "volume": [path for volume in request.volumes for path in (volume.source, volume.destination)],
         "tmpfs": [*request.tmpfs, *request.tmpfs.values()],
         "label": [*request.labels, *request.labels.values()],
+        "annotation": [*request.annotations, *request.annotations.values()],
     }
     for what, values in fields.items():
         for value in values:
             _check_string(what, value)
+
+
+def _check_annotations(request: CreateRequest) -> None:
+    for name in request.annotations:
+        if not name:
+            raise InvalidRequest("invalid annotation: its name is empty")
+        if name.startswith(ANNOTATION_PREFIX):  # the runtime takes orders from these
+            raise InvalidRequest(
+                f"invalid annotation: {quoted(name)}: names with {ANNOTATION_PREFIX!r} are Wherry's own"
+            )
 
 
 def _check_string(what: str, value: str) -> None:

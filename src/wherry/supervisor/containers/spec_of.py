@@ -38,7 +38,7 @@ _CPU_PERIOD = 100_000  # microseconds; docker's
 def make_spec(name: str, request: CreateRequest, rootfs: str, user: User) -> Spec:
     """``rootfs`` is the directory the container's root is made of; ``user`` the request's user, looked up in it."""
     hostname = request.hostname or name[:63]
-    annotations = _limit_annotations(request)
+    annotations = request.annotations | _limit_annotations(request)
     if request.init:
         annotations[ANNOTATION_INIT] = "true"
     if request.rw_rootfs:

@@ -54,10 +54,10 @@ class Held(NamedTuple):
 
 def held(record: Record, counted: Resident | None) -> Held | None:
     """None when the group's own figures are those of the limit that kills: without a hard limit, with one that the
-    group holds itself (enforcer ``cgroup``), or beside a ``--memory`` that is lower.
+    group holds itself, or beside a ``--memory`` that is lower.
     """
     hard, own = record.request.hard_bytes, record.request.memory_bytes
-    if counted is None or hard is None or record.enforcer == "cgroup" or (own is not None and own < hard):
+    if counted is None or hard is None or record.traits.is_group or (own is not None and own < hard):
         return None
     return Held(counted.rss_bytes, hard)
 

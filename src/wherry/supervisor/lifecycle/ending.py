@@ -7,9 +7,10 @@ import logging
 
 from wherry.logs import Pipeline
 from wherry.runtime import cgroup_limits
+from wherry.supervisor.containers import states
 from wherry.supervisor.containers.container import Container
-from wherry.supervisor.containers.record import MEMORY_REASONS, Reason, Record
-from wherry.supervisor.events import Action, Events
+from wherry.supervisor.containers.record import MEMORY_REASONS
+from wherry.supervisor.events import Events
 from wherry.supervisor.lifecycle.starting import Starter
 from wherry.supervisor.memory_watch.memory import Memory
 from wherry.supervisor.processes.children import Child, Children
@@ -48,10 +49,10 @@ class Ender:
         container.log.expect_end()
         await self._wait_for_output(container)
         record = container.record
-        record.peak_memory_bytes = cgroup_limits.peak_memory(child.group)
-        record.peak_pids = cgroup_limits.peak_pids(child.group)
-        record.log_stats = container.log.measure()
-        container.ended(status, evidence)
+        memory_bytes, pids = cgroup_limits.peak_memory(child.group), cgroup_limits.peak_pids(child.group)
+        states.measured(record, memory_bytes=memory_bytes, pids=pids)
+        states.log_measured(record, container.log.measure())
+        told = states.ended(record, status, evidence, log_is_written=container.log_ended.is_set())
         if record.reason not in MEMORY_REASONS:
             self._memory.explain_kills(container, evidence.unexplained_kills)
         # The record before the shim's: killed in between, the next supervisor finds an exit that it books once more,
@@ -59,17 +60,9 @@ class Ender:
         self._records.keep(record)
         self._starter.release_rootfs(container)
         container.child = None
-        self._tell(record)
+        self._events.tell(record, *told)
         container.wake_exit_waiters()
         _log.info("%s: ended: %s, exit code %s", record.name, record.reason, record.exit_code)
-
-    def _tell(self, record: Record) -> None:
-        if record.reason is Reason.OOM and record.memory_death is not None:
-            death = record.memory_death
-            victim = {"pid": str(death.pid), "comm": death.comm} if death.pid else {}
-            self._events.emit(Action.OOM, record, {"limit": str(death.limit_bytes), **victim})
-        code = "" if record.exit_code is None else str(record.exit_code)
-        self._events.emit(Action.DIE, record, {"exitCode": code, "reason": record.reason})
 
     async def clean_up(self, container: Container, child: Child) -> None:
         """Nothing of the run is left when this returns, but its log and layer."""
@@ -96,11 +89,9 @@ class Ender:
         finally:
             for wait in waits:
                 wait.cancel()
-        record = container.record
-        record.slot = ""
-        record.log_stats = container.log.measure()
+        states.log_written(container.record, container.log.measure())
         if not container.removed.is_set():
-            self._records.keep(record)
+            self._records.keep(container.record)
 
 
 async def _within(seconds: float, event: asyncio.Event) -> bool:

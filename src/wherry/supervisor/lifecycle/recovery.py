@@ -14,8 +14,9 @@ from wherry.kernel import cgroup_trees as trees
 from wherry.kernel import cgroups
 from wherry.logs import rotation
 from wherry.runtime import launch
+from wherry.supervisor.containers import states
 from wherry.supervisor.containers.container import Container
-from wherry.supervisor.containers.record import Reason, Record, State
+from wherry.supervisor.containers.record import Record, State
 from wherry.supervisor.lifecycle import killing
 from wherry.supervisor.processes.children import Child
 from wherry.supervisor.processes.shimlink import HeldSlot
@@ -45,21 +46,20 @@ async def finish_start(container: Container, child: Child) -> None:
     running.
     """
     record = container.record
-    executed = record.state is State.RUNNING
-    running = container.running_record(child)
-    if executed:
-        running.started_ns = record.started_ns
-    container.started(child, running)
+    executed = record.is_live
+    states.taken_over(record, child.pid)
+    container.begin(child)
     try:
         report = await asyncio.wait_for(child.wait_executed(lambda: None), 5)
     except TimeoutError:
         report = launch.Report()
-        container.kill()
+        killing.kill(child)
+        states.killed(record)
     child.close_channel()
     if report.failure is not None:
-        record.reason, record.error = Reason.START_FAILED, str(launch.start_error(record.name, report.failure))
+        states.found_unstarted(record, str(launch.start_error(record.name, report.failure)))
     elif not (executed or report.executed):
-        record.reason, record.error = Reason.START_FAILED, "the supervisor was killed while it started the container"
+        states.found_unstarted(record, "the supervisor was killed while it started the container")
 
 
 async def sweep(layout: cgroups.Layout, parent: str, known: set[str]) -> list[str]:

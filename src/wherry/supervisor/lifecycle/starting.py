@@ -16,11 +16,13 @@ from wherry.runtime import binds, cgroup_limits, launch, users
 from wherry.runtime.plan import Plan, make_plan, wants_init
 from wherry.storage import layers
 from wherry.storage.rootfs import RootfsStore
+from wherry.supervisor.containers import states
 from wherry.supervisor.containers.bounds import is_large
 from wherry.supervisor.containers.container import Container
 from wherry.supervisor.containers.record import Record
 from wherry.supervisor.containers.request import CreateRequest
 from wherry.supervisor.containers.spec_of import make_spec
+from wherry.supervisor.events import Notice
 from wherry.supervisor.memory_watch.memory import Memory
 from wherry.supervisor.processes.children import Child, Children
 from wherry.supervisor.processes.shimlink import ShimLink
@@ -61,14 +63,15 @@ class Starter:
         self._refilling: asyncio.Task[None] | None = None
         self._in_use: dict[tuple[int, int], list[tuple[str, bool]]] = {}
 
-    async def start(self, container: Container) -> None:
-        """Start a container that is not running; returns when its command has been executed.
+    async def start(self, container: Container) -> Notice:
+        """Start a container that is not running; returns when its command has been executed, with what is to be told.
 
         Raises StartFailed (or a subclass) naming the step, InvalidRequest, RootfsInUse; then nothing is left but the
         record.
         """
         record = container.record
-        container.reset()
+        states.begin(record)
+        container.log_ended.clear()
         async with contextlib.AsyncExitStack() as undo:
             with contextlib.ExitStack() as used:
                 rootfs = await self._open_rootfs(container, used)
@@ -91,8 +94,8 @@ class Starter:
                     used.callback(os.close, descriptor)
                 unread = undo.enter_context(contextlib.ExitStack())
                 outputs = self._connect_output(container, used, unread)
-                record.slot, record.cgroup = child.slot, child.group.path
-                undo.callback(self._forget_slot, container)
+                states.took_slot(record, child.slot, child.group.path)
+                undo.callback(states.gave_slot_back, record)
                 self._records.save(record)
                 self._hand_over(container, child, outputs, kept)
                 message = launch.finish_message(
@@ -104,9 +107,10 @@ class Starter:
                 )
                 await child.finish(message, [root, outputs["write1"], outputs["write2"], *descriptors])
             self._capture_output(container, outputs, unread)
-            await self._wait_executed(container, child)
+            started = await self._wait_executed(container, child)
             undo.pop_all()
         self._refill_later(plan.template)
+        return started
 
     def prepare_ahead(self) -> None:
         """Have spare children made for containers without special wishes."""
@@ -167,8 +171,7 @@ class Starter:
         if directory is None:
             async with self._unpacking:
                 digest = await asyncio.to_thread(self._store.take, record.request.rootfs)
-            self._store.drop(record.unpacked)
-            record.unpacked = digest
+            self._store.drop(states.took_archive(record, digest))
             directory = self._store.directory_of(digest)
         return directory
 
@@ -210,7 +213,8 @@ class Starter:
         if record.request.rw_rootfs:
             self._layers.stop_sparing(rootfs)
             return layers.clone_writable(rootfs)
-        record.layer, root = self._layers.mount(record.layer, rootfs)
+        layer, root = self._layers.mount(record.layer, rootfs)
+        states.took_layer(record, layer)
         return root
 
     async def _plan(self, container: Container, root: int) -> Plan:
@@ -279,9 +283,6 @@ class Starter:
             held["channel"] = child.channel.fileno()
         self._shim.claim(child.slot, held, self._memory.alarm_of(container))
 
-    def _forget_slot(self, container: Container) -> None:
-        container.record.slot = container.record.cgroup = ""
-
     def _capture_output(self, container: Container, outputs: dict[str, int], unread: contextlib.ExitStack) -> None:
         done = container.log_ended_in_thread()
         try:
@@ -290,20 +291,20 @@ class Starter:
             raise StartFailed(f"open log {container.record.log_path}: {describe_errno(error.errno or 0)}") from error
         unread.pop_all()  # the pipeline closes them
 
-    async def _wait_executed(self, container: Container, child: Child) -> None:
+    async def _wait_executed(self, container: Container, child: Child) -> Notice:
         """Until the command runs; the container is booked as running the moment before execve."""
         running: Record | None = None
 
         def executing() -> None:
             nonlocal running
-            running = container.running_record(child)
+            running = states.about_to_run(container.record, child.pid)
             self._records.keep(running)
 
         report = await child.wait_executed(executing)
         child.close_channel()
         if report.failure is None and running is not None:
-            container.started(child, running)
-            return
+            container.begin(child)
+            return states.started(container.record, running)
         await _wait_for_end_of(container)
         if report.failure is not None:
             raise launch.start_error(container.record.name, report.failure)

@@ -9,17 +9,20 @@ from wherry import defaults
 from wherry.errors import NotKilled
 from wherry.kernel import procfs
 from wherry.runtime.signals import signal_number
+from wherry.supervisor.containers import states
 from wherry.supervisor.containers.container import Container
 from wherry.supervisor.containers.record import End
 from wherry.supervisor.containers.request import CreateRequest
-from wherry.supervisor.events import Action, Events
+from wherry.supervisor.events import Events
 from wherry.supervisor.lifecycle import killing
 from wherry.supervisor.records import Records
 
 
-async def stop(container: Container, records: Records, seconds: float | None, events: Events) -> None:
-    """SIGTERM (or the container's stop signal), SIGKILL after ``seconds``; negative waits for ever, None is what the
-    container was made with. Returns when the end is booked.
+async def stop(
+    container: Container, records: Records, seconds: float | None, events: Events, with_signal: int | None = None
+) -> None:
+    """``with_signal`` (None: the container's stop signal), SIGKILL after ``seconds``; negative waits for ever, None is
+    what the container was made with. Returns when the end is booked.
 
     When nobody has asked for a time, and the first process has made no arrangement for the signal, the kernel drops it
     (the process is pid 1 of its namespace), and waiting would be waste: it is killed at once.
@@ -28,13 +31,13 @@ async def stop(container: Container, records: Records, seconds: float | None, ev
     """
     record = container.record
     ended = container.exit_waiter()
-    record.stop_requested = True
+    states.stop_requested(record)
     records.keep(record)
-    number = signal_number(record.request.stop_signal)
+    number = with_signal or signal_number(record.request.stop_signal)
     asked = record.request.stop_seconds if seconds is None else seconds
     if number != signal.SIGKILL and (asked is not None or await asyncio.to_thread(_minds, record.pid, number)):
         container.send_signal(number)
-        events.emit(Action.KILL, record, {"signal": str(number)})
+        events.tell(record, states.signalled(number))
         wait = defaults.STOP_SECONDS if asked is None else asked
         await asyncio.wait([ended], timeout=None if wait < 0 else wait)
     if not ended.done():
@@ -49,9 +52,12 @@ def _minds(pid: int, number: int) -> bool:
 
 def kill(container: Container, records: Records, events: Events) -> None:
     """SIGKILL. Returns at once; what there is to do until it has ended is done in the background."""
-    container.kill()
-    records.keep(container.record)  # the next supervisor goes on with it
-    events.emit(Action.KILL, container.record, {"signal": str(int(signal.SIGKILL))})
+    record = container.record
+    if container.child is not None:
+        killing.kill(container.child)
+    told = states.killed(record)
+    records.keep(record)  # the next supervisor goes on with it
+    events.tell(record, states.signalled(signal.SIGKILL), *told)
 
 
 async def _wait_for_end(container: Container, ended: asyncio.Future[End]) -> None:

@@ -9,7 +9,9 @@ from wherry.errors import WherryError
 from wherry.kernel import cgroups
 from wherry.logs import Pipeline
 from wherry.runtime import nested_limits
+from wherry.supervisor.containers import states
 from wherry.supervisor.containers.container import Container
+from wherry.supervisor.events import Notice
 from wherry.supervisor.lifecycle import recovery
 from wherry.supervisor.lifecycle.starting import Starter
 from wherry.supervisor.memory_watch.memory import Memory
@@ -73,14 +75,16 @@ class Takeover:
         container.log.expect_end()
         return child
 
-    def book_lost(self, container: Container) -> None:
+    def book_lost(self, container: Container) -> list[Notice]:
         """One of which neither process nor exit status is to be found."""
-        container.record.error = "neither its process nor its exit status was found after a restart of the supervisor"
+        record = container.record
+        states.found_lost(record, "neither its process nor its exit status was found after a restart of the supervisor")
         container.log.finish()
         container.log_ended.set()
-        group = cgroups.Group(self._layout, container.record.cgroup)
-        container.ended(None, self._memory.rearming.evidence_of_lost(container.record, group))
-        self._records.keep(container.record)
+        evidence = self._memory.rearming.evidence_of_lost(record, cgroups.Group(self._layout, record.cgroup))
+        told = states.ended(record, None, evidence, log_is_written=True)
+        self._records.keep(record)
+        return told
 
     def _child(self, held: HeldSlot, cgroup: str) -> Child:
         child = recovery.adopt(held, cgroups.Group(self._layout, cgroup))

@@ -16,9 +16,11 @@ from wherry.kernel import scheduling
 from wherry.kernel.libc import describe
 from wherry.memory import Limits
 from wherry.runtime import cgroup_limits
+from wherry.supervisor.containers import states
 from wherry.supervisor.containers.container import Container
 from wherry.supervisor.containers.request import CreateRequest, check
 from wherry.supervisor.containers.spec_of import resources
+from wherry.supervisor.events import Notice
 from wherry.supervisor.memory_watch.memory import Memory
 from wherry.supervisor.processes.children import Child
 from wherry.supervisor.records import Records
@@ -37,14 +39,15 @@ def changed(request: CreateRequest, changes: Mapping[str, Any]) -> CreateRequest
     return check(msgspec.structs.replace(request, **replaced))
 
 
-async def update(container: Container, records: Records, memory: Memory, after: CreateRequest) -> None:
-    """Make ``after`` hold: in the control group, the memory enforcer and the processes if it runs, and in its record.
+async def update(container: Container, records: Records, memory: Memory, changes: Mapping[str, Any]) -> Notice:
+    """Make ``changes`` hold: in the control group, the memory enforcer and the processes if it runs, and in its record.
 
     Raises InvalidRequest and NotSupported for what this host cannot apply, Conflict when it is just ending,
     InternalError; then it is as it was before.
     """
     record, before = container.record, container.record.request
-    child = container.child if container.running else None
+    after = changed(before, changes)
+    child = container.child if states.can_update_limits(record) else None
     with contextlib.ExitStack() as undo:
         if child is not None:
             # In a thread: the kernel moves every thread to a new list of CPUs, and reclaims memory to a lower limit.
@@ -55,15 +58,16 @@ async def update(container: Container, records: Records, memory: Memory, after: 
             with _explained(container):
                 _limit_memory(container, child, memory, before, after)
             undo.callback(_put_back, _limit_memory, container, child, memory, after, before)
-        record.request = after
+        told = states.updated(record, after, changes)
         try:
             records.save(record)
         except WherryError:
-            record.request = before
+            states.updated(record, before, {})
             raise
         undo.pop_all()
     if child is not None and before.nice != after.nice:
         await asyncio.to_thread(scheduling.set_nice, lambda: trees.threads(child.group.places), after.nice)
+    return told
 
 
 def _limit_group(_: Container, child: Child, __: Memory, before: CreateRequest, after: CreateRequest) -> None:

@@ -85,22 +85,18 @@ class Keeping:
 
     def keep(self) -> None:
         """What there is now, and nothing from before."""
-        descriptors = self._memory.descriptors()
         try:
-            self._shim.keep(descriptors, self._memory.alarms())
+            self._shim.keep(self._memory.descriptors(), self._memory.alarms())
         except InternalError:
             pass  # there is no shim: the next one gets all of it
         try:
-            self._pins.replace({name: each for name, each in descriptors.items() if self._can_be_pinned(name)})
+            self._pins.replace(self._memory.pinnable() if self._is_wanted else {})
         except OSError as error:
             _log.error("memory limits cannot be pinned: %s", describe(error))
         if self._memory.rearming.has_rearmed:
             asyncio.get_running_loop().call_later(_OLD_SECONDS, self._old.close)
         else:
             self._old.close()
-
-    def _can_be_pinned(self, name: str) -> bool:
-        return self._is_wanted and name.startswith("bpf")
 
     def close(self) -> None:
         """What is kept and pinned stays."""

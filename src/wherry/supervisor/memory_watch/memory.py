@@ -6,18 +6,16 @@ import asyncio
 import contextlib
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
 
 from wherry.errors import Conflict, InvalidRequest, NotSupported, StartFailed
-from wherry.kernel import cgroup_memory, procfs
+from wherry.kernel import cgroup_memory
 from wherry.kernel.libc import describe
 from wherry.memory import Alarm, Event, Host, Kind, Limits, MemoryLimiter, Unusable, Usage, choice
-from wherry.memory.oom import OomWatch
 from wherry.shim import protocol
+from wherry.supervisor.containers import states
 from wherry.supervisor.containers.cause import MemoryEvidence
 from wherry.supervisor.containers.container import Container
-from wherry.supervisor.containers.record import Record, State
 from wherry.supervisor.events import Action, Events, Instant
 from wherry.supervisor.lifecycle import killing
 from wherry.supervisor.memory_watch import soft
@@ -25,6 +23,7 @@ from wherry.supervisor.memory_watch.audit import Audited, Auditor
 from wherry.supervisor.memory_watch.kernel_log import KernelLog
 from wherry.supervisor.memory_watch.rearming import Rearming, limits_of, target_of
 from wherry.supervisor.memory_watch.soft import SoftLimits
+from wherry.supervisor.memory_watch.victims import Victims
 from wherry.supervisor.memory_watch.watched import Watched
 from wherry.supervisor.processes.children import Child
 from wherry.supervisor.records import Records
@@ -36,12 +35,6 @@ _ACTIONS = {
     Kind.SOFT_CLEARED: Action.SOFT_LIMIT_CLEARED,
     Kind.HARD: Action.HARD_LIMIT,
 }
-_NAMES_VICTIMS = frozenset({"bpf"})
-"""Enforcers that tell of Kind.OOM_KILL, also for a container without limits of theirs."""
-_CHILD_SECONDS = 0.25
-"""When the first process has not ended that long after an OOM kill, another process was the victim."""
-_COUNT_SECONDS = (0.001, 0.01, 0.1, 0.5)
-"""When to look at the count of OOM kills after the signal, which may come before the kill."""
 
 
 def backstop(hard_bytes: int) -> int:
@@ -63,10 +56,9 @@ class Memory:
         self.refused: dict[str, str] = {}
         """Enforcer -> why it was not taken."""
         self._watched: dict[str, Watched] = {}
-        self._oom = OomWatch()
         self._soft = SoftLimits(events, self._usage_of)
         self._kernel_log = KernelLog()
-        self._timers: set[asyncio.TimerHandle] = set()
+        self._victims = Victims(events, records, self._watched, self._drain)
         self._dropped = 0
         self._kept: dict[str, int] = {}
         self.on_change: Callable[[], None] | None = None
@@ -76,8 +68,6 @@ class Memory:
         self.crossed_before: Callable[[str], bool] = lambda _slot: False
         """By slot, whether the enforcer of an earlier supervisor, which the shim still holds, has noted a crossing."""
         self.auditor = Auditor(self._audited)
-        self._looking: dict[str, bool] = {}
-        """Containers whose OOM kills are about to be counted, and whether there was another signal since."""
 
     async def open(self, wanted: str, kept: Mapping[str, int], in_use: set[str]) -> None:
         """Go on with the enforcers that an earlier supervisor used (``in_use``, whose descriptors are ``kept``), and
@@ -96,19 +86,24 @@ class Memory:
         self._chosen, self.refused = chosen
         if self._chosen is not None:
             self._limiters[self._chosen.name] = self._chosen
-        self.rearming = Rearming(self._limiters, self._chosen, self._records)
+        self.rearming = Rearming(self._limiters, self._chosen, self._records, self._events)
         _log.info("memory limits by %s", self.name or "nobody")
         for name, reason_text in self.refused.items():
             _log.info("memory enforcer %s is not taken: %s", name, reason_text)
         loop = asyncio.get_running_loop()
         for limiter in self._limiters.values():
             loop.add_reader(limiter.fileno(), self._drain, limiter)
-        loop.add_reader(self._oom.fileno(), self._look_for_kills)
+        self._victims.open()
 
     @property
     def name(self) -> str:
         """Of the enforcer for new containers, "" when there is none."""
         return "" if self._chosen is None else self._chosen.name
+
+    @property
+    def not_counted(self) -> tuple[str, ...]:
+        """What its hard limit does not count, in words."""
+        return () if self._chosen is None else self._chosen.traits.not_counted
 
     @property
     def has_backstop(self) -> bool:
@@ -122,6 +117,11 @@ class Memory:
     def descriptors(self) -> dict[str, int]:
         """What the shim is to keep for the next supervisor."""
         return {name: each for limiter in self._limiters.values() for name, each in limiter.descriptors().items()}
+
+    def pinnable(self) -> dict[str, int]:
+        """What of it a bpffs can hold."""
+        pinnable = (limiter for limiter in self._limiters.values() if limiter.traits.is_pinnable)
+        return {name: each for limiter in pinnable for name, each in limiter.descriptors().items()}
 
     def alarms(self) -> list[Alarm]:
         """What the shim is to look at while no supervisor lives."""
@@ -146,7 +146,7 @@ class Memory:
         request = container.record.request
         soft.check(request.soft_action, child.group)
         limits = limits_of(container.record)
-        container.record.enforcer = ""
+        states.watched_by(container.record, "")
         watched = Watched(container, child)
         kept: dict[str, int] = {}
         try:
@@ -154,7 +154,7 @@ class Memory:
                 watched.limiter = self._needed()
                 kept = self._arm(watched, limits)
                 soft.throttle(container.record, limits, child.group)
-            elif request.memory_bytes is not None and self.name in _NAMES_VICTIMS:
+            elif request.memory_bytes is not None and self._chosen is not None and self._chosen.traits.names_victims:
                 # Only to learn whom the OOM killer chooses: nothing is to fail for that.
                 with contextlib.suppress(OSError):
                     kept = self._arm(watched, limits)
@@ -162,7 +162,7 @@ class Memory:
             if request.memory_bytes is not None or (
                 request.hard_bytes is not None and cgroup_memory.is_there(child.group)
             ):
-                self._oom.add(container.record.id, child.group)
+                self._victims.add(container.record.id, child.group)
         except OSError as error:
             self._close_all(kept)
             if watched.limiter is not None and container.record.enforcer:
@@ -191,7 +191,7 @@ class Memory:
             kept = limiter.arm(target_of(record, child, namespace), limits)
         finally:
             os.close(namespace)
-        record.enforcer = limiter.name
+        states.watched_by(record, limiter.name)
         try:
             self._set_backstop(watched, limits)
         except OSError:
@@ -235,7 +235,7 @@ class Memory:
             return
         if limits.hard_bytes < old.hard_bytes and (old.soft_bytes is None) == (limits.soft_bytes is None):
             with contextlib.suppress(OSError):
-                if watched.limiter.name == "cgroup":
+                if watched.limiter.traits.is_group:
                     cgroup_memory.set_limit(watched.child.group, limits.hard_bytes)
                 else:
                     self._set_backstop(watched, limits)
@@ -244,12 +244,12 @@ class Memory:
     def _set_backstop(watched: Watched, limits: Limits) -> None:
         """Unless the enforcer is the group itself, or the group's own limit is as low."""
         record, group = watched.container.record, watched.child.group
-        if limits.hard_bytes is None or record.enforcer == "cgroup" or not cgroup_memory.is_there(group):
+        if limits.hard_bytes is None or record.traits.is_group or not cgroup_memory.is_there(group):
             return
         size, own = backstop(limits.hard_bytes), record.request.memory_bytes
         if own is None or own > size:
             cgroup_memory.set_backstop(group, size)
-            record.backstop_bytes = size
+            states.backstopped(record, size)
 
     def _audited(self) -> Iterator[Audited]:
         for container_id, each in list(self._watched.items()):
@@ -285,7 +285,7 @@ class Memory:
                     self._set_backstop(watched, limits_of(record))
         with contextlib.suppress(OSError):
             if cgroup_memory.limit(child.group) is not None:
-                self._oom.add(record.id, child.group)
+                self._victims.add(record.id, child.group)
         self._watched[record.id] = watched
         return new
 
@@ -319,13 +319,13 @@ class Memory:
             self._drain(limiter)  # what it still has to say of this one
         del self._watched[container.record.id]
         self._soft.remove(container.record.id)
-        self._oom.remove(container.record.id)
+        self._victims.remove(container.record.id)
         group, record = watched.child.group, container.record
         is_answered = watched.is_answered or self.crossed_before(watched.child.slot)
         verdict = None if limiter is None else limiter.disarm(record.id)
         if limiter is not None and verdict is not None:
             for event in verdict.untold:
-                self._tell(watched, limiter.name, event)
+                self._tell(watched, limiter, event)
         kills = cgroup_memory.oom_kills(group)
         return MemoryEvidence(
             enforcer=record.enforcer,
@@ -339,7 +339,7 @@ class Memory:
 
     def explain_kills(self, container: Container, kills: int) -> None:
         """Of a container that has ended, and not by the OOM killer: whoever was killed was another process of it."""
-        self._oom_children(container.record, {}, kills)
+        self._victims.explain(container.record, kills)
 
     def tick(self) -> None:
         """Once a second: what no descriptor tells."""
@@ -369,26 +369,27 @@ class Memory:
             if watched is None:
                 continue
             if event.kind is Kind.OOM_KILL:
-                self._oom_kill(watched, event)
+                self._victims.hear(watched, event)
             else:
-                self._tell(watched, limiter.name, event)
+                self._tell(watched, limiter, event)
                 self._soft.hear(event, watched.container.record, watched.child.group)
 
     def _kill(self, watched: Watched) -> None:
         killing.kill(watched.child)
         record = watched.container.record
-        record.killed_ns = record.killed_ns or time.time_ns()
-        if record.state is State.RUNNING:  # else the start saves it: here it would say that there is none
+        told = states.killed(record)
+        if record.is_live:  # else the start saves it: here it would say that there is none
             self._records.keep(record)
+        self._events.tell(record, *told)
 
     def _usage_of(self, container_id: str) -> Usage | None:
         watched = self._watched.get(container_id)
         return None if watched is None else self.usage(watched.container)
 
-    def _tell(self, watched: Watched, enforcer: str, event: Event) -> None:
+    def _tell(self, watched: Watched, limiter: MemoryLimiter, event: Event) -> None:
         record = watched.container.record
         attributes = {
-            "enforcer": enforcer,
+            "enforcer": limiter.name,
             "rss": str(event.rss_bytes),
             "limit": str(event.limit_bytes),
             "peak": str(event.peak_bytes),
@@ -397,7 +398,7 @@ class Memory:
             attributes |= {"pid": str(event.pid), "comm": event.comm}
         if event.detail:
             attributes["detail"] = event.detail
-        if enforcer != "kmod":  # the module tells by itself
+        if not limiter.traits.writes_kernel_log:
             self._kernel_log.tell(event, record.name, watched.child.pid)
         instant = Instant(event.wall_ns, event.monotonic_ns)
         if not self._events.emit(_ACTIONS[event.kind], record, attributes, instant):
@@ -406,91 +407,10 @@ class Memory:
         text = "%s: %s: pid %d (%r), %d bytes, limit %d"
         _log.log(level, text, record.name, event.kind, event.pid, event.comm, event.rss_bytes, event.limit_bytes)
 
-    # The kernel's OOM killer.
-
-    def _oom_kill(self, watched: Watched, event: Event) -> None:
-        """The victim is known. Of a container with our init, any process may be the command."""
-        if event.pid == watched.child.pid:
-            watched.victim = event
-        elif watched.container.record.request.init:
-            self._later(_CHILD_SECONDS, watched, event)
-        else:
-            self._oom_children(watched.container.record, self._described(event, watched.child), 1)
-
-    def _look_for_kills(self) -> None:
-        for container_id in self._oom.changed():
-            if container_id in self._looking:
-                self._looking[container_id] = True
-            else:
-                self._look_soon(container_id)
-
-    def _look_soon(self, container_id: str) -> None:
-        """A container that has its processes killed all the time is looked at once for many kills."""
-        watched = self._watched.get(container_id)
-        if watched is None:
-            return
-        self._looking[container_id] = False
-        for delay in _COUNT_SECONDS:
-            self._later(delay + _CHILD_SECONDS, watched, None)
-
-        def over() -> None:
-            self._timers.discard(timer)
-            if self._looking.pop(container_id, False):
-                self._look_soon(container_id)
-
-        timer = asyncio.get_running_loop().call_later(_CHILD_SECONDS, over)
-        self._timers.add(timer)
-
-    def _later(self, seconds: float, watched: Watched, event: Event | None) -> None:
-        before = procfs.running_threads(watched.child.pid)
-
-        def due() -> None:
-            self._timers.discard(timer)
-            if self._watched.get(watched.container.record.id) is not watched or watched.child.exited.done():
-                return
-            if watched.limiter is not None:
-                self._drain(watched.limiter)  # kills for a hard limit are its own business, and make the first one die
-            # On a slow machine it takes longer to end than we wait. The kernel counts a kill before it signals it, and
-            # a thread takes its signal off the list before it exits: one that has not got on since may be there.
-            now = procfs.running_threads(watched.child.pid)
-            stands_still = any(before.get(thread) == ran for thread, ran in now.items())
-            if stands_still or procfs.is_dying(watched.child.pid):
-                self._later(seconds, watched, event)
-            else:
-                self._explain(watched, event)
-
-        timer = asyncio.get_running_loop().call_later(seconds, due)
-        self._timers.add(timer)
-
-    def _explain(self, watched: Watched, event: Event | None) -> None:
-        """The container lives on: whoever was killed was not its first process."""
-        unexplained = cgroup_memory.oom_kills(watched.child.group) - watched.container.record.oom_children
-        if watched.victim is None and unexplained > 0:
-            number = unexplained if event is None else 1
-            self._oom_children(watched.container.record, self._described(event, watched.child), number)
-
-    @staticmethod
-    def _described(victim: Event | None, child: Child) -> dict[str, str]:
-        limit = cgroup_memory.limit(child.group)
-        found = {} if limit is None else {"limit": str(limit)}
-        return found if victim is None else {**found, "pid": str(victim.pid), "comm": victim.comm}
-
-    def _oom_children(self, record: Record, attributes: dict[str, str], number: int) -> None:
-        if not number:
-            return
-        record.oom_children += number
-        self._records.keep(record)
-        for _ in range(number):
-            self._events.emit(Action.OOM_CHILD, record, attributes)
-        _log.warning("%s: the kernel's OOM killer killed %d processes of it: %s", record.name, number, attributes)
-
     def close(self) -> None:
         """Limits go on where the shim keeps them."""
         loop = asyncio.get_running_loop()
-        for timer in self._timers:
-            timer.cancel()
-        loop.remove_reader(self._oom.fileno())
-        self._oom.close()
+        self._victims.close()
         self._soft.close()
         self._kernel_log.close()
         for limiter in self._limiters.values():

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -18,9 +17,11 @@ from wherry.kernel.cgroups import Group
 from wherry.kernel.libc import call_error, describe
 from wherry.kernel.polling import readable
 from wherry.memory import Limits, MemoryLimiter, Target
+from wherry.supervisor.containers import states
 from wherry.supervisor.containers.cause import MemoryEvidence
 from wherry.supervisor.containers.container import Container
-from wherry.supervisor.containers.record import Reason, Record
+from wherry.supervisor.containers.record import Record
+from wherry.supervisor.events import Events
 from wherry.supervisor.lifecycle import killing
 from wherry.supervisor.memory_watch.soft import throttles
 from wherry.supervisor.processes.children import Child
@@ -49,10 +50,17 @@ def target_of(record: Record, child: Child, namespace: int) -> Target:
 class Rearming:
     """``limiters`` are those at work, by name; ``chosen`` is the one for new containers."""
 
-    def __init__(self, limiters: Mapping[str, MemoryLimiter], chosen: MemoryLimiter | None, records: Records) -> None:
+    def __init__(
+        self,
+        limiters: Mapping[str, MemoryLimiter],
+        chosen: MemoryLimiter | None,
+        records: Records,
+        events: Events,
+    ) -> None:
         self._limiters = limiters
         self._chosen = chosen
         self._records = records
+        self._events = events
         self._anew: list[tuple[Container, Child, MemoryLimiter]] = []
         self.has_rearmed = False
         """Whether any was armed anew, so that what an earlier supervisor armed is at work beside that for a while."""
@@ -90,7 +98,7 @@ class Rearming:
         except OSError as error:
             self._give_up(container, child, describe(error))
             return TakenOver(None, {})
-        record.enforcer = limiter.name
+        states.watched_by(record, limiter.name)
         self.has_rearmed = True
         self._anew.append((container, child, limiter))
         _log.info("%s: memory limits armed anew, by %s", record.name, limiter.name)
@@ -125,10 +133,10 @@ class Rearming:
         _log.error("%s: %s", record.name, text)
         if record.request.hard_bytes is None or child.exited.done():
             return
-        record.reason, record.error = Reason.LIMIT_LOST, text
-        record.killed_ns = record.killed_ns or time.time_ns()
+        told = states.limit_lost(record, text)
         self._records.keep(record)
         killing.kill(child)
+        self._events.tell(record, *told)
 
 
 def _namespace(child: Child, kept: Mapping[str, int]) -> int:

@@ -46,10 +46,10 @@ def check(action: str, group: Group) -> None:
 
 
 def throttle(record: Record, limits: Limits, group: Group) -> None:
-    """Have the group's memory.high stand at the soft limit where that was asked for; the enforcer ``cgroup`` has put
-    it there itself. Raises OSError.
+    """Have the group's memory.high stand at the soft limit where that was asked for; an enforcer
+    that is the group has put it there itself. Raises OSError.
     """
-    if throttles(record) and record.enforcer != "cgroup" and limits.soft_bytes is not None:
+    if throttles(record) and not record.traits.is_group and limits.soft_bytes is not None:
         cgroup_memory.throttle(group, limits.soft_bytes)
 
 

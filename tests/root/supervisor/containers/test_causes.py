@@ -17,7 +17,7 @@ from tests.waiting import wait_until
 
 from wherry import Event
 from wherry.client import Client
-from wherry.client.config import container_config
+from wherry.client.config import config_of
 from wherry.errors import CommandNotFound, NotFound, WherryError
 from wherry.kernel import cgroups
 
@@ -108,7 +108,7 @@ def options_of(end: str) -> dict[str, Any]:
 
 def start(client: Client, rootfs: Path, name: str, who: str, end: str) -> None:
     """In two steps, so that one that cannot be started stays on the books."""
-    config = container_config(str(rootfs), command(who, end), **options_of(end))
+    config = config_of("run", str(rootfs), command(who, end), options_of(end))
     client._fetch("POST", "/containers/create", {"name": name}, config)
     if (who, end) == ("first", "exec"):
         with pytest.raises(CommandNotFound):
@@ -296,7 +296,8 @@ def test_a_soft_limit_reaches_a_python_program_before_the_kill(limited: Supervis
 def test_a_container_that_is_started_again_has_its_limits_again(limited: Supervisor, rootfs: Path) -> None:
     client = limited.client
     script = "[ -e /twice ] && exec /memory_grow pages 500 1; touch /twice; exec /memory_grow pages 8 1"
-    config = container_config(str(rootfs), ["/bin/sh", "-c", script], volumes=[GROW], soft_mib=16, hard_mib=32)
+    options = {"volumes": [GROW], "soft_mib": 16, "hard_mib": 32}
+    config = config_of("run", str(rootfs), ["/bin/sh", "-c", script], options)
     client._fetch("POST", "/containers/create", {"name": "again"}, config)
     reasons = []
     for _ in range(3):

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -18,8 +16,9 @@ from wherry.logs import Log
 from wherry.runtime import cgroup_limits
 from wherry.runtime.exit_status import ExitStatus
 from wherry.runtime.spec import BlockIO, Cpu, Memory, Pids, Resources
+from wherry.supervisor.containers import states
 from wherry.supervisor.containers.container import Container
-from wherry.supervisor.containers.record import Reason, Record, State
+from wherry.supervisor.containers.record import Record
 from wherry.supervisor.containers.request import CreateRequest
 from wherry.supervisor.processes.children import Child
 
@@ -32,7 +31,8 @@ def container() -> Container:
 
 def running(child: Child) -> Container:
     made = container()
-    made.started(child, made.running_record(child))
+    states.started(made.record, states.about_to_run(made.record, child.pid))
+    made.begin(child)
     return made
 
 
@@ -57,81 +57,15 @@ def test_exit_codes_as_a_shell_has_them(status: ExitStatus, exit_code: int, numb
     assert (status.exit_code, status.signal) == (exit_code, number)
 
 
-async def ended(status: ExitStatus | None, *, stop_requested: bool = False) -> Record:
-    made = running(child())
-    made.record.slot, made.record.stop_requested = "slot", stop_requested
-    made.log_ended.set()
-    made.ended(status)
-    return made.record
-
-
-def test_the_shim_keeps_the_slot_while_the_log_is_not_written() -> None:
-    async def end() -> str:
-        made = running(child())
-        made.record.slot = "slot"
-        made.ended(EXITED)
-        return made.record.slot
-
-    assert asyncio.run(end()) == "slot"
-
-
-EXITED, KILLED = ExitStatus(os.CLD_EXITED, 3), ExitStatus(os.CLD_KILLED, signal.SIGKILL)
-
-
-@pytest.mark.parametrize(
-    ("status", "stop_requested", "reason", "exit_code", "number"),
-    [
-        (EXITED, False, Reason.EXITED, 3, None),
-        (KILLED, False, Reason.SIGNALED, 137, 9),
-        (EXITED, True, Reason.STOPPED, 3, None),
-        (KILLED, True, Reason.STOPPED, 137, 9),
-        (None, False, Reason.LOST, None, None),
-        (None, True, Reason.LOST, None, None),
-    ],
-)
-def test_the_reason_of_an_end(
-    status: ExitStatus | None, stop_requested: bool, reason: Reason, exit_code: int | None, number: int | None
-) -> None:
-    before = time.time_ns()
-    record = asyncio.run(ended(status, stop_requested=stop_requested))
-    assert (record.state, record.reason, record.exit_code, record.signal) == (State.EXITED, reason, exit_code, number)
-    assert (record.pid, record.slot) == (0, "")
-    assert before <= record.finished_ns <= time.time_ns()
-    assert bool(record.error) is (reason is Reason.LOST)
-
-
-def test_a_start_that_failed_stays_one() -> None:
-    """A supervisor that takes over learns why from the channel, before it learns the exit code."""
-
-    async def run() -> Record:
-        made = running(child())
-        made.record.reason, made.record.error = Reason.START_FAILED, "cannot start alpha: ..."
-        made.ended(ExitStatus(os.CLD_EXITED, 127))
-        return made.record
-
-    record = asyncio.run(run())
-    assert (record.state, record.reason, record.exit_code) == (State.EXITED, Reason.START_FAILED, 127)
-
-
-def test_starting_and_starting_again() -> None:
+def test_a_run_begins() -> None:
     async def run() -> None:
-        made = container()
-        assert made.record.state is not State.RUNNING
-        first = child()
-        shown = made.running_record(first)
-        assert (shown.state, shown.pid, made.record.state) == (State.RUNNING, 12, State.CREATED)
-        made.started(first, shown)
+        made, first = container(), child()
+        assert not made.running
+        assert made.settled.is_set()
+        made = running(first)
         assert made.running
         assert made.child is first
         assert not made.settled.is_set()
-        made.record.error = "x"
-        made.log_ended.set()
-        made.ended(KILLED)
-        made.reset()
-        fresh, record = container().record, copy.copy(made.record)
-        record.started_ns, record.state = fresh.started_ns, fresh.state
-        assert record == fresh
-        assert not made.log_ended.is_set()
 
     asyncio.run(run())
 

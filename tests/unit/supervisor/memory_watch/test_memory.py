@@ -13,12 +13,13 @@ from wherry.errors import Conflict, StartFailed
 from wherry.kernel import cgroup_memory, procfs
 from wherry.kernel.cgroups import Group, Layout
 from wherry.logs import Log
-from wherry.memory import Event, Host, Kind, Limits, Target, Usage, Verdict
+from wherry.memory import Event, Host, Kind, Limits, Target, Traits, Usage, Verdict
 from wherry.supervisor.containers.container import Container
 from wherry.supervisor.containers.record import Record
 from wherry.supervisor.containers.request import CreateRequest
 from wherry.supervisor.events import Events
 from wherry.supervisor.memory_watch.memory import Memory, backstop
+from wherry.supervisor.memory_watch.victims import Victims
 from wherry.supervisor.processes.children import Child
 from wherry.supervisor.records import Records
 
@@ -28,6 +29,7 @@ LAYOUT = Layout(1, {"memory": "/nowhere"})
 
 class FakeLimiter:
     name = "kmod"
+    traits = Traits(writes_kernel_log=True)
     accuracy = None
     has_taken_over = False
 
@@ -130,11 +132,11 @@ def test_who_has_not_run_since_a_kill_may_be_its_victim(
     monkeypatch.setattr(procfs, "is_dying", lambda _pid: what == "dies" and looks <= 5)
     monkeypatch.setattr(cgroup_memory, "oom_kills", lambda _group: 1)
     monkeypatch.setattr(cgroup_memory, "limit", lambda _group: None)
-    monkeypatch.setattr(Memory, "_oom_children", lambda _memory, _record, _what, number: children.append(number))
+    monkeypatch.setattr(Victims, "_book", lambda _victims, _record, _what, number: children.append(number))
 
     async def work(memory: Memory, _limiter: FakeLimiter, container: Container, child: Child) -> None:
         close(memory.arm(container, child))
-        memory._later(0, memory._watched[container.record.id], None)
+        memory._victims._later(0, memory._watched[container.record.id], None)
         while not children:
             assert looks < 20
             await asyncio.sleep(0)

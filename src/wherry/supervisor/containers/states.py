@@ -1,0 +1,281 @@
+"""The life of a container: what can be done in which state, and what changes its record. Nothing else changes one
+(``tests/unit/test_import_rules.py``).
+
+      start        end
+    created -> running -> exited -> running -> ...
+                 |  ^       ^
+           pause |  | unpause
+                 v  |       | end
+                paused -----+
+
+``can_...`` are the guards; ``require`` turns one into the Conflict that says why not. The rest are transitions: called
+when it has happened, they change the record and return what is to be told of it. Save the record in between: what is
+told is in the books. A start that fails, and one that was lost with its supervisor, goes to exited as well.
+"""
+
+from __future__ import annotations
+
+import copy
+import signal
+import time
+from collections.abc import Callable, Mapping
+
+from wherry.errors import Conflict, InternalError, WherryError
+from wherry.logs import BufferStats
+from wherry.runtime.exit_status import ExitStatus
+from wherry.supervisor.containers.cause import MemoryEvidence, decide
+from wherry.supervisor.containers.record import Reason, Record, State
+from wherry.supervisor.containers.request import CreateRequest
+from wherry.supervisor.events import Action, Notice
+
+# Guards.
+
+
+def can_start(record: Record) -> bool:
+    return not record.is_live
+
+
+def can_signal(record: Record) -> bool:
+    """Stop and kill."""
+    return record.is_live
+
+
+def can_update_limits(record: Record) -> bool:
+    """In its control group; else they hold from its next start on."""
+    return record.is_live
+
+
+def can_pause(record: Record) -> bool:
+    return record.state is State.RUNNING and not record.being_killed
+
+
+def can_unpause(record: Record) -> bool:
+    return record.state is State.PAUSED
+
+
+def can_exec(record: Record) -> bool:
+    return record.state is State.RUNNING and not record.being_killed
+
+
+def can_remove(record: Record) -> bool:
+    return not record.is_live
+
+
+def require(guard: Callable[[Record], bool], record: Record) -> None:
+    """Raises Conflict, which says how the container stands."""
+    if not guard(record):
+        standing = "is not paused" if guard is can_unpause else _standing(record)
+        hint = "" if record.being_killed else _HINTS.get((guard, record.state), "").format(name=record.name)
+        raise Conflict(f"container {record.name} {standing}{hint}")
+
+
+def _standing(record: Record) -> str:
+    if not record.is_live:
+        return "is not running"
+    return "is being killed" if record.being_killed else f"is {record.state}"
+
+
+_HINTS: Mapping[tuple[Callable[[Record], bool], State], str] = {
+    (can_start, State.PAUSED): '; "engine unpause {name}" lets it go on',
+    (can_exec, State.PAUSED): '; "engine unpause {name}" lets it go on',
+    (can_pause, State.PAUSED): " already",
+    (can_remove, State.RUNNING): '; stop it first or remove it with "engine rm -f {name}"',
+    (can_remove, State.PAUSED): '; stop it first or remove it with "engine rm -f {name}"',
+}
+
+# From one state to another.
+
+_ENDED = (State.CREATED, State.EXITED)
+
+
+def _move(record: Record, before: tuple[State, ...], state: State) -> None:
+    if record.state not in before:
+        raise InternalError(f"{record.name} is {record.state} and cannot become {state}")
+    record.state = state
+
+
+def created() -> Notice:
+    return Notice(Action.CREATE)
+
+
+def begin(record: Record) -> None:
+    """A start: forget how an earlier run ended."""
+    record.reason, record.error = Reason.NONE, ""
+    record.exit_code = record.signal = None
+    record.peak_memory_bytes = record.peak_pids = record.peak_rss_bytes = None
+    record.backstop_bytes = None
+    record.enforcer, record.oom_children, record.memory_death = "", 0, None
+    record.finished_ns = record.killed_ns = 0
+    record.stop_requested = False
+
+
+def about_to_run(record: Record, pid: int) -> Record:
+    """A copy that says that the command runs from now on: for the books, the moment before it does."""
+    running = copy.copy(record)
+    _move(running, _ENDED, State.RUNNING)
+    running.pid, running.started_ns = pid, time.time_ns()
+    return running
+
+
+def started(record: Record, running: Record) -> Notice:
+    """``running`` is what ``about_to_run`` gave."""
+    _move(record, _ENDED, State.RUNNING)
+    record.pid, record.started_ns = running.pid, running.started_ns
+    return Notice(Action.START, {"pid": str(record.pid)})
+
+
+def taken_over(record: Record, pid: int) -> None:
+    """By the supervisor that comes after the one that started it, which may not have seen the start's end."""
+    if not record.is_live:
+        _move(record, _ENDED, State.RUNNING)
+        record.started_ns = time.time_ns()
+    record.pid = pid
+
+
+def start_failed(record: Record, error: WherryError) -> Notice:
+    """Nothing is left of it but the record."""
+    _move(record, _ENDED, State.EXITED)
+    record.reason = Reason.START_FAILED
+    record.error, record.exit_code = str(error), error.exit_code
+    record.finished_ns = time.time_ns()
+    return _died(record)
+
+
+def paused(record: Record) -> Notice:
+    _move(record, (State.RUNNING,), State.PAUSED)
+    return Notice(Action.PAUSE)
+
+
+def unpaused(record: Record) -> Notice:
+    _move(record, (State.PAUSED,), State.RUNNING)
+    return Notice(Action.UNPAUSE)
+
+
+def killed(record: Record) -> list[Notice]:
+    """SIGKILL has been sent, which lets one that is paused go on."""
+    record.killed_ns = record.killed_ns or time.time_ns()
+    return [unpaused(record)] if record.state is State.PAUSED else []
+
+
+def ended(record: Record, status: ExitStatus | None, evidence: MemoryEvidence, *, log_is_written: bool) -> list[Notice]:
+    """The first process; ``status`` None when nobody could collect it."""
+    record.state = State.EXITED
+    record.pid = 0
+    if log_is_written:
+        record.slot = ""  # else the shim still has what is on its way to the log
+    record.finished_ns = time.time_ns()
+    record.reason, record.memory_death = decide(
+        status,
+        evidence,
+        start_failed=record.reason is Reason.START_FAILED,  # found out after a takeover
+        stop_requested=record.stop_requested,
+        with_init=record.request.init,
+        limit_lost=record.reason is Reason.LIMIT_LOST,  # as well
+    )
+    record.peak_rss_bytes = evidence.peak_bytes
+    if record.reason is Reason.HARD_LIMIT:
+        # What killed it is known. Its first process may have been quicker to end than to be killed.
+        record.exit_code, record.signal = 128 + signal.SIGKILL, int(signal.SIGKILL)
+    elif status is not None:
+        record.exit_code, record.signal = status.exit_code, status.signal
+    else:
+        record.error = record.error or "its parent, the shim, died; the exit status is not known"
+    return [*_out_of_memory(record), _died(record)]
+
+
+def _out_of_memory(record: Record) -> list[Notice]:
+    death = record.memory_death
+    if record.reason is not Reason.OOM or death is None:
+        return []
+    victim = {"pid": str(death.pid), "comm": death.comm} if death.pid else {}
+    return [Notice(Action.OOM, {"limit": str(death.limit_bytes), **victim})]
+
+
+def _died(record: Record) -> Notice:
+    code = "" if record.exit_code is None else str(record.exit_code)
+    return Notice(Action.DIE, {"exitCode": code, "reason": record.reason})
+
+
+def stopped() -> Notice:
+    return Notice(Action.STOP)
+
+
+def removed() -> Notice:
+    return Notice(Action.DESTROY)
+
+
+# Within a state.
+
+
+def stop_requested(record: Record) -> None:
+    record.stop_requested = True
+
+
+def signalled(number: int) -> Notice:
+    return Notice(Action.KILL, {"signal": str(int(number))})
+
+
+def updated(record: Record, request: CreateRequest, changes: Mapping[str, object]) -> Notice:
+    record.request = request
+    shown = {name: "unlimited" if value is None else str(value) for name, value in changes.items()}
+    return Notice(Action.UPDATE, shown)
+
+
+def took_slot(record: Record, slot: str, cgroup: str) -> None:
+    record.slot, record.cgroup = slot, cgroup
+
+
+def gave_slot_back(record: Record) -> None:
+    record.slot = record.cgroup = ""
+
+
+def took_layer(record: Record, layer: str) -> None:
+    record.layer = layer
+
+
+def took_archive(record: Record, digest: str) -> str:
+    """Returns the digest of the one that it had before, "" for none."""
+    before, record.unpacked = record.unpacked, digest
+    return before
+
+
+def measured(record: Record, *, memory_bytes: int | None, pids: int | None) -> None:
+    record.peak_memory_bytes, record.peak_pids = memory_bytes, pids
+
+
+def log_measured(record: Record, stats: BufferStats) -> None:
+    record.log_stats = stats
+
+
+def log_written(record: Record, stats: BufferStats) -> None:
+    """All of it, after the end: the shim has nothing of it any more."""
+    record.slot, record.log_stats = "", stats
+
+
+def found_unstarted(record: Record, error: str) -> None:
+    """After a take-over: its command has never run. The end of its first process is to come."""
+    record.reason, record.error = Reason.START_FAILED, error
+
+
+def found_lost(record: Record, error: str) -> None:
+    """After a take-over: neither process nor exit status is there."""
+    record.error = error
+
+
+def limit_lost(record: Record, error: str) -> list[Notice]:
+    """Nobody can hold it to its hard limit any more: it has been killed."""
+    record.reason, record.error = Reason.LIMIT_LOST, error
+    return killed(record)
+
+
+def watched_by(record: Record, enforcer: str) -> None:
+    record.enforcer = enforcer
+
+
+def backstopped(record: Record, size: int) -> None:
+    record.backstop_bytes = size
+
+
+def lost_children(record: Record, number: int) -> None:
+    """To the kernel's OOM killer."""
+    record.oom_children += number
