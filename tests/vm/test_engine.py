@@ -37,8 +37,6 @@ CPUS = [
     *(f"{ATTACKS}::{each}" for each in NEED_CPUSET),
 ]
 CONTRACT = "tests/root/memory/test_contract.py tests/root/memory/test_contract_supervised.py -m 'not host_variant'"
-# User-Mode Linux has none.
-HUGE_PAGES = ("test_huge_pages", "test_every_kind_of_memory")
 # What depends on the kernel: the signal, the map that is full, the sums.
 HOSTILE = (
     f"tests/root/memory/test_bpf_hostile.py {LIFECYCLE}/test_enforcement_takeover.py"
@@ -61,8 +59,7 @@ JOBS = {
     "hostile-bpf-rt": Job("rt-amd64", "module", HOSTILE),
     "hostile-bpf-6.12": Job("6.12-amd64", "module", HOSTILE),
     "contract-kmod": Job("amd64", "contract", CONTRACT, "kmod"),
-    "contract-cgroup": Job(UML, "engine", f"{CONTRACT} -k 'not {HUGE_PAGES[0]} and not {HUGE_PAGES[1]}'", "cgroup"),
-    "huge-pages-cgroup": Job("amd64", "contract", f"{CONTRACT} -k '{HUGE_PAGES[0]} or {HUGE_PAGES[1]}'", "cgroup"),
+    "contract-cgroup": Job("amd64", "contract", CONTRACT, "cgroup"),
     "soft-limits": Job("amd64", "contract", f"{WATCH}/test_soft_limits.py -k 'not swapping'", "bpf cgroup"),
 }
 

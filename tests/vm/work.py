@@ -1,7 +1,7 @@
 """Boots guests and works on their jobs: the process behind ``jobs.Guests``.
 
 On stdin comes a line with the jobs, as JSON; on stdout goes a line for each outcome. As many guests as there are CPUs
-work at a time, with a nice value: they take what the tests of this machine leave, of which many wait.
+work at a time, beside the tests of this machine, many of which wait.
 """
 
 from __future__ import annotations
@@ -18,13 +18,11 @@ from tests.vm import kernels
 from tests.vm.guest import Guest
 from tests.vm.jobs import Job, Outcome, boot, built
 
-_NICE = 10
 _printing = threading.Lock()
 
 
 def main() -> None:
     wanted, builds = json.loads(sys.stdin.readline())
-    os.nice(_NICE)
     guests: dict[tuple[str, str], list[Job]] = {}
     for job in (Job(*fields) for fields in wanted):
         guests.setdefault((job.kernel, job.part), []).append(job)
