@@ -193,7 +193,7 @@ class Supervisor:
 
     def ps(self) -> list[dict[str, Any]]:
         """What ``engine ps --format json`` prints: newest first."""
-        listing: list[dict[str, Any]] = json.loads(self.engine("ps", "--format", "json").stdout)
+        listing: list[dict[str, Any]] = [*map(json.loads, self.engine("ps", "--format", "json").stdout.splitlines())]
         return listing
 
     def info(self) -> dict[str, Any]:
