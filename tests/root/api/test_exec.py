@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import subprocess
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,9 @@ def container(docker: Supervisor) -> Iterator[Any]:
     client = docker_library.DockerClient(base_url=f"unix://{docker.socket}")
     yield client.containers.get("c")
     client.close()
+    with warnings.catch_warnings():  # docker-py leaves the sockets that it has taken over to the collector
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def test_docker_py(container: Any) -> None:
