@@ -8,13 +8,14 @@ from wherry import errors
 from wherry.cli import placement, terminal, values
 from wherry.client import Client
 from wherry.client.config import OPTIONS
-from wherry.defaults import PIDS_LIMIT
+from wherry.defaults import PIDS_LIMIT, STOP_SECONDS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
+    from typing import Any, Self
 
+    from wherry.cli.option_files import IdFile
     from wherry.cli.parser import Namespace, Parser
     from wherry.client import StartedContainer
 
@@ -118,13 +119,24 @@ def _add_command_options(parser: Parser) -> None:
     parser.group("the command")
     about_env = "set a variable; without =V your own value"
     parser.option("-e", "--env", metavar="K[=V]", repeats=True, help=about_env)
+    about_file = "set the variables in FILE, one a line, before those of --env"
+    parser.option("--env-file", metavar="FILE", repeats=True, help=about_file)
     parser.option("-w", "--workdir", metavar="DIR", dest="working_dir", help="working directory in the container")
     parser.option("-u", "--user", metavar="USER[:GROUP]", help="name or number, from its /etc/passwd")
+    about_signal = "what engine stop sends, by name or number (default: TERM)"
+    parser.option("--stop-signal", metavar="SIG", help=about_signal)
+    about_stop = f"how long engine stop waits before it kills (default: {STOP_SECONDS:g}; -1: for ever)"
+    parser.option("--stop-timeout", metavar="S", dest="stop_seconds", type=values.whole_stop_seconds, help=about_stop)
 
 
 def _add_container_options(parser: Parser) -> None:
     parser.group("the container")
+    parser.option("--cidfile", metavar="FILE", help="write the container's id to FILE, which must not exist")
     parser.option("--hostname", metavar="NAME", help="host name (default: the container's name)")
+    parser.option("--domainname", metavar="NAME", help="domain name (NIS)")
+    about_label = "a label, for filters of ps, events and prune"
+    parser.option("-l", "--label", metavar="K[=V]", dest="labels", repeats=True, help=about_label)
+    parser.option("--label-file", metavar="FILE", repeats=True, help="the labels in FILE, one a line")
     parser.flag("--init", help="run a small init before the command, to reap zombies")
     about_network = "none: loopback only; host: the host's"
     parser.option("--network", metavar="none|host", choices=["none", "host"], help=about_network)
@@ -183,8 +195,27 @@ def parse(parser: Parser, words: Sequence[str], found: Namespace) -> None:
         parser.error(f"--soft-mib {found.soft_mib} is more than --hard-mib {found.hard_mib}")
     for empty in (word for word in ("name", "rootfs", "command") if not getattr(found, word)):
         parser.error(f"{empty.upper()} is empty")
+    _interpret(parser, found)
+
+
+def _interpret(parser: Parser, found: Namespace) -> None:
+    """Make of words what the client takes."""
+    labels = found.labels
+    if found.env_file or found.label_file:
+        from wherry.cli.option_files import lines  # noqa: PLC0415 (few command lines have them)
+
+        try:
+            variables = [line for path in found.env_file for line in lines("--env-file", path)]
+            # One without a value that the caller has not either is left out, as with docker; -e takes it away.
+            found.env = [*(line for line in variables if "=" in line or line in os.environ), *found.env]
+            labels = [*(line for path in found.label_file for line in lines("--label-file", path)), *labels]
+        except errors.InvalidRequest as error:
+            parser.error(str(error))
     found.env = [_variable(parser, text) for text in found.env]
+    found.labels = {name: value for name, _, value in (text.partition("=") for text in labels)}
     found.tmpfs = {path: options for path, _, options in (text.partition(":") for text in found.tmpfs)}
+    if "" in found.labels:
+        parser.error("-l/--label: there is no name before '='")
 
 
 def _check_alone(parser: Parser, options: Sequence[str]) -> None:
@@ -209,6 +240,25 @@ def _options(args: Namespace) -> Any:
     return {name: given[name] for name in OPTIONS if name in given}
 
 
+class _NoIdFile:
+    """Without ``--cidfile``."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def write(self, container_id: str) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def _id_file(path: str | None) -> IdFile | _NoIdFile:
+    if path is None:
+        return _NoIdFile()
+    from wherry.cli.option_files import IdFile  # noqa: PLC0415 (few command lines have it)
+
+    return IdFile(path)
+
+
 def start(args: Namespace) -> int:
     try:
         with Client(args.socket) as client:
@@ -216,7 +266,9 @@ def start(args: Namespace) -> int:
                 started = client.start(args.name)
             else:
                 command = [args.command, *args.arguments]
-                started = client.start(args.name, args.rootfs, command, replace=args.replace, **_options(args))
+                with _id_file(args.cidfile) as id_file:
+                    started = client.start(args.name, args.rootfs, command, replace=args.replace, **_options(args))
+                    id_file.write(started.id)
     except errors.WherryError as error:
         return _cannot_start(args, error)
     what = "was running already" if started.was_running else "started"
@@ -237,10 +289,11 @@ def run(args: Namespace) -> int:
         terminal.write_all(stream, data)
 
     try:
-        with Client(args.socket) as client, Interrupts(client) as interrupts:
+        with Client(args.socket) as client, Interrupts(client) as interrupts, _id_file(args.cidfile) as id_file:
 
             def on_start(started: StartedContainer) -> None:
                 known.append(started)
+                id_file.write(started.id)
                 interrupts.aim_at(started)
 
             command = [args.command, *args.arguments]

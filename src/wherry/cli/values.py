@@ -111,6 +111,14 @@ def seconds(text: str) -> float:
     return number
 
 
+def whole_stop_seconds(text: str) -> int:
+    """A span in whole seconds; -1 for ever."""
+    number = _whole(text)
+    if number is None or not -1 <= number < 1e9:
+        raise BadValue(f"{text!r} is not a whole number of seconds from 0 up, or -1")
+    return number
+
+
 def stop_seconds(text: str) -> float:
     """A span in seconds; -1 for ever."""
     return -1.0 if text == "-1" else seconds(text)
