@@ -117,6 +117,8 @@ def _add_cpu_options(parser: Parser) -> None:
 
 def _add_command_options(parser: Parser) -> None:
     parser.group("the command")
+    about_entry = "the program, to which COMMAND and ARG are then arguments"
+    parser.option("--entrypoint", metavar="PROGRAM", help=about_entry)
     about_env = "set a variable; without =V your own value"
     parser.option("-e", "--env", metavar="K[=V]", repeats=True, help=about_env)
     about_file = "set the variables in FILE, one a line, before those of --env"
@@ -182,18 +184,19 @@ def parse(parser: Parser, words: Sequence[str], found: Namespace) -> None:
         if found.name is None:
             parser.error("NAME is empty")
         return
-    if len(others) < 3:
-        missing = ("NAME", "ROOTFS", "COMMAND")[len(others) :]
+    needed = ("NAME", "ROOTFS", "COMMAND") if found.entrypoint is None else ("NAME", "ROOTFS")
+    if missing := needed[len(others) :]:
         from wherry.cli import hints  # noqa: PLC0415 (only when something is wrong)
 
         hint = hints.order(others[0]) if others else ""
         parser.error(f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing{hint}")
     if others[-1] in {"--soft-mib", "--hard-mib"} and "--" not in words[: len(words) - len(others)]:
         parser.error(f"{others[-1]}: a value is missing (put -- before COMMAND to pass the word to it)")
-    found.name, found.rootfs, found.command, *found.arguments = others
+    found.name, found.rootfs, *found.arguments = others
+    found.command = found.arguments.pop(0) if found.arguments else None
     if found.soft_mib is not None and found.hard_mib is not None and found.soft_mib > found.hard_mib:
         parser.error(f"--soft-mib {found.soft_mib} is more than --hard-mib {found.hard_mib}")
-    for empty in (word for word in ("name", "rootfs", "command") if not getattr(found, word)):
+    for empty in (word for word in ("name", "rootfs", "command") if getattr(found, word) == ""):
         parser.error(f"{empty.upper()} is empty")
     _interpret(parser, found)
 
@@ -240,6 +243,11 @@ def _options(args: Namespace) -> Any:
     return {name: given[name] for name in OPTIONS if name in given}
 
 
+def _command(args: Namespace) -> list[str]:
+    """Empty only beside ``--entrypoint``."""
+    return [] if args.command is None else [args.command, *args.arguments]
+
+
 class _NoIdFile:
     """Without ``--cidfile``."""
 
@@ -265,9 +273,10 @@ def start(args: Namespace) -> int:
             if args.rootfs is None:
                 started = client.start(args.name)
             else:
-                command = [args.command, *args.arguments]
                 with _id_file(args.cidfile) as id_file:
-                    started = client.start(args.name, args.rootfs, command, replace=args.replace, **_options(args))
+                    started = client.start(
+                        args.name, args.rootfs, _command(args), replace=args.replace, **_options(args)
+                    )
                     id_file.write(started.id)
     except errors.WherryError as error:
         return _cannot_start(args, error)
@@ -296,11 +305,10 @@ def run(args: Namespace) -> int:
                 id_file.write(started.id)
                 interrupts.aim_at(started)
 
-            command = [args.command, *args.arguments]
             result = client.run(
                 args.name,
                 args.rootfs,
-                command,
+                _command(args),
                 replace=args.replace,
                 on_output=write,
                 on_start=on_start,
@@ -343,8 +351,9 @@ def _mention_missing_input(args: Namespace) -> None:
         return
     from wherry.cli import hints  # noqa: PLC0415 (not for scripts)
 
-    if hints.reads_input(args.command, args.arguments):
-        text = f"standard input is not supported yet: {args.command} finds nothing to read there and ends"
+    program, *words = [args.entrypoint, *_command(args)] if args.entrypoint else _command(args)
+    if hints.reads_input(program, words):
+        text = f"standard input is not supported yet: {program} finds nothing to read there and ends"
         terminal.complain(f"{args.name}: {text}")
 
 

@@ -4,7 +4,8 @@
 event: "none" (the default), "reclaim" (the kernel is asked to take back what is above it) or "throttle" (whoever
 allocates above it is slowed down); ``memory``, ``memory_reservation`` and ``memory_swap`` are docker's, in bytes or as
 text ("64m"), and set the control group; ``env`` is a mapping to strings, whole numbers or paths, or "K=V" strings;
-``volumes`` are "HOST:CONTAINER[:ro]", where a relative host path counts from the caller's working directory; ``tmpfs``
+``entrypoint`` is a program, or a list of it and its first arguments, that the command's words come after; ``volumes``
+are "HOST:CONTAINER[:ro]", where a relative host path counts from the caller's working directory; ``tmpfs``
 maps paths to mount options ("size=1m"); ``rm`` removes the container when it ends; ``rw_rootfs`` runs on the directory
 itself, without a layer of its own; ``init`` puts a small init before the command.
 
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
         memory_swap: Size | None
         nice: int | None
         env: Mapping[str, Setting] | Sequence[str] | None
+        entrypoint: StrPath | Sequence[StrPath] | None
         working_dir: StrPath | None
         user: str | None
         hostname: str | None
@@ -115,6 +117,10 @@ def _directory(argument: str, value: Any) -> str:
     return text(argument, path(argument, value))
 
 
+def _entrypoint(argument: str, value: Any) -> list[str]:
+    return arguments.command(argument, [value] if isinstance(value, (str, os.PathLike)) else value)
+
+
 def _nice(argument: str, value: Any) -> int:
     return whole(argument, value, -20, 19)
 
@@ -150,6 +156,7 @@ OPTIONS: dict[str, tuple[str, str, Check]] = {
     "memory_swap": (_HOST, "MemorySwap", swap),
     "nice": (_OURS, "Nice", _nice),
     "env": (_DOCKER, "Env", arguments.env),
+    "entrypoint": (_DOCKER, "Entrypoint", _entrypoint),
     "working_dir": (_DOCKER, "WorkingDir", _directory),
     "user": (_DOCKER, "User", text),
     "hostname": (_DOCKER, "Hostname", text),
@@ -203,7 +210,8 @@ def config_of(function: str, rootfs: Any, command: Any, options: Mapping[str, An
     if log:
         host["LogConfig"] = {"Type": "local", "Config": {name: str(value) for name, value in log.items()}}
     ours["Rootfs"] = absolute(arguments.sendable("rootfs", path("rootfs", rootfs)), "root file system")
-    body: dict[str, Any] = {"Cmd": arguments.command("command", command), **parts[_DOCKER], "Wherry": ours}
+    read = arguments.words if "Entrypoint" in parts[_DOCKER] else arguments.command
+    body: dict[str, Any] = {"Cmd": read("command", command), **parts[_DOCKER], "Wherry": ours}
     if host:
         body["HostConfig"] = host
     return body

@@ -61,3 +61,19 @@ def test_the_stop_signal_and_its_time(supervisor: Supervisor, rootfs: Path) -> N
     supervisor.engine("rm", "c")
     assert "invalid signal: 'WISH'" in refused(supervisor, rootfs, "--stop-signal", "WISH")
     assert "'1.5' is not a whole number of seconds" in refused(supervisor, rootfs, "--stop-timeout", "1.5")
+
+
+def test_the_entry_point(supervisor: Supervisor, rootfs: Path) -> None:
+    done = supervisor.engine("run", "--entrypoint", "/bin/echo", "c", rootfs, "a", "b")
+    assert done.stdout == "a b\n"
+    shown = inspected(supervisor)
+    assert (shown["Path"], shown["Args"]) == ("/bin/echo", ["a", "b"])
+    assert (shown["Config"]["Entrypoint"], shown["Config"]["Cmd"]) == (["/bin/echo"], ["a", "b"])
+    assert supervisor.engine("start", "c").returncode == 0  # as it was made
+    supervisor.client.wait("c")
+    assert supervisor.engine("logs", "c").stdout == "a b\n" * 2
+    supervisor.engine("rm", "c")
+    alone = supervisor.client.run(None, rootfs, [], entrypoint=["/bin/echo", "-n", "x"])
+    assert alone.stdout == b"x"
+    supervisor.client.rm(supervisor.ps()[0]["name"])
+    assert "/nosuch" in refused(supervisor, rootfs, "--entrypoint", "/nosuch", code=127)

@@ -190,6 +190,7 @@ def test_everything_that_is_understood() -> None:
     assert request == CreateRequest(
         rootfs="/srv/rootfs",
         command=("/entry", "a", ""),
+        entrypoint=("/entry",),
         rw_rootfs=True,
         env=("A=3",),
         working_dir="/w",

@@ -34,6 +34,7 @@ def test_every_option_has_its_place() -> None:
         "soft_action": "reclaim",
         "nice": -5,
         "env": {"A": "1", "B": ""},
+        "entrypoint": Path("/entry"),
         "working_dir": "/w",
         "user": "1000:100",
         "hostname": "h",
@@ -64,6 +65,7 @@ def test_every_option_has_its_place() -> None:
     assert config == {
         "Cmd": ["/bin/sh", "-c", "exit"],
         "Env": ["A=1", "B="],
+        "Entrypoint": ["/entry"],
         "WorkingDir": "/w",
         "User": "1000:100",
         "Hostname": "h",
@@ -170,6 +172,18 @@ def test_what_cannot_be_sent_as_meant_is_refused(options: dict[str, object], mes
 def test_a_command_is_not_one_string() -> None:
     with pytest.raises(InvalidRequest, match="command is one string"):
         config_of("run", "/r", "echo hello", {})
+
+
+def test_an_entry_point_needs_no_command() -> None:
+    for entrypoint in ("/e", Path("/e"), ["/e"], ("/e",)):
+        body = config_of("run", "/r", [], {"entrypoint": entrypoint})
+        assert (body["Cmd"], body["Entrypoint"]) == ([], ["/e"])
+    assert config_of("run", "/r", ["a"], {"entrypoint": ["/e", "-x"]})["Entrypoint"] == ["/e", "-x"]
+    for wrong in ([], 5, b"/e", ["/e", 1]):
+        with pytest.raises(InvalidRequest, match="entrypoint"):
+            config_of("run", "/r", ["x"], {"entrypoint": wrong})
+    with pytest.raises(InvalidRequest, match="command: expected a program"):
+        config_of("run", "/r", [], {"entrypoint": None})
 
 
 def test_an_empty_rootfs_is_refused() -> None:

@@ -102,6 +102,7 @@ def _translate(config: ContainerConfig, host: HostConfig, ours: WherryConfig) ->
     return CreateRequest(
         rootfs=_rootfs(config, ours),
         command=(*_words(config.entrypoint), *_words(config.cmd)),
+        entrypoint=tuple(_words(config.entrypoint)),
         rw_rootfs=bool(ours.rw_rootfs),
         env=parse_env(config.env or ()),
         working_dir=config.working_dir or "",

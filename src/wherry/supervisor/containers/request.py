@@ -62,7 +62,8 @@ class SoftAction(StrEnum):
 class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One container as asked for, before anything is looked up on the host.
 
-    ``rootfs`` is an absolute path (directory or tar archive); ``env`` holds "K=V" strings without the variables the
+    ``rootfs`` is an absolute path (directory or tar archive); ``command`` is all that is executed, of which
+    ``entrypoint`` is the part that was named so; ``env`` holds "K=V" strings without the variables the
     supervisor adds (PATH, HOSTNAME, HOME); ``tmpfs`` maps a destination to mount options as docker's
     ("size=1m,mode=1777"); ``cpus`` counts CPUs (0.5 is half of one); limits are in bytes and None where there is none.
     ``soft_bytes`` and ``hard_bytes`` are the memory enforcer's, ``soft_action`` (none, reclaim or throttle, "" is none)
@@ -78,6 +79,7 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     rootfs: str
     command: tuple[str, ...]
+    entrypoint: tuple[str, ...] = ()
     rw_rootfs: bool = False
     env: tuple[str, ...] = ()
     working_dir: str = ""
