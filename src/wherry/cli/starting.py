@@ -84,6 +84,8 @@ def _add(parser: Parser, description: str) -> None:
     parser.group("limits")
     parser.option("--soft-mib", metavar="N", type=values.mib, help="memory of all processes, told when crossed")
     parser.option("--hard-mib", metavar="N", type=values.mib, help="memory of all processes that ends it")
+    parser.option("--soft-limit", metavar="SIZE", type=values.size, help="--soft-mib as a size, such as 1.5g")
+    parser.option("--hard-limit", metavar="SIZE", type=values.size, help="--hard-mib as a size")
     about_action = "at the soft limit, beside being told: none, reclaim, or throttle (version 2 of control groups)"
     actions = ["none", "reclaim", "throttle"]
     parser.option("--soft-action", metavar="ACTION", choices=actions, help=about_action)
@@ -196,6 +198,9 @@ def parse(parser: Parser, words: Sequence[str], found: Namespace) -> None:
     found.command = found.arguments.pop(0) if found.arguments else None
     if found.soft_mib is not None and found.hard_mib is not None and found.soft_mib > found.hard_mib:
         parser.error(f"--soft-mib {found.soft_mib} is more than --hard-mib {found.hard_mib}")
+    for kind in ("soft", "hard"):
+        if None not in (getattr(found, f"{kind}_mib"), getattr(found, f"{kind}_limit")):
+            parser.error(f"--{kind}-mib and --{kind}-limit say the same: give one")
     for empty in (word for word in ("name", "rootfs", "command") if getattr(found, word) == ""):
         parser.error(f"{empty.upper()} is empty")
     _interpret(parser, found)

@@ -1,6 +1,7 @@
 """Keyword options of ``Client.run``, ``start`` and ``update`` as Docker's container configuration: one table.
 
-``soft_mib`` and ``hard_mib`` are memory limits in MiB; ``soft_action`` says what happens at the soft one beside an
+``soft_limit`` and ``hard_limit`` are memory limits in bytes or as text ("64m"), ``soft_mib`` and ``hard_mib`` the same
+in MiB; ``soft_action`` says what happens at the soft one beside an
 event: "none" (the default), "reclaim" (the kernel is asked to take back what is above it) or "throttle" (whoever
 allocates above it is slowed down); ``memory``, ``memory_reservation`` and ``memory_swap`` are docker's, in bytes or as
 text ("64m"), and set the control group; ``env`` is a mapping to strings, whole numbers or paths, or "K=V" strings;
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
 
         soft_mib: int | None
         hard_mib: int | None
+        soft_limit: Size | None
+        hard_limit: Size | None
         nice: int | None
         cpus: float | None
         cpu_shares: int | None
@@ -62,6 +65,8 @@ if TYPE_CHECKING:
 
         soft_mib: int | None
         hard_mib: int | None
+        soft_limit: Size | None
+        hard_limit: Size | None
         soft_action: Literal["none", "reclaim", "throttle"] | None
         memory: Size | None
         memory_reservation: Size | None
@@ -150,6 +155,8 @@ def _security_options(argument: str, value: Any) -> list[str]:
 OPTIONS: dict[str, tuple[str, str, Check]] = {
     "soft_mib": (_OURS, "SoftLimit", _from_mib),
     "hard_mib": (_OURS, "HardLimit", _from_mib),
+    "soft_limit": (_OURS, "SoftLimit", size),
+    "hard_limit": (_OURS, "HardLimit", size),
     "soft_action": (_OURS, "SoftAction", text),
     "memory": (_HOST, "Memory", size),
     "memory_reservation": (_HOST, "MemoryReservation", size),
@@ -191,7 +198,10 @@ as it is sent. Ranges that the host decides are the supervisor's.
 CHANGES: dict[str, tuple[str, str, Check]] = {
     **{
         name: OPTIONS[name]
-        for name in ("soft_mib", "hard_mib", "nice", "cpu_shares", "cpuset_cpus", "io_weight", "pids_limit")
+        for name in (
+            *("soft_mib", "hard_mib", "soft_limit", "hard_limit"),
+            *("nice", "cpu_shares", "cpuset_cpus", "io_weight", "pids_limit"),
+        )
     },
     "cpus": (_HOST, "NanoCpus", _changed_cpus),
 }
@@ -242,12 +252,20 @@ def _parts(
         place, key, check = table[name]
         value = check(name, given)
         if value is not False and value not in ("", [], {}):
+            if key in parts[place]:
+                other = next(each for each in options if table[each][:2] == (place, key))
+                raise errors.InvalidRequest(f"{other} and {name} say the same: give one", name, given)
             parts[place][key] = value
     soft, hard = parts[_OURS].get("SoftLimit"), parts[_OURS].get("HardLimit")
     if soft is not None and hard is not None and soft > hard:
-        soft, hard = soft // arguments.MIB, hard // arguments.MIB
-        raise errors.InvalidRequest(f"soft limit {soft} MiB is above hard limit {hard} MiB", "soft_mib", soft)
+        name = "soft_mib" if options.get("soft_mib") is not None else "soft_limit"
+        text = f"soft limit {_shown(soft)} is above hard limit {_shown(hard)}"
+        raise errors.InvalidRequest(text, name, options[name])
     return parts
+
+
+def _shown(limit: int) -> str:
+    return f"{limit} bytes" if limit % arguments.MIB else f"{limit // arguments.MIB} MiB"
 
 
 def _security_option(option: str) -> str:

@@ -77,3 +77,16 @@ def test_the_entry_point(supervisor: Supervisor, rootfs: Path) -> None:
     assert alone.stdout == b"x"
     supervisor.client.rm(supervisor.ps()[0]["name"])
     assert "/nosuch" in refused(supervisor, rootfs, "--entrypoint", "/nosuch", code=127)
+
+
+def test_memory_limits_as_sizes(supervisor: Supervisor, rootfs: Path) -> None:
+    supervisor.engine("start", "--soft-limit", "8m", "--hard-limit", "0.5g", "c", rootfs, "/bin/sleep", "1000")
+    ours = inspected(supervisor)["Wherry"]
+    assert (ours["SoftLimit"], ours["HardLimit"]) == (8 << 20, 1 << 29)
+    supervisor.engine("update", "--hard-limit", "16m", "c")
+    assert inspected(supervisor)["Wherry"]["HardLimit"] == 16 << 20
+    for wrong in (("--soft-limit", "0"), ("--hard-mib", "2", "--hard-limit", "2m"), ("--hard-limit", "lots")):
+        assert supervisor.engine("start", *wrong, "d", rootfs, "/bin/true", check=False).returncode == 125
+    both = supervisor.engine("update", "--hard-limit", "2m", "--hard-mib", "2", "c", check=False)
+    assert "say the same: give one" in both.stderr
+    assert inspected(supervisor)["Wherry"]["HardLimit"] == 16 << 20

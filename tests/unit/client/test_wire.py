@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -143,6 +144,26 @@ def test_a_working_directory_that_is_gone_is_said(tmp_path: Path, monkeypatch: p
     with pytest.raises(InvalidRequest, match="ROOTFS 'r' is relative, and the working directory no longer exists"):
         absolute("r", "ROOTFS")
     assert absolute("/r", "ROOTFS") == "/r"
+
+
+@pytest.mark.parametrize(
+    "of", [lambda options: config_of("run", "/r", ["x"], options), lambda o: changes_of("update", o)]
+)
+def test_limits_may_be_sizes(of: Callable[[dict[str, object]], dict[str, Any]]) -> None:
+    assert of({"soft_limit": "1.5m", "hard_limit": 2 << 20})["Wherry"].items() >= {
+        ("SoftLimit", 3 << 19),
+        ("HardLimit", 2 << 20),
+    }
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"soft_mib": 1, "soft_limit": "1m"}, "soft_mib and soft_limit say the same"),
+        ({"hard_limit": 5, "hard_mib": 1}, "hard_limit and hard_mib say the same"),
+        ({"soft_limit": "2m", "hard_mib": 1}, "soft limit 2 MiB is above hard limit 1 MiB"),
+        ({"soft_limit": 4097, "hard_limit": "4k"}, "soft limit 4097 bytes is above hard limit 4096 bytes"),
+        ({"soft_limit": 1.5}, "soft_limit: expected a size"),
+    ]
+    for options, message in wrong:
+        with pytest.raises(InvalidRequest, match=message):
+            of(options)
 
 
 REFUSED = {
