@@ -48,6 +48,9 @@ test-kmod-debug: setup ## the kernel module in a kernel with KASAN, lockdep and 
 	@scripts/setup-debian.sh debug
 	@WHERRY_LOADS=100 $(BIN)/pytest tests/vm/debug
 
+test-attacks: setup-test ## what a hostile container tries, with and without each defence: prints the table
+	@$(BIN)/pytest -q -m attack tests/unit tests/root
+
 chaos: setup-test ## the log tests with thousands of kills and longer searches, and a thousand containers (hours)
 	@WHERRY_KILLS=3000 WHERRY_CHAOS=1 $(BIN)/pytest tests/unit/logs tests/root/logs/test_truth.py tests/root/logs/test_readers*.py tests/root/supervisor/lifecycle/test_scale.py tests/root/supervisor/lifecycle/test_enforcement_chaos.py
 
@@ -130,4 +133,4 @@ $(STAMPS)/rootfs: FORCE
 endif
 
 FORCE:
-.PHONY: help setup setup-test setup-vm demo picture test test-kmod-debug chaos test-unit test-vm lint fmt bench bench-kmod wheel lock clean packages FORCE
+.PHONY: help setup setup-test setup-vm demo picture test test-kmod-debug chaos test-unit test-vm test-attacks lint fmt bench bench-kmod wheel lock clean packages FORCE

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator
 
 import pytest
 from tests import surroundings
+from tests.attacks import report as attacks
 from tests.vm import kernels
 
 surroundings.make_ordinary()
@@ -44,7 +45,14 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     is_expected_failure = hasattr(report, "wasxfail")
     if not is_expected_failure and item.get_closest_marker("host_variant") is None:
         _fail_if_skipped(report)
+    attacks.note(item, report)
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if lines := attacks.lines():
+        terminalreporter.section("attacks")
+        terminalreporter.write_line("\n".join(lines))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.root.harness import REPOSITORY, Supervisor, Traces
+from tests.root.patched import Patched, Weaken
 from tests.waiting import wait_until
 
 
@@ -69,3 +70,15 @@ def swap() -> Iterator[None]:
         subprocess.run(["swapon", "--priority", "0", device], check=True)
         undo.callback(subprocess.run, ["swapoff", device], check=True)
         yield
+
+
+@pytest.fixture
+def weaken(tmp_path: Path, rootfs: Path, leftovers: Traces) -> Weaken:
+    """A supervisor that executes this code first."""
+
+    def weaken(prelude: str) -> contextlib.AbstractContextManager[Supervisor]:
+        instance = Patched(tmp_path, rootfs, leftovers)
+        instance.prelude = prelude
+        return instance.serving()
+
+    return weaken

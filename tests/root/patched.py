@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
+
 from tests.root.harness import Supervisor, Word
+
+Weaken = Callable[[str], contextlib.AbstractContextManager[Supervisor]]
+"""A supervisor that executes some Python before its own program, for as long as it is needed."""
 
 _MAIN = """
 import sys
@@ -12,6 +18,19 @@ sys.exit(main())
 NEWER = """
 from wherry.memory import bpf_layout
 bpf_layout.VERSION += {0}
+"""
+
+
+def taken_out(*_arguments: object, **_options: object) -> None:
+    """In the place of a defence."""
+
+
+def in_shim(code: str) -> str:
+    """A prelude that has the supervisor's shim, and so every first process, execute ``code`` before its own program."""
+    return f"""
+from wherry.supervisor.processes import shimlink
+before, begin, after = shimlink._CODE.partition("from wherry.shim")
+shimlink._CODE = before + {code.replace("{", "{{").replace("}", "}}")!r} + chr(10) + begin + after
 """
 
 

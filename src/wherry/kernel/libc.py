@@ -95,6 +95,9 @@ syncfs = _function("syncfs", c_int)
 timerfd_create = _function("timerfd_create", c_int, c_int)
 timerfd_settime = _function("timerfd_settime", c_int, c_int, c_char_p, c_void_p)
 
+# <sys/signalfd.h>, signalfd(2): the set has 1,024 bits (sigset_t)
+signalfd = _function("signalfd", c_int, c_char_p, c_int)
+
 # <sys/prctl.h>, prctl(2); <linux/capability.h>, capset(2) and capget(2)
 prctl = _function("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
 prctl_string = _function("prctl", c_int, c_char_p, c_ulong, c_ulong, c_ulong)

@@ -1,10 +1,16 @@
-"""Namespaces: clone3(2), unshare(2)."""
+"""Namespaces: clone3(2), unshare(2), setns(2)."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 
 from wherry.kernel import libc
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # include/uapi/linux/sched.h; the names are those of /proc/PID/ns and of the OCI runtime spec
 FLAGS = {
@@ -33,3 +39,27 @@ def fork_into(names: list[str]) -> tuple[int, int]:
     one thread.
     """
     return libc.clone3(flags_of(names), signal.SIGCHLD)
+
+
+def join(pidfd: int, names: list[str]) -> None:
+    """Move the calling process into all these namespaces of the process ``pidfd``, or into none of them, in one call
+    (Linux 5.8). A pid namespace is that of children to come.
+    """
+    libc.setns(pidfd, flags_of(names))
+
+
+@contextlib.contextmanager
+def children_in_pid_namespace_of(pidfd: int) -> Iterator[None]:
+    """Children that the calling process forks meanwhile are in the pid namespace of the process ``pidfd``.
+
+    setns(2) lets a process come back, because it never leaves its own.
+    """
+    own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        join(pidfd, ["pid"])
+        try:
+            yield
+        finally:
+            libc.setns(own, FLAGS["pid"])
+    finally:
+        os.close(own)

@@ -46,6 +46,15 @@ def ignores(pid: int, signal: int) -> bool:
     return any(mask & 1 << (signal - 1) for mask in masks)
 
 
+def namespaced_pids(pid: int) -> int:
+    """How many pid namespaces, from ours on down, number process ``pid`` (NSpid), also a zombie; 0 when it is gone."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            return sum(len(line.split()) - 1 for line in file if line.startswith(b"NSpid:"))
+    except OSError:
+        return 0
+
+
 def _signal_masks(path: str) -> int:
     masks = 0
     with open(path, "rb") as file:

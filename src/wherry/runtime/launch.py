@@ -1,42 +1,51 @@
-"""The parent's side of a container's first process: clone it, give it the finish message, read what it reports (see
-``init``).
-"""
+"""The parent's side of a first process: clone it, send it messages, read what it reports (``init``, ``messages``)."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
-import struct
 from typing import Any, NamedTuple
 
 from wherry.errors import CommandNotFound, NotExecutable, StartFailed
 from wherry.kernel import namespaces
 from wherry.kernel.libc import describe_errno
 from wherry.runtime import init
+from wherry.runtime.messages import Message, Said, Wanted, packed
 from wherry.runtime.steps import Step, encode
 
 _NOT_FOUND = (errno.ENOENT, errno.ENOTDIR)
 
 
-def spawn(prepare: list[Step], channel: int) -> tuple[int, int]:
-    """Clone the first process of a new pid namespace, which runs ``prepare`` and parks; returns (pid, pidfd).
+CHANNEL = "channel"
+TARGET = "target"
+"""Names of descriptors that a child is made with: its end of the socket; a pidfd of the process that it joins."""
 
-    ``channel`` is the child's end of the socket and is closed here. The calling process must have one thread: a copy
-    of a process whose other thread held a lock would wait for it for ever.
+
+def spawn(prepare: list[Step], descriptors: dict[str, int], new: list[str], joined: list[str]) -> tuple[int, int]:
+    """Clone a process in ``new`` namespaces, which runs ``prepare`` and parks; returns (pid, pidfd).
+
+    It has the ``descriptors``, which stay the caller's, CHANNEL among them. With "pid" among ``joined`` it is in the
+    pid namespace of TARGET; others are joined by the step JoinNamespaces. The calling process must have one thread: a
+    copy of a process whose other thread held a lock would wait for it for ever.
+
+    Raises OSError: ESRCH or ENOMEM when TARGET has ended.
     """
-    pid, pidfd = namespaces.fork_into(["pid"])
-    if pid == 0:
-        init.main(channel, prepare)
-    os.close(channel)
+    with contextlib.ExitStack() as around:
+        if "pid" in joined:
+            around.enter_context(namespaces.children_in_pid_namespace_of(descriptors[TARGET]))
+        pid, pidfd = namespaces.fork_into(new)
+        if pid == 0:
+            own = dict(descriptors)
+            init.main(own.pop(CHANNEL), prepare, own)
     return pid, pidfd
 
 
 def finish_message(names: list[str], finish: list[Step], args: list[str], env: list[str], with_init: bool) -> bytes:
     """The message that lets a parked child go; ``names`` are those of the descriptors sent with it, in order."""
-    content = {"descriptors": names, "steps": encode(finish), "args": args, "env": env, "init": with_init}
-    body = json.dumps(content).encode()
-    return struct.pack(">I", len(body)) + body
+    content: Message = {Wanted.DESCRIPTORS: names, Wanted.STEPS: encode(finish)}
+    return packed({**content, Wanted.ARGUMENTS: args, Wanted.ENVIRONMENT: env, Wanted.INIT: with_init})
 
 
 class Report(NamedTuple):
@@ -53,9 +62,9 @@ def parse_reports(text: bytes) -> Report:
     failure = None
     for line in text.split(b"\n")[:-1]:
         content = json.loads(line)
-        ready |= bool(content.get("ready"))
-        executed |= bool(content.get("exec"))
-        failure = content if "step" in content else failure
+        ready |= Said.READY in content
+        executed |= Said.EXECUTING in content
+        failure = content if Said.FAILED in content else failure
     return Report(ready, executed, failure)
 
 

@@ -7,6 +7,7 @@ costs every start.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
 import select
@@ -19,6 +20,7 @@ from typing import Any
 
 from wherry.kernel import cgroup_trees, process
 from wherry.kernel.descriptors import raise_own_limit
+from wherry.kernel.signalfd import SignalDescriptor
 from wherry.runtime import launch, steps
 from wherry.shim import protocol, standin
 from wherry.shim.standin import StandIn
@@ -63,13 +65,16 @@ class Shim:
         self.listener = listener
         self.supervisor: socket.socket | None = None
         self.slots: dict[str, Slot] = {}
-        self.by_pidfd: dict[int, Slot] = {}
+        self.by_pid: dict[int, Slot] = {}
+        """Those that live."""
         self.kept: dict[str, int] = {}
         self.alarms: list[protocol.Message] = []
         self.dying: set[Slot] = set()
         self.thaw_delay = 0.0
         self.poll = select.epoll()
         self.poll.register(listener.fileno(), select.EPOLLIN)
+        self.ends = SignalDescriptor(signal.SIGCHLD)
+        self.poll.register(self.ends.fileno(), select.EPOLLIN)
         self.stand_in = StandIn(self.poll)
         self.stopping = False
         self.had_supervisor = False
@@ -132,8 +137,8 @@ class Shim:
         return bool(self.slots) or (self.supervisor is not None and not self.stopping)
 
     def dispatch(self, descriptor: int) -> None:
-        if descriptor in self.by_pidfd:
-            self.reap(self.by_pidfd[descriptor])
+        if descriptor == self.ends.fileno():
+            self.reap()
         elif descriptor == self.listener.fileno():
             self.accept()
         elif self.supervisor is not None and descriptor == self.supervisor.fileno():
@@ -157,7 +162,8 @@ class Shim:
         self.supervisor = connection
         self.had_supervisor = True
         self.poll.register(connection.fileno(), select.EPOLLIN)
-        self.tell({"type": "hello", "version": protocol.VERSION, "pid": os.getpid()})
+        hello = {"type": "hello", "version": protocol.VERSION, "pid": os.getpid(), "dialect": steps.dialect()}
+        self.tell(hello)
         for slot in list(self.slots.values()):
             self.tell(slot.describe(), slot.descriptors())
         self.tell({"type": "kept", "names": list(self.kept), "alarms": self.alarms}, list(self.kept.values()))
@@ -202,20 +208,26 @@ class Shim:
             protocol.send(self.supervisor, message, descriptors)
 
     def spawn(self, message: protocol.Message, descriptors: list[int]) -> None:
-        name = message["slot"]
-        if not descriptors:
-            self.tell({"type": "failed", "slot": name, "message": "the shim has too many open descriptors"})
-            return
-        plan = steps.in_cgroups(message["cgroups"], steps.decode(message["template"]))
+        name = message.get("slot")
         try:
-            pid, pidfd = launch.spawn(plan, descriptors[0])
-        except OSError as error:
-            os.close(descriptors[0])
-            self.tell({"type": "failed", "slot": name, "message": f"clone: {error}"})
-            return
+            self.clone(message["slot"], message, descriptors)
+        except Exception as error:
+            # What cannot even be understood is answered, too: somebody waits for it.
+            number, text = (error.errno or 0, f"clone: {error}") if isinstance(error, OSError) else (0, repr(error))
+            self.tell({"type": "failed", "slot": name, "message": text, "errno": number})
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def clone(self, name: str, message: protocol.Message, descriptors: list[int]) -> None:
+        """Raises OSError, and whatever a message that makes no sense leads to."""
+        if len(descriptors) != len(message["names"]):
+            raise OSError(errno.EMFILE, "the shim has too many open descriptors")
+        by_name = dict(zip(message["names"], descriptors, strict=True))
+        plan = steps.in_cgroups(message["cgroups"], steps.decode(message["template"]))
+        pid, pidfd = launch.spawn(plan, by_name, message["new"], message["joined"])
         slot = Slot(name, pid, pidfd, [os.path.dirname(path) for path in message["cgroups"]])
-        self.slots[name] = self.by_pidfd[pidfd] = slot
-        self.poll.register(pidfd, select.EPOLLIN)
+        self.slots[name] = self.by_pid[pid] = slot
         self.tell({"type": "spawned", "slot": name, "pid": pid}, [pidfd])
 
     def claim(self, message: protocol.Message, descriptors: list[int]) -> None:
@@ -272,14 +284,25 @@ class Shim:
             self.dying.add(slot)
             self.thaw_delay = 0.0
 
-    def reap(self, slot: Slot) -> None:
-        information = os.waitid(os.P_PIDFD, slot.pidfd, os.WEXITED)
-        if information is None:
-            return
+    def reap(self) -> None:
+        """All children that have ended, also those that we have not made: who runs in a container without having come
+        from its first process can make children of ours (CLONE_PARENT, clone(2)), and while one of those is a zombie
+        its pid namespace does not end, nor does the container.
+        """
+        self.ends.clear()
+        while True:
+            try:
+                information = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)
+            except ChildProcessError:
+                return
+            if information is None:
+                return
+            if (slot := self.by_pid.pop(information.si_pid, None)) is not None:
+                self.ended(slot, information.si_code, information.si_status)
+
+    def ended(self, slot: Slot, code: int, status: int) -> None:
         self.dying.discard(slot)
-        self.poll.unregister(slot.pidfd)
-        del self.by_pidfd[slot.pidfd]
-        slot.exit = {"code": information.si_code, "status": information.si_status, "time": time.monotonic_ns()}
+        slot.exit = {"code": code, "status": status, "time": time.monotonic_ns()}
         self.tell({"type": "exit", "slot": slot.name, **slot.exit})
         if slot.released or (self.supervisor is None and not slot.claimed):
             self.drop(slot)

@@ -3,13 +3,15 @@ by SCM_RIGHTS.
 
 Who: one supervisor at a time; a new connection takes the place of the old one. Both ends check the peer's uid.
 
-1. On connect the shim sends ``hello`` {version, pid}, then for each slot it has ``slot`` (fields of
+1. On connect the shim sends ``hello`` {version, pid, dialect}, then for each slot it has ``slot`` (fields of
    ``Slot.describe``) with the slot's descriptors attached, in the order of the field ``held``, then ``kept`` {names,
    alarms} with what ``keep`` left, then ``synced``. That is how a new supervisor takes over.
-2. ``spawn`` {slot, template, cgroups} with one descriptor, the child's end of its channel: clone a process that runs
-   the template's prepare steps in these cgroups. Answer: ``spawned`` {slot, pid} with the pidfd, or ``failed`` {slot,
-   message}. The template is sent as a list of steps (``runtime.steps``) and everything after happens between
-   supervisor and child over the channel (``runtime.init``).
+2. ``spawn`` {slot, template, cgroups, new, joined, names} with descriptors of these ``names``: clone a process, in
+   ``new`` namespaces (types of the OCI runtime specification), that runs the template's steps in these cgroups. The
+   descriptor ``channel`` is its end of the socket over which everything after happens between supervisor and child
+   (``runtime.messages``); the others are for its steps. ``joined`` are namespaces that it shares with the process of
+   which ``target`` is a pidfd: of "pid" the shim sees to that, of the others a step of the template. Answer:
+   ``spawned`` {slot, pid} with the pidfd, or ``failed`` {slot, message, errno}.
 3. ``claim`` {slot, names} with as many descriptors: the slot is a container now; keep these for the next supervisor.
    Slots that nobody has claimed are killed when the supervisor goes away. A second claim adds descriptors and replaces
    those of the same names. Optional: how its crossing of a hard limit is found, by ``element`` [id, number] (of an
@@ -22,6 +24,13 @@ Who: one supervisor at a time; a new connection takes the place of the old one. 
    way. ``alarms`` are ``memory.Alarm``, as objects. While no supervisor is connected, the shim kills containers whose
    words in these arrays, or whose signals, say that they have crossed; the slot's field ``answered`` tells that.
 6. ``shutdown``: kill what lives, reap, exit. Without a supervisor, a shim that holds nothing exits by itself.
+
+Versions. A shim outlives its supervisor, and so the program that it was started from. The next supervisor takes over
+from a shim of any version from OLDEST on and speaks ``claim``, ``keep``, ``release`` and ``shutdown`` with it, which
+are the same in all of them; new processes it has spawned by a shim of its own version and dialect
+(``runtime.steps.dialect``: a template is steps, which the shim must know), and the older one goes with the last
+container it has. Version 3 made ``spawn`` general: version 2 had one descriptor, no ``new``, ``joined``, ``names``,
+``errno`` and ``dialect``, and always a new pid namespace.
 """
 
 from __future__ import annotations
@@ -33,7 +42,8 @@ from typing import Any
 
 from wherry.kernel import unix_sockets
 
-VERSION = 2
+VERSION = 3
+OLDEST = 2
 MAXIMUM_PACKET = 64 << 10
 MAXIMUM_DESCRIPTORS = 16
 

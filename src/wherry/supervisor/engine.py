@@ -132,7 +132,7 @@ class Engine(Lifespan):
         if self._closing:
             raise Conflict("the supervisor is shutting down")
         try:
-            with self._room.start(self._shim.pid):
+            with self._room.start(self._shims.pid):
                 started = await self._starter.start(container)
         except StartFailed as error:
             raise _named(error, name) from error
@@ -247,7 +247,7 @@ class Engine(Lifespan):
             state_dir=str(self._state.path),
             socket=self._socket,
             pid=os.getpid(),
-            shim_pid=self._shim.pid,
+            shim_pid=self._shims.pid,
             cgroup_version=self._layout.version,
             cgroup_parent="/" + self._parent,
             kernel=os.uname().release,

@@ -35,7 +35,8 @@ from wherry.supervisor.log_reports import LogReports
 from wherry.supervisor.memory_watch.keeping import Keeping
 from wherry.supervisor.memory_watch.memory import Memory
 from wherry.supervisor.processes.children import Child, Children
-from wherry.supervisor.processes.shimlink import HeldSlot, ShimLink
+from wherry.supervisor.processes.shimlink import HeldSlot
+from wherry.supervisor.processes.shims import Shims
 from wherry.supervisor.records import Records
 from wherry.supervisor.state_directory import StateDirectory
 
@@ -110,11 +111,11 @@ class Lifespan(abc.ABC):
         self._layers = Layers(self._state.layers, self._spare_count)
         self._disk = Disk(self._state, self._store, self._containers, lambda ref: self.remove(ref, False))
         self._make_parent_group()
-        self._shim = ShimLink(self._state.run, self._on_exit, self._on_shim_lost)
-        self._children = Children(self._shim, self._layout, self._parent, self._spare_count)
+        self._shims = Shims(self._state.run, self._on_exit, self._on_shim_lost)
+        self._children = Children(self._shims, self._layout, self._parent, self._spare_count)
         self._memory = Memory(Host(self._layout, self._parent), self._events, self._records)
         self._starter = Starter(
-            shim=self._shim,
+            shims=self._shims,
             children=self._children,
             records=self._records,
             pipeline=self._pipeline,
@@ -132,13 +133,13 @@ class Lifespan(abc.ABC):
             pipeline=self._pipeline,
             memory=self._memory,
             starter=self._starter,
-            shim=self._shim,
+            shims=self._shims,
             layout=self._layout,
         )
         try:
-            self._keeping = Keeping(self._shim, self._memory, self._bpffs, self._instance)
-            held = await self._shim.connect()
-            room.check_takeover(self._shim.pid, len(held))
+            self._keeping = Keeping(self._shims, self._memory, self._bpffs, self._instance)
+            held = await self._shims.connect()
+            room.check_takeover(self._shims.pid, len(held))
         except BaseException:
             self._remove_parent_group()
             raise
@@ -250,11 +251,11 @@ class Lifespan(abc.ABC):
             self._background(self._reconnect())
 
     async def _reconnect(self) -> None:
-        """To the shim if it lives; else its containers go on, watched by ourselves, and a new shim takes new ones."""
+        """To a shim that lives; else its containers go on, watched by ourselves, and a new shim takes new ones."""
         delay = 0.05
         while not self._closing:
             try:
-                held = await self._shim.connect()
+                held = await self._shims.connect()
                 break
             except (WherryError, OSError) as error:
                 _log.error("cannot reach or start a shim: %s; trying again", error)
@@ -262,8 +263,7 @@ class Lifespan(abc.ABC):
                 delay = min(2 * delay, 5)
         else:
             return
-        if self._shim.is_new:
-            self._children.shim_lost()
+        self._children.watch_orphans()
         self._keeping.keep()
         for slot in held:
             self._reconcile(slot)
@@ -287,6 +287,7 @@ class Lifespan(abc.ABC):
         while True:
             await asyncio.sleep(1)
             self._memory.tick()
+            self._children.reap_strays()
             if self._records.has_unsaved:
                 self._records.retry()
             if self._records.needs_checkpoint:
@@ -392,7 +393,7 @@ class Lifespan(abc.ABC):
         await leaving.leave_ends(self._containers.values(), self._children, self._tasks)
         await self._starter.close()
         await self._children.close()
-        self._shim.close()
+        self._shims.close()
         self._keeping.close()
         self._memory.close()
         await asyncio.to_thread(self._pipeline.close)
@@ -425,7 +426,7 @@ class Lifespan(abc.ABC):
             await asyncio.wait(self._tasks, timeout=30)
         await self._starter.close()
         self._memory.close()
-        await self._shim.shutdown()
+        await self._shims.shutdown()
         self._keeping.end()
         await asyncio.to_thread(self._pipeline.close)
         left = await recovery.sweep(self._layout, self._parent, set())

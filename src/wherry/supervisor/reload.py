@@ -60,8 +60,13 @@ def taken() -> Handover | None:
 
 
 def versions() -> dict[str, object]:
-    """What must be the same in the program that goes on with our containers."""
-    return {"wherry": wherry.__version__, "shim protocol": protocol.VERSION, "records": SCHEMA_VERSION}
+    """What counts for whether the program goes on with our containers."""
+    return {
+        "wherry": wherry.__version__,
+        "shim protocol": protocol.VERSION,
+        "oldest shim protocol": protocol.OLDEST,
+        "records": SCHEMA_VERSION,
+    }
 
 
 async def obstacle() -> str:
@@ -97,9 +102,12 @@ def _difference(out: bytes) -> str:
         theirs = dict(json.loads(out))
     except ValueError:
         return f"the new program does not say its versions: {_last_line(out)}"
-    for what, ours in versions().items():
-        if what != "wherry" and theirs.get(what) != ours:
-            return f"{what}: the new program has version {theirs.get(what)}, not {ours}; stop all containers first"
+    oldest, newest, records = (theirs.get(what) for what in ("oldest shim protocol", "shim protocol", "records"))
+    if records != SCHEMA_VERSION:
+        return f"records: the new program has version {records}, not {SCHEMA_VERSION}; stop all containers first"
+    if not (isinstance(oldest, int) and isinstance(newest, int) and oldest <= protocol.VERSION <= newest):
+        spoken = f"versions {oldest} to {newest}, not {protocol.VERSION}"
+        return f"shim protocol: the new program has {spoken}; stop all containers first"
     _log.info("reloading: version %s takes the place of %s", theirs.get("wherry"), wherry.__version__)
     return ""
 

@@ -14,13 +14,11 @@ from typing import Any
 import pytest
 from tests.patience import PATIENCE
 from tests.root.harness import Traces
-from tests.root.runtime.unsupervised import Change, Unsupervised, tmpfs, volume
+from tests.root.runtime.unsupervised import Unsupervised, tmpfs, volume, with_capability
 from tests.waiting import wait_until
 
-from wherry.kernel.capabilities import mask_of
 from wherry.runtime import defaults
 from wherry.runtime.spec import Scheduler
-from wherry.runtime.steps import DropPrivileges, LimitBoundingSet, Step
 
 pytestmark = pytest.mark.root
 ROOT = Path(__file__).parents[3]
@@ -162,18 +160,6 @@ def test_the_hosts_device_files_cannot_be_changed(unsupervised: Unsupervised) ->
     after = os.stat("/dev/null")
     assert (before.st_mode, before.st_uid) == (after.st_mode, after.st_uid)
     assert "can't open '/dev/kmsg': Permission denied" in ended.stderr
-
-
-def with_capability(name: str) -> Change:
-    """What gives a container one more than it has by default, as a change of its prepare and of its finish steps."""
-    mask = mask_of([name])
-
-    def more(step: Step) -> Step:
-        if isinstance(step, DropPrivileges):
-            return step._replace(effective=step.effective | mask, permitted=step.permitted | mask)
-        return LimitBoundingSet(step.keep | mask) if isinstance(step, LimitBoundingSet) else step
-
-    return lambda plan: [more(step) for step in plan]
 
 
 def status_of(unsupervised: Unsupervised, **fields: Any) -> dict[str, str]:

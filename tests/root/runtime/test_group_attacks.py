@@ -4,18 +4,17 @@ succeeds where the defence is taken out. Also run in guests, on control groups v
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.attacks.programs import kept
 from tests.root.harness import Supervisor, Traces, Word, end_group
+from tests.root.patched import Patched, Weaken
 from tests.waiting import wait_until
 
 from wherry.errors import NotKilled
@@ -28,35 +27,6 @@ ENFORCERS = os.environ.get("WHERRY_ENFORCERS", "bpf cgroup").split()
 VERSION = cgroups.detect().version
 LAST_CPU = (os.cpu_count() or 1) - 1
 only_version1 = pytest.mark.skipif(VERSION == 2, reason="version 2 kills what is frozen")
-
-
-class Weakened(Supervisor):
-    """One with some of its own code replaced."""
-
-    patch = ""
-
-    def _command(self, *words: Word) -> list[Word]:
-        if words[0] != "supervisor":
-            return super()._command(*words)
-        return [
-            sys.executable,
-            "-c",
-            f"{self.patch}\nimport sys\nfrom wherry.cli.main import main\nsys.exit(main())",
-            *words,
-        ]
-
-
-Weaken = Callable[[str], contextlib.AbstractContextManager[Supervisor]]
-
-
-@pytest.fixture
-def weaken(tmp_path: Path, rootfs: Path, leftovers: Traces) -> Weaken:
-    def weaken(patch: str) -> contextlib.AbstractContextManager[Supervisor]:
-        instance = Weakened(tmp_path, rootfs, leftovers)
-        instance.patch = patch
-        return instance.serving()
-
-    return weaken
 
 
 @pytest.fixture(params=ENFORCERS)
@@ -105,6 +75,7 @@ def forks(supervisor: Supervisor) -> int:
     return int(found[1])
 
 
+@pytest.mark.attack("limits-lifted", "blocked")
 @pytest.mark.parametrize("depth", [0, 3])
 @pytest.mark.parametrize("limit", ["--hard-mib", "--memory"])
 def test_limits_of_memory_and_processes_hold(enforced: Supervisor, depth: int, limit: str) -> None:
@@ -142,6 +113,7 @@ def test_limits_of_the_cpu_hold_and_are_changed(supervisor: Supervisor, depth: i
     assert is_gone(group)
 
 
+@pytest.mark.attack("frozen", "blocked")
 @pytest.mark.parametrize("depth", [0, 5])
 @pytest.mark.parametrize("way", ["stop", "kill", "rm", "shutdown"])
 def test_what_freezes_itself_ends(supervisor: Supervisor, depth: int, way: str) -> None:
@@ -176,6 +148,7 @@ def test_a_hard_limit_ends_what_is_frozen(enforced: Supervisor) -> None:
     assert enforced.ps()[0]["reason"] == "hard_limit"
 
 
+@pytest.mark.attack("groups-left", "blocked")
 @pytest.mark.parametrize("depth", [0, 40])
 def test_groups_of_its_own_making_go_with_it(supervisor: Supervisor, depth: int) -> None:
     """Case 21: whatever they are called, also when their path is longer than any path may be."""
@@ -231,6 +204,7 @@ def test_the_next_supervisor_goes_on_killing(supervisor: Supervisor) -> None:
 ONE_LEVEL = "from wherry.kernel import cgroups\ncgroups.Group.inner = property(lambda self: self)"
 
 
+@pytest.mark.attack("limits-lifted", "undefended")
 def test_with_one_level_of_groups_it_escapes(weaken: Weaken) -> None:
     """Case 19, without the defence."""
     with weaken(ONE_LEVEL) as supervisor:
@@ -246,8 +220,8 @@ def test_containers_of_the_version_before_are_taken_over(weaken: Weaken, rootfs:
         groups = {name: supervisor.group(name) for name in ("stopped", "lost")}
         assert all(group.processes() and not os.path.exists(group.inner.places[0]) for group in groups.values())
         supervisor.kill()
-        assert isinstance(supervisor, Weakened)
-        supervisor.patch = ""
+        assert isinstance(supervisor, Patched)
+        supervisor.prelude = ""
         supervisor.restart()
         supervisor.client.update("stopped", nice=5, cpuset_cpus=str(LAST_CPU), hard_mib=48)
         (pid,) = groups["stopped"].processes()
@@ -261,6 +235,7 @@ def test_containers_of_the_version_before_are_taken_over(weaken: Weaken, rootfs:
         assert is_gone(groups["lost"])
 
 
+@pytest.mark.attack("frozen", "undefended")
 @pytest.mark.host_variant
 @only_version1
 def test_without_thawing_it_lives_on(weaken: Weaken) -> None:
@@ -274,6 +249,7 @@ def test_without_thawing_it_lives_on(weaken: Weaken) -> None:
             trees.thaw(group.places)
 
 
+@pytest.mark.attack("groups-left", "undefended")
 def test_without_walking_its_groups_they_stay(weaken: Weaken) -> None:
     """Case 21, without the defence."""
     patch = "from wherry.kernel import cgroup_trees\ncgroup_trees._below = lambda _: []"

@@ -48,6 +48,7 @@ def plant(rootfs: Path, python: Path) -> list[Path]:
     return found
 
 
+@pytest.mark.attack("code-planted", "blocked")
 def test_no_file_of_the_rootfs_is_read_as_code(supervisor: Supervisor, own_rootfs: Path) -> None:
     """Watched on the directory itself: the kernel reports every open below it, by whatever way it was opened."""
     planted = plant(own_rootfs, Path(os.__file__).parent)
@@ -84,6 +85,7 @@ def _wait_for_watches(pid: int, count: int) -> None:
     wait_until(established)
 
 
+@pytest.mark.attack("kernel-mount-moved", "blocked")
 @pytest.mark.parametrize("name", ["proc", "dev", "sys"])
 def test_a_link_in_the_place_of_a_kernel_file_system(supervisor: Supervisor, own_rootfs: Path, name: str) -> None:
     target = own_rootfs / name
@@ -105,6 +107,7 @@ def test_a_volume_behind_a_link_stays_inside(supervisor: Supervisor, own_rootfs:
     assert not Path("/srv/inside").exists()
 
 
+@pytest.mark.attack("volume-in-proc", "blocked")
 def test_a_volume_led_into_proc_is_refused(supervisor: Supervisor, own_rootfs: Path, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (own_rootfs / "data").symlink_to("/proc/tty")
@@ -113,6 +116,7 @@ def test_a_volume_led_into_proc_is_refused(supervisor: Supervisor, own_rootfs: P
     assert "inside /proc" in failed.stderr
 
 
+@pytest.mark.attack("descriptor-inherited", "blocked")
 def test_the_working_directory_cannot_leave_the_root(supervisor: Supervisor, rootfs: Path) -> None:
     for number in range(3, 12):
         done = supervisor.engine(
@@ -123,6 +127,7 @@ def test_the_working_directory_cannot_leave_the_root(supervisor: Supervisor, roo
         assert "records.sqlite" not in done.stdout
 
 
+@pytest.mark.attack("program-overwritten", "blocked")
 def test_the_interpreter_cannot_be_overwritten(supervisor: Supervisor) -> None:
     """CVE-2019-5736 gets hold of the runtime's executable through /proc: what it then has must be read-only.
 
@@ -143,6 +148,7 @@ def test_a_script_whose_interpreter_is_proc_self_exe(supervisor: Supervisor, own
     assert supervisor.client.run("next", str(own_rootfs), ["/bin/true"]).exit_code == 0
 
 
+@pytest.mark.attack("device-files", "blocked")
 def test_device_files_of_the_rootfs_open_nothing(supervisor: Supervisor, own_rootfs: Path) -> None:
     os.mknod(own_rootfs / "kmsg", 0o666 | 0o020000, os.makedev(1, 11))
     script = (

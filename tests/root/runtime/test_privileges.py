@@ -45,6 +45,7 @@ def test_the_number_of_processes_is_limited(supervisor: Supervisor, root: Path) 
         assert supervisor.client.inspect("default")["HostConfig"]["PidsLimit"] == expected
 
 
+@pytest.mark.attack("fork-bomb")
 @pytest.mark.parametrize(("option", "expected"), [("5", 5), ("-1", None)])
 def test_the_supervisor_has_another_default(
     supervisor: Supervisor, root: Path, option: str, expected: int | None

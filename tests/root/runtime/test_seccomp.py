@@ -8,32 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.attacks.programs import kept
 from tests.patience import PATIENCE
 from tests.root.harness import Supervisor
 
-ATTACKS = Path(__file__).parents[1] / "attacks"
 OPEN_WITHOUT = ("keyctl", "add_key", "request_key", "io_uring_setup", "userfaultfd", "unshare")
 """What this kernel lets a container do when there is no filter, with any configuration that Debian or we run on."""
 
 pytestmark = pytest.mark.root
-
-
-def built(name: str, directory: Path) -> Path:
-    program = directory / name
-    command: list[str | Path] = [
-        "cc",
-        "-std=gnu11",
-        "-O1",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        "-static",
-        "-o",
-        program,
-        ATTACKS / f"{name}.c",
-    ]
-    subprocess.run(command, check=True, timeout=PATIENCE)
-    return program
 
 
 def attempts(supervisor: Supervisor, rootfs: Path, program: Path, *options: str) -> dict[str, int]:
@@ -44,9 +26,10 @@ def attempts(supervisor: Supervisor, rootfs: Path, program: Path, *options: str)
     return {name: int(number) for name, number in lines}
 
 
-def test_what_a_container_must_not_call_is_refused(supervisor: Supervisor, rootfs: Path, tmp_path: Path) -> None:
+@pytest.mark.attack("system-calls")
+def test_what_a_container_must_not_call_is_refused(supervisor: Supervisor, rootfs: Path) -> None:
     """Case 28: AF_VSOCK, io_uring, userfaultfd, perf and user namespaces; also by the doors of i386 and x32."""
-    program = built("system_calls", tmp_path)
+    program = kept("system_calls")
     filtered = attempts(supervisor, rootfs, program)
     assert filtered.pop("clone3") == 38  # ENOSYS: a C library then uses clone, whose flags a filter can see
     assert set(filtered.values()) == {1}, filtered
@@ -56,14 +39,15 @@ def test_what_a_container_must_not_call_is_refused(supervisor: Supervisor, rootf
 
 
 @pytest.fixture
-def host_key(tmp_path: Path) -> Iterator[Path]:
+def host_key() -> Iterator[Path]:
     """A key in the host's root's user keyring; the program that reads it."""
-    program = built("user_keys", tmp_path)
+    program = kept("user_keys")
     subprocess.run([program, "add", "wherry-test-key", "secret of the host"], check=True, timeout=PATIENCE)
     yield program
     subprocess.run([program, "remove", "wherry-test-key"], check=True, timeout=PATIENCE)
 
 
+@pytest.mark.attack("keys")
 def test_keys_of_host_users_are_out_of_reach(supervisor: Supervisor, rootfs: Path, host_key: Path) -> None:
     """Case 22."""
     volume = ("-v", f"{host_key}:/attack:ro", rootfs, "/attack", "read", "wherry-test-key")

@@ -18,6 +18,7 @@ from tests.forked import in_child
 from tests.patience import PATIENCE
 
 from wherry.kernel import libc
+from wherry.kernel.capabilities import mask_of
 from wherry.runtime import binds, defaults, launch, seccomp, users
 from wherry.runtime.exit_status import ExitStatus
 from wherry.runtime.launch import Report
@@ -34,7 +35,7 @@ from wherry.runtime.spec import (
     Spec,
     User,
 )
-from wherry.runtime.steps import Step, in_cgroups
+from wherry.runtime.steps import DropPrivileges, LimitBoundingSet, Step, in_cgroups
 from wherry.storage.layers import Layers, open_rootfs
 
 T = TypeVar("T")
@@ -65,8 +66,9 @@ def make_spec(  # noqa: PLR0913 (a spec has as many)
     network: str = "none",
     scheduler: Scheduler | None = None,
     init: bool = False,
+    filtered: bool = True,
 ) -> Spec:
-    """Of a container ``alpha`` with docker's defaults."""
+    """Of a container ``alpha`` with docker's defaults; ``filtered`` is with its seccomp filter."""
     is_root, taken = user.uid == 0, {mount.destination for mount in mounts}
     variables = {"PATH": defaults.PATH, "HOSTNAME": "alpha", "HOME": user.home}
     variables |= dict(variable.split("=", 1) for variable in env)
@@ -89,7 +91,7 @@ def make_spec(  # noqa: PLR0913 (a spec has as many)
             namespaces=tuple(each for each in defaults.NAMESPACES if each.type != "network" or network != "host"),
             masked_paths=defaults.MASKED_PATHS,
             readonly_paths=defaults.READONLY_PATHS,
-            seccomp=seccomp.resolve(seccomp.parse(""), frozenset(defaults.CAPABILITIES.bounding)),
+            seccomp=seccomp.resolve(seccomp.parse(""), frozenset(defaults.CAPABILITIES.bounding)) if filtered else None,
         ),
         annotations=annotations | ({ANNOTATION_INIT: "true"} if init else {}),
     )
@@ -130,7 +132,9 @@ class Parked:
         self.channel.settimeout(PATIENCE)
         self._reports = b""
         steps = in_cgroups(list(cgroups), plan.prepare)
-        self.pid, self.pidfd = launch.spawn(prepare(steps) if prepare else steps, theirs.detach())
+        with theirs:
+            descriptors = {launch.CHANNEL: theirs.fileno()}
+            self.pid, self.pidfd = launch.spawn(prepare(steps) if prepare else steps, descriptors, ["pid"], [])
 
     def wait_ready(self) -> bool:
         """False when it has ended instead."""
@@ -263,6 +267,18 @@ class Unsupervised:
             return result
 
         return in_child(checked)
+
+
+def with_capability(name: str) -> Change:
+    """What gives a container one more than it has by default, as a change of its prepare and of its finish steps."""
+    mask = mask_of([name])
+
+    def more(step: Step) -> Step:
+        if isinstance(step, DropPrivileges):
+            return step._replace(effective=step.effective | mask, permitted=step.permitted | mask)
+        return LimitBoundingSet(step.keep | mask) if isinstance(step, LimitBoundingSet) else step
+
+    return lambda plan: [more(step) for step in plan]
 
 
 def unique() -> str:

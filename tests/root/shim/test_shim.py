@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -24,12 +25,15 @@ from wherry.kernel import cgroups
 from wherry.kernel.cgroups import Group
 from wherry.kernel.polling import readable
 from wherry.runtime import launch
-from wherry.runtime.steps import LoopbackUp, MountStage, Step, encode
+from wherry.runtime.steps import JoinNamespaces, LoopbackUp, MountStage, Step, dialect, encode
 from wherry.shim import protocol
 
 pytestmark = pytest.mark.root
 LAYOUT = cgroups.detect()
 CODE = "import sys; sys.path.append(sys.argv[1]); from wherry.shim.main import main; main(int(sys.argv[2]))"
+
+
+NEW_PID: dict[str, list[str]] = {"new": ["pid"], "joined": [], "names": ["channel"]}
 
 
 class Child:
@@ -116,12 +120,16 @@ class Connection:
     def send(self, descriptors: list[int] | None = None, **message: Any) -> None:
         protocol.send(self.socket, message, descriptors)
 
-    def spawn(self, name: str, *template: Step, cgroups: tuple[str, ...] = ()) -> Child:
+    def spawn(self, name: str, *template: Step, cgroups: tuple[str, ...] = (), beside: Child | None = None) -> Child:
+        """In a pid namespace of its own, or in that of ``beside``."""
         ours, theirs = socket.socketpair()
         ours.settimeout(PATIENCE)
+        fields = {"template": encode(list(template)), "cgroups": list(cgroups), **NEW_PID}
+        if beside is not None:
+            fields |= {"new": [], "joined": ["pid"], "names": ["channel", "target"]}
         with theirs:
-            fields = {"template": encode(list(template)), "cgroups": list(cgroups)}
-            self.send([theirs.fileno()], type="spawn", slot=name, **fields)
+            descriptors = [theirs.fileno(), *([beside.pidfd] if beside is not None else [])]
+            self.send(descriptors, type="spawn", slot=name, **fields)
         answer, descriptors = self.receive()
         assert (answer["type"], answer["slot"], len(descriptors)) == ("spawned", name, 1)
         child = Child(name, ours, answer["pid"], descriptors[0])
@@ -198,7 +206,8 @@ EXITED, KILLED = os.CLD_EXITED, os.CLD_KILLED
 
 def test_it_says_who_it_is(shim: ShimProcess) -> None:
     with shim.connect() as connection:
-        assert connection.hello == {"type": "hello", "version": protocol.VERSION, "pid": shim.process.pid}
+        said = {"version": protocol.VERSION, "pid": shim.process.pid, "dialect": dialect()}
+        assert connection.hello == {"type": "hello", **said}
         assert connection.slots == {}
     assert shim.process.wait(PATIENCE) == 0
 
@@ -356,7 +365,7 @@ def test_what_a_supervisor_said_before_it_was_killed_counts(shim: ShimProcess) -
         shim.process.send_signal(signal.SIGSTOP)
         with theirs:
             spawn = {"type": "spawn", "slot": "c", "template": [], "cgroups": []}
-            protocol.send(supervisor, spawn, [theirs.fileno()])
+            protocol.send(supervisor, {**spawn, **NEW_PID}, [theirs.fileno()])
         protocol.send(supervisor, {"type": "claim", "slot": "c", "names": []})
         supervisor.close()
         shim.process.send_signal(signal.SIGCONT)
@@ -420,12 +429,19 @@ def test_signals_of_a_terminal_are_not_for_it(shim: ShimProcess, number: int) ->
         assert os.getsid(shim.process.pid) == shim.process.pid
 
 
+SPAWN: dict[str, Any] = {"type": "spawn", "slot": "x", "template": [], "cgroups": [], **NEW_PID}
+BAD_SPAWNS: list[tuple[dict[str, Any], str]] = [
+    ({"type": "spawn"}, "KeyError('slot')"),
+    ({"type": "spawn", "slot": "x"}, "KeyError('names')"),
+    ({**SPAWN, "template": [["Nonsense"]]}, "KeyError('Nonsense')"),
+    ({**SPAWN, "template": [["MountStage", 1, 2, 3]]}, "TypeError"),
+    ({**SPAWN, "new": ["nonsense"]}, "KeyError('nonsense')"),
+    ({**SPAWN, "joined": ["pid"]}, "KeyError('target')"),
+    ({**SPAWN, "names": ["channel", "target"]}, "the shim has too many open descriptors"),
+]
 BAD: list[dict[str, Any]] = [
     {"type": "nonsense"},
     {},
-    {"type": "spawn"},
-    {"type": "spawn", "slot": "c", "template": [["Nonsense"]], "cgroups": []},
-    {"type": "spawn", "slot": "c", "template": [["MountStage", 1, 2, 3]], "cgroups": []},
     {"type": "claim", "slot": "c"},
     {"type": "claim", "slot": "c", "names": ["a", "b", "c"]},
     {"type": "release"},
@@ -436,11 +452,15 @@ BAD: list[dict[str, Any]] = [
 def test_messages_that_make_no_sense(shim: ShimProcess) -> None:
     with shim.connect() as connection:
         child = connection.start("c", "/bin/sleep", "1000")
+        before = shim.descriptors()
+        for message, complaint in BAD_SPAWNS:
+            connection.send([0], **message)
+            answer, _ = connection.receive()
+            assert (answer["type"], answer["slot"]) == ("failed", message.get("slot"))
+            assert complaint in answer["message"]
+        assert shim.descriptors() == before
         for message in BAD:
             connection.send([0], **message)
-        connection.send(type="spawn", slot="x", template=[], cgroups=[])
-        answer, _ = connection.receive()
-        assert (answer["type"], answer["slot"]) == ("failed", "x")
         connection.spawn("fine")
         assert not child.has_ended()
     assert "KeyError: 'nonsense'" in shim.log.read_text()
@@ -507,3 +527,44 @@ def test_loopback_in_a_template(shim: ShimProcess) -> None:
             os.readlink(f"/proc/{child.pid}/ns/{name}") == os.readlink(f"/proc/self/ns/{name}") for name in namespaces
         )
         assert os.readlink(f"/proc/{child.pid}/ns/pid") != os.readlink("/proc/self/ns/pid")
+
+
+def test_a_process_that_joins_another(shim: ShimProcess) -> None:
+    with shim.connect() as connection:
+        first = connection.start("c", "/bin/sleep", "1000")
+        joined = connection.spawn("x", JoinNamespaces("target", ["uts"]), beside=first)
+        connection.claim("x")
+        joined.execute("/bin/sh", "-c", "exec sleep 1000")
+        for name in ("pid", "uts"):
+            assert os.readlink(f"/proc/{joined.pid}/ns/{name}") == os.readlink(f"/proc/{first.pid}/ns/{name}")
+        after = connection.spawn("y")
+        assert os.readlink(f"/proc/{after.pid}/ns/pid") != os.readlink(f"/proc/{first.pid}/ns/pid")
+        signal.pidfd_send_signal(first.pidfd, signal.SIGKILL)
+        assert {connection.next_exit() for _ in range(2)} == {("c", KILLED, 9), ("x", KILLED, 9)}
+        ours, theirs = socket.socketpair()
+        with ours, theirs:  # what it would join has ended
+            fields = {"new": [], "joined": ["pid"], "names": ["channel", "target"], "template": [], "cgroups": []}
+            connection.send([theirs.fileno(), first.pidfd], type="spawn", slot="z", **fields)
+            answer, _ = connection.receive()
+        assert (answer["type"], answer["errno"]) == ("failed", errno.ESRCH)
+
+
+STRAY = """
+from wherry.kernel import libc
+CLONE_PARENT = 0x8000  # include/uapi/linux/sched.h
+libc.clone3(CLONE_PARENT, 0)
+"""
+
+
+def test_a_child_that_nobody_has_made_is_reaped(shim: ShimProcess) -> None:
+    """While it is a zombie its pid namespace, and so the container, cannot end."""
+    with shim.connect() as connection:
+        first = connection.start("c", "/bin/sleep", "1000")
+        joined = connection.spawn("x", beside=first)
+        connection.claim("x")
+        joined.execute("/usr/bin/env", f"PYTHONPATH={PACKAGES}", sys.executable, "-c", STRAY)
+        assert connection.next_exit() == ("x", EXITED, 0)
+        signal.pidfd_send_signal(first.pidfd, signal.SIGKILL)
+        assert connection.next_exit() == ("c", KILLED, 9)
+        children = f"/proc/{shim.process.pid}/task/{shim.process.pid}/children"
+        assert Path(children).read_text() == ""

@@ -125,6 +125,7 @@ REFUSED: dict[str, tuple[Attack, str]] = {
 }
 
 
+@pytest.mark.attack("archive-escape", "blocked")
 @pytest.mark.parametrize(("attack", "message"), REFUSED.values(), ids=REFUSED.keys())
 def test_an_attack_is_refused_and_nothing_is_left(world: World, attack: Attack, message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
@@ -199,6 +200,7 @@ CONTAINED: dict[str, tuple[Attack, str, int]] = {
 }
 
 
+@pytest.mark.attack("archive-escape", "blocked")
 @pytest.mark.parametrize(("attack", "path", "kind"), CONTAINED.values(), ids=CONTAINED.keys())
 def test_an_attack_stays_inside(world: World, attack: Attack, path: str, kind: int) -> None:
     found = world.unpack(*(attack(world) if callable(attack) else attack))

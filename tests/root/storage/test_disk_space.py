@@ -80,6 +80,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.attack("archive-bomb", "blocked")
 @pytest.mark.parametrize("content", BOMBS.values(), ids=BOMBS.keys())
 def test_a_bomb_is_refused_and_nothing_is_left(tmp_path: Path, write: Callable[..., str], content: bytes) -> None:
     store = RootfsStore(tmp_path / "store", Limits(unpacked=16 * MIB, entries=5000))
@@ -92,6 +93,7 @@ def test_a_bomb_is_refused_and_nothing_is_left(tmp_path: Path, write: Callable[.
     assert os.listdir(tmp_path / "store") == []
 
 
+@pytest.mark.attack("archive-bomb")
 def test_terabytes_of_nothing_end_soon(tmp_path: Path, write: Callable[..., str]) -> None:
     """Zeros behind the end of the archive make no file, and may be 32,768 times their size."""
     content = archive(10) + bytes(64 * MIB)

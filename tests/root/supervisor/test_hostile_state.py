@@ -93,6 +93,7 @@ def _groups(records: Path) -> set[str]:
     return set()
 
 
+@pytest.mark.attack("state-directory", "blocked")
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_that_is_a_link_is_not_followed(tmp_path: Path, victim: Path, part: str) -> None:
     state = tmp_path / "state"

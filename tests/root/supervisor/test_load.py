@@ -87,6 +87,7 @@ def ask(supervisor: Supervisor, rootfs: Path, load: Path, *words: str) -> str:
     return supervisor.client.run("driver", str(rootfs), command, volumes=volumes, rm=True).stdout.decode()
 
 
+@pytest.mark.attack("engine-socket", "blocked")
 def test_a_container_cannot_drive_its_supervisor(supervisor: Supervisor, rootfs: Path, load: Path) -> None:
     """Case 28."""
     answer = ask(supervisor, rootfs, load)
@@ -96,6 +97,7 @@ def test_a_container_cannot_drive_its_supervisor(supervisor: Supervisor, rootfs:
     assert supervisor.client.ps() == []
 
 
+@pytest.mark.attack("engine-socket", "undefended")
 def test_a_container_may_where_that_is_wanted(tmp_path: Path, rootfs: Path, leftovers: Traces, load: Path) -> None:
     """Case 28: ``--allow-containers``."""
     with Supervisor(tmp_path, rootfs, leftovers, "--allow-containers").serving() as supervisor:

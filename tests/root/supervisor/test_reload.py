@@ -219,7 +219,11 @@ def _dump_has(supervisor: Supervisor, text: str) -> bool:
 BROKEN = {
     "syntax": ("supervisor/engine.py", "def broken(:\n", "SyntaxError"),
     "import": ("supervisor/engine.py", "import nothing_of_the_kind\n", "nothing_of_the_kind"),
-    "protocol": ("shim/protocol.py", "\nVERSION = 99\n", "shim protocol: the new program has version 99"),
+    "protocol": (
+        "shim/protocol.py",
+        "\nOLDEST = VERSION = 99\n",
+        "shim protocol: the new program has versions 99 to 99",
+    ),
     "records": ("supervisor/records.py", "\nSCHEMA_VERSION = 99\n", "records: the new program has version 99"),
     "silent": ("supervisor/reload.py", "\ndef versions(): return 'nonsense'\n", "does not say its versions"),
     "gone": ("cli/supervise.py", None, "cannot be loaded"),

@@ -146,7 +146,7 @@ def test_which_failure_of_the_search_counts(
     """As execvp(3): what is there and cannot be executed counts more than what is not there, and ends the search."""
     refusals, sent = Refusals(*numbers), list[dict[str, Any]]()
     monkeypatch.setattr(os, "execve", refusals)
-    monkeypatch.setattr(init, "_send", lambda _parent, report: sent.append(report))
+    monkeypatch.setattr(init, "say", lambda _parent, report: sent.append(report))
     result = init._execute_command(None, ["tool"], [b"PATH=/a:/b:/c"])  # type: ignore[arg-type]
     assert (result, len(refusals.tried)) == (code, tried)
     assert [(report["step"], report["errno"]) for report in sent] == [("execute tool", reported)]

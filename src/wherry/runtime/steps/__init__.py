@@ -9,13 +9,14 @@ Steps cross from the supervisor to the container's first process as JSON arrays,
 cross as open descriptors, which a step finds by name in the context.
 """
 
-from wherry.runtime.steps.codec import decode, encode, in_cgroups
+from wherry.runtime.steps.codec import decode, dialect, encode, in_cgroups
 from wherry.runtime.steps.context import Context, Step
 from wherry.runtime.steps.namefiles import AttachNameFile, StageNameFiles
 from wherry.runtime.steps.process import (
     DropPrivileges,
     InstallFilter,
     JoinCgroups,
+    JoinNamespaces,
     LimitBoundingSet,
     LoopbackUp,
     NewSession,
@@ -57,6 +58,7 @@ __all__ = [
     "EnterStage",
     "InstallFilter",
     "JoinCgroups",
+    "JoinNamespaces",
     "LimitBoundingSet",
     "LoopbackUp",
     "MakeDevices",
@@ -80,6 +82,7 @@ __all__ = [
     "Step",
     "Unshare",
     "decode",
+    "dialect",
     "encode",
     "in_cgroups",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import binascii
+
 from wherry.runtime.steps import namefiles, process, root, stage, workdir
 from wherry.runtime.steps.context import Step
 
@@ -16,6 +18,14 @@ _STEPS: dict[str, type] = {
 def in_cgroups(files: list[str], prepare: list[Step]) -> list[Step]:
     """The prepare steps of a template as one child runs them: it joins those cgroups before it makes namespaces."""
     return [process.NewSession(), process.JoinCgroups(files), *prepare]
+
+
+def dialect() -> str:
+    """A word that two programs have in common when they know the same steps with the same fields: what one has encoded
+    the other can carry out.
+    """
+    steps = sorted((name, cls._fields) for name, cls in _STEPS.items())  # type: ignore[attr-defined]
+    return f"{binascii.crc32(repr(steps).encode()):08x}"
 
 
 def encode(steps: list[Step]) -> list[list[object]]:

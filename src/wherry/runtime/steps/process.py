@@ -69,6 +69,21 @@ class Unshare(NamedTuple):
         namespaces.unshare(self.types)
 
 
+class JoinNamespaces(NamedTuple):
+    """All these namespaces of the process of which ``descriptor`` is a pidfd, in one call: no name of a container's
+    files is looked up for it. Root and working directory are the mount namespace's from then on.
+    """
+
+    descriptor: str
+    types: list[str]
+
+    def describe(self) -> str:
+        return f"join {' '.join(self.types)} namespaces"
+
+    def execute(self, context: Context) -> None:
+        namespaces.join(context.descriptors[self.descriptor], self.types)
+
+
 class LoopbackUp(NamedTuple):
     def describe(self) -> str:
         return "bring up lo"

@@ -25,7 +25,7 @@ from wherry.supervisor.containers.spec_of import make_spec
 from wherry.supervisor.events import Notice
 from wherry.supervisor.memory_watch.memory import Memory
 from wherry.supervisor.processes.children import Child, Children
-from wherry.supervisor.processes.shimlink import ShimLink
+from wherry.supervisor.processes.shims import Shims
 from wherry.supervisor.records import Records
 from wherry.supervisor.user_lookup import find_user
 
@@ -40,7 +40,7 @@ class Starter:
     def __init__(
         self,
         *,
-        shim: ShimLink,
+        shims: Shims,
         children: Children,
         records: Records,
         pipeline: Pipeline,
@@ -49,7 +49,7 @@ class Starter:
         memory: Memory,
         stage: str,
     ) -> None:
-        self._shim = shim
+        self._shims = shims
         self._children = children
         self._records = records
         self._pipeline = pipeline
@@ -281,7 +281,7 @@ class Starter:
         held = {"stdout": outputs["read1"], "stderr": outputs["read2"], "buffer": outputs["buffer"], **kept}
         if child.channel is not None:
             held["channel"] = child.channel.fileno()
-        self._shim.claim(child.slot, held, self._memory.alarm_of(container))
+        self._shims.claim(child.slot, held, self._memory.alarm_of(container))
 
     def _capture_output(self, container: Container, outputs: dict[str, int], unread: contextlib.ExitStack) -> None:
         done = container.log_ended_in_thread()

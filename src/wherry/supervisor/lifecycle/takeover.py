@@ -16,7 +16,8 @@ from wherry.supervisor.lifecycle import recovery
 from wherry.supervisor.lifecycle.starting import Starter
 from wherry.supervisor.memory_watch.memory import Memory
 from wherry.supervisor.processes.children import Child, Children
-from wherry.supervisor.processes.shimlink import HeldSlot, ShimLink
+from wherry.supervisor.processes.shimlink import HeldSlot
+from wherry.supervisor.processes.shims import Shims
 from wherry.supervisor.records import Records
 
 _log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class Takeover:
         pipeline: Pipeline,
         memory: Memory,
         starter: Starter,
-        shim: ShimLink,
+        shims: Shims,
         layout: cgroups.Layout,
     ) -> None:
         self._children = children
@@ -41,7 +42,7 @@ class Takeover:
         self._pipeline = pipeline
         self._memory = memory
         self._starter = starter
-        self._shim = shim
+        self._shims = shims
         self._layout = layout
 
     def unknown(self, held: HeldSlot, cgroup: str) -> Child:
@@ -97,7 +98,7 @@ class Takeover:
         try:
             new = self._memory.adopt(container, child, kept, is_answered=held.answered)
             if new:
-                self._shim.claim(held.name, new, self._memory.alarm_of(container))
+                self._shims.claim(held.name, new, self._memory.alarm_of(container))
         finally:
             for descriptor in new.values():
                 os.close(descriptor)

@@ -14,7 +14,8 @@ from wherry.memory import Alarm
 from wherry.memory.pins import Pins, Unpinnable
 from wherry.shim.standin import crossed_elements
 from wherry.supervisor.memory_watch.memory import Memory
-from wherry.supervisor.processes.shimlink import HeldSlot, ShimLink
+from wherry.supervisor.processes.shimlink import HeldSlot
+from wherry.supervisor.processes.shims import Shims
 
 _log = logging.getLogger(__name__)
 _OLD_SECONDS = 3.0
@@ -55,13 +56,13 @@ class Keeping:
     Raises InvalidRequest when nothing can be pinned there.
     """
 
-    def __init__(self, shim: ShimLink, memory: Memory, bpffs: str | None, instance: str) -> None:
+    def __init__(self, shims: Shims, memory: Memory, bpffs: str | None, instance: str) -> None:
         if bpffs is not None:
             try:
                 Pins.check(bpffs)
             except Unpinnable as error:
                 raise InvalidRequest(f"--pin-enforcer: {error}") from None
-        self._shim = shim
+        self._shims = shims
         self._memory = memory
         self._is_wanted = bpffs is not None
         self._pins = Pins(bpffs or BPFFS, instance)
@@ -69,8 +70,8 @@ class Keeping:
 
     def inherited(self, held: Sequence[HeldSlot]) -> dict[str, int]:
         """Descriptors that an earlier supervisor left, the caller's to close: pinned ones where the shim has none."""
-        kept, self._shim.kept = self._shim.kept, {}
-        self._old = Old(self._shim.alarms, kept, held)
+        kept, self._shims.kept = self._shims.kept, {}
+        self._old = Old(self._shims.alarms, kept, held)
         self._memory.crossed_before = self._old.has_crossed
         try:
             pinned = self._pins.open_all()
@@ -86,7 +87,7 @@ class Keeping:
     def keep(self) -> None:
         """What there is now, and nothing from before."""
         try:
-            self._shim.keep(self._memory.descriptors(), self._memory.alarms())
+            self._shims.keep(self._memory.descriptors(), self._memory.alarms())
         except InternalError:
             pass  # there is no shim: the next one gets all of it
         try:

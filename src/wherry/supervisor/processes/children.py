@@ -16,14 +16,15 @@ from collections import deque
 from collections.abc import Callable
 
 from wherry.errors import StartFailed, WherryError
-from wherry.kernel import unix_sockets
+from wherry.kernel import procfs, unix_sockets
 from wherry.kernel.cgroups import Group, Layout
 from wherry.kernel.libc import describe
 from wherry.runtime import launch
 from wherry.runtime.exit_status import ExitStatus
 from wherry.runtime.plan import Plan
 from wherry.supervisor.lifecycle import killing
-from wherry.supervisor.processes.shimlink import ShimLink
+from wherry.supervisor.processes.shimlink import Spawn
+from wherry.supervisor.processes.shims import Shims
 
 _MAKING_AT_ONCE = 16
 _log = logging.getLogger(__name__)
@@ -138,8 +139,8 @@ async def _readable(channel: socket.socket) -> None:
 class Children:
     """Makes children, and keeps some of the last asked for template prepared ahead (``spare_count``)."""
 
-    def __init__(self, shim: ShimLink, layout: Layout, cgroup_parent: str, spare_count: int) -> None:
-        self._shim = shim
+    def __init__(self, shims: Shims, layout: Layout, cgroup_parent: str, spare_count: int) -> None:
+        self._shims = shims
         self._layout = layout
         self._parent = cgroup_parent
         self._spare_count = spare_count
@@ -147,6 +148,8 @@ class Children:
         self._template = ""
         self._making = asyncio.Semaphore(_MAKING_AT_ONCE)
         self._refilling: asyncio.Task[None] | None = None
+        self._has_orphans = False
+        """A shim has died, and what it was the parent of has come to us."""
         self.by_slot: dict[str, Child] = {}
         self.lingering: dict[Child, asyncio.Task[None]] = {}
         """Discarded, and not dead yet."""
@@ -159,7 +162,7 @@ class Children:
 
     async def get(self, plan: Plan) -> Child:
         """A child for this plan: a spare one when the template is the one that spares are kept for, else a new one."""
-        await self._shim.ready()  # spare ones may belong to one that has just died
+        await self._shims.ready()  # spare ones may belong to one that has just died
         if plan.template == self._template:
             while self._spares:
                 spare = self._spares.popleft()
@@ -185,9 +188,9 @@ class Children:
                     child.group.create_for_container()
                 else:
                     await _create_in_thread(child.group)
-                steps = json.loads(template)
                 files = child.group.inner.process_files()
-                child.pid, child.pidfd = await self._shim.spawn(slot, steps, files, theirs.fileno())
+                request = Spawn(json.loads(template), files, {launch.CHANNEL: theirs.fileno()}, ["pid"])
+                child.pid, child.pidfd = await self._shims.spawn(slot, request)
         except BaseException:
             await self.discard(child)
             raise
@@ -209,7 +212,7 @@ class Children:
 
         One that does not die within ``killing.KILL_SECONDS`` is waited for in the background from then on.
         """
-        self._shim.release(child.slot)
+        self._shims.release(child.slot)
         if child.pid and not child.exited.done():
             killing.kill(child)  # by ourselves as well: the shim may have died
             if not await killing.has_ended(child, killing.KILL_SECONDS):
@@ -268,15 +271,32 @@ class Children:
         elif not child.exited.done():
             child.exited.set_result(status)
 
-    def shim_lost(self) -> None:
-        """Without a shim, watch the children ourselves: we are their new parent when the shim was our own child
+    def watch_orphans(self) -> None:
+        """Those whose shim has died we watch ourselves: we are their new parent when that was our own child
         (subreaper).
         """
-        for child in self.by_slot.values():
+        orphans = [child for slot, child in self.by_slot.items() if not self._shims.has(slot)]
+        self._has_orphans |= bool(orphans)
+        for child in orphans:
             if child.pidfd >= 0 and not child.exited.done():
                 asyncio.get_running_loop().add_reader(child.pidfd, self._reap, child)
-        for spare in self._spares:
-            spare.close_channel()  # which makes it exit
+            if child in self._spares:
+                child.close_channel()  # which makes it exit
+
+    def reap_strays(self) -> None:
+        """After the death of a shim: children of ours that nobody has made (``Shim.reap`` says who does, and why they
+        must go).
+        """
+        known = {child.pid for child in self.by_slot.values()} if self._has_orphans else set[int]()
+        while self._has_orphans:
+            try:
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            # Others wait for what is of our own pid namespace.
+            if found is None or found.si_pid in known or procfs.namespaced_pids(found.si_pid) < 2:
+                return
+            os.waitid(os.P_PID, found.si_pid, os.WEXITED | os.WNOHANG)
 
     def _reap(self, child: Child) -> None:
         asyncio.get_running_loop().remove_reader(child.pidfd)

@@ -1,4 +1,4 @@
-"""The supervisor's end of the connection to its shim: start or find one, send requests, hand on what it says."""
+"""The supervisor's end of the connection to a shim: find it, send requests, hand on what it says."""
 
 from __future__ import annotations
 
@@ -7,23 +7,20 @@ import contextlib
 import logging
 import os
 import socket
-import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import wherry
 from wherry.errors import InternalError
-from wherry.kernel import mounts, trust, unix_sockets
+from wherry.kernel import trust, unix_sockets
 from wherry.memory import Alarm
+from wherry.runtime import steps
 from wherry.runtime.exit_status import ExitStatus
 from wherry.shim import protocol
 
 _log = logging.getLogger(__name__)
-_CONNECT_SECONDS = 10
-_ATTEMPTS = 3
-_CODE = "import sys; sys.path.append({path!r}); from wherry.shim.main import main; main(3)"
+CONNECT_SECONDS = 10
 
 
 class HeldSlot(NamedTuple):
@@ -40,51 +37,70 @@ class HeldSlot(NamedTuple):
     """Which one it is in which of ``ShimLink.alarms``, by that one's id."""
 
 
+class Spawn(NamedTuple):
+    """What to clone, as the message has it; ``descriptors`` stay the caller's."""
+
+    template: list[list[object]]
+    cgroups: list[str]
+    descriptors: dict[str, int]
+    new: list[str]
+    """Namespaces, by type."""
+    joined: tuple[str, ...] = ()
+    """Of the process that is ``target`` among the descriptors."""
+
+
+class CloneFailed(InternalError):
+    """``number`` is the errno of clone(2) or setns(2), 0 when it was something else."""
+
+    def __init__(self, message: str, number: int = 0) -> None:
+        super().__init__(message)
+        self.number = number
+
+
 class ShimLink:
-    """``on_exit(slot, status)`` and ``on_lost()`` are called on the loop. Requests go out in the order they are
-    made.
+    """The connection to one shim. ``on_exit(slot, status)`` and ``on_lost(self)`` are called on the loop. Requests go
+    out in the order they are made.
     """
 
     def __init__(
-        self, directory: Path, on_exit: Callable[[str, ExitStatus], None], on_lost: Callable[[], None]
+        self,
+        socket_path: Path,
+        log_path: Path,
+        on_exit: Callable[[str, ExitStatus], None],
+        on_lost: Callable[[ShimLink], None],
+        pid: int = 0,
     ) -> None:
-        self._socket_path = directory / "shim.sock"
-        self._log_path = directory / "shim.log"
+        self.socket_path = socket_path
+        self._log_path = log_path
         self._on_exit = on_exit
         self._on_lost = on_lost
         self._connection: socket.socket | None = None
-        self._connected = asyncio.Event()
         self._queue: deque[tuple[protocol.Message, list[int]]] = deque()
         self._spawning: dict[str, asyncio.Future[tuple[int, int]]] = {}
-        self.pid = 0
+        self.pid = pid
+        """Until it is connected, what it is taken to be."""
+        self.speaks_ours = False
+        """Whether it can carry out our templates."""
         self.kept: dict[str, int] = {}
         """What ``keep`` of an earlier supervisor left with the shim, after ``connect``; whoever takes one out closes
         it.
         """
         self.alarms: list[Alarm] = []
         """Of ``keep`` as well."""
-        self.is_new = False
-        """Whether ``connect`` had to start a shim, so that what an earlier one had is not in it."""
 
-    async def connect(self) -> list[HeldSlot]:
-        """Connect to the shim of an earlier supervisor or start one; returns what it holds. Raises InternalError,
-        OSError.
+    @property
+    def is_connected(self) -> bool:
+        return self._connection is not None
+
+    async def connect(self) -> list[HeldSlot] | None:
+        """What the shim there holds; None when nobody listens. Raises InternalError, ConnectionResetError when it was
+        just leaving, OSError.
         """
-        for _ in range(_ATTEMPTS):
-            with contextlib.suppress(ConnectionResetError):  # it was just leaving
-                return await self._connect()
-        raise InternalError(f"the shim does not answer on {self._socket_path}; see {self._log_path}")
-
-    async def _connect(self) -> list[HeldSlot]:
         connection = self._find()
-        self.is_new = connection is None
         if connection is None:
-            self._start()
-            connection = self._find()
-        if connection is None:
-            raise ConnectionResetError
+            return None
         try:
-            held = await asyncio.wait_for(self._synchronize(connection), _CONNECT_SECONDS)
+            held = await asyncio.wait_for(self._synchronize(connection), CONNECT_SECONDS)
         except TimeoutError:
             connection.close()
             raise InternalError(f"the shim is not answering; see {self._log_path}") from None
@@ -92,7 +108,6 @@ class ShimLink:
             connection.close()
             raise
         self._connection = connection
-        self._connected.set()
         asyncio.get_running_loop().add_reader(connection.fileno(), self._receive)
         return held
 
@@ -101,14 +116,14 @@ class ShimLink:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         try:
             # connect(2) follows links: what is there is opened and looked at first.
-            file = os.open(self._socket_path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            file = os.open(self.socket_path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
-                trust.check_socket(os.fstat(file), str(self._socket_path))
+                trust.check_socket(os.fstat(file), str(self.socket_path))
                 connection.connect(f"/proc/self/fd/{file}")
             finally:
                 os.close(file)
             if not protocol.peer_is_trusted(connection):
-                raise InternalError(f"{self._socket_path} belongs to user {unix_sockets.peer_uid(connection)}")
+                raise InternalError(f"{self.socket_path} belongs to user {unix_sockets.peer_uid(connection)}")
             connection.setblocking(False)
             return connection
         except (FileNotFoundError, ConnectionRefusedError):
@@ -121,32 +136,19 @@ class ShimLink:
             connection.close()
             raise
 
-    def _start(self) -> None:
-        self._socket_path.unlink(missing_ok=True)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as listener:
-            # bind(2) makes the file with the mode of the socket's own inode.
-            os.fchmod(listener.fileno(), 0o600)
-            with _ShortPath(self._socket_path) as path:
-                listener.bind(path)
-            listener.listen(8)
-            self.child = _execute_shim(listener.fileno(), self._log_path)
-
     async def _synchronize(self, connection: socket.socket) -> list[HeldSlot]:
         held: list[HeldSlot] = []
         while True:
             message, descriptors = await _next_message(connection)
             names: list[str] = message.get("held") or message.get("names") or []
             if len(descriptors) != len(names):
-                _close_all(descriptors)
+                close_all(descriptors)
                 raise InternalError(
                     f"the shim hands over {len(names)} descriptors for one container, and this supervisor may open no "
                     "more: raise its limit (LimitNOFILE= of the service, ulimit -n); the containers go on"
                 )
             if message["type"] == "hello":
-                self.pid = message["pid"]
-                if message["version"] != protocol.VERSION:
-                    text = f"the running shim speaks protocol {message['version']}, this supervisor {protocol.VERSION}"
-                    raise InternalError(f"{text}: stop the containers with the version that started them")
+                self._greeted(message)
             elif message["type"] == "kept":
                 self.kept = dict(zip(message["names"], descriptors, strict=True))
                 self.alarms = [Alarm(**alarm) for alarm in message.get("alarms", [])]
@@ -154,6 +156,15 @@ class ShimLink:
                 held.append(_held_slot(message, descriptors))
             elif message["type"] == "synced":
                 return held
+
+    def _greeted(self, hello: protocol.Message) -> None:
+        self.pid, version = hello["pid"], hello["version"]
+        if not protocol.OLDEST <= version <= protocol.VERSION:
+            text = (
+                f"the running shim speaks protocol {version}, this supervisor {protocol.OLDEST} to {protocol.VERSION}"
+            )
+            raise InternalError(f"{text}: stop the containers with the version that started them")
+        self.speaks_ours = version == protocol.VERSION and hello["dialect"] == steps.dialect()
 
     def _receive(self) -> None:
         while self._connection is not None:
@@ -178,23 +189,22 @@ class ShimLink:
             return
         future = self._spawning.pop(slot, None)
         if future is None or future.done():
-            _close_all(descriptors)
+            close_all(descriptors)
         elif kind == "spawned" and descriptors:
             future.set_result((message["pid"], descriptors[0]))
         elif kind == "spawned":
             self.release(slot)
             future.set_exception(InternalError("the supervisor has too many open descriptors"))
         else:
-            future.set_exception(InternalError(message["message"]))
+            future.set_exception(CloneFailed(message["message"], message["errno"]))
 
     def _lose(self) -> None:
         self._disconnect()
-        self._reaping = asyncio.get_running_loop().run_in_executor(None, _reap, self.pid)
         for future in self._spawning.values():
             if not future.done():
                 future.set_exception(InternalError("the shim died"))
         self._spawning.clear()
-        self._on_lost()
+        self._on_lost(self)
 
     def _disconnect(self) -> None:
         if self._connection is not None:
@@ -203,9 +213,8 @@ class ShimLink:
             loop.remove_writer(self._connection.fileno())
             self._connection.close()
             self._connection = None
-            self._connected.clear()
         while self._queue:
-            _close_all(self._queue.popleft()[1])
+            close_all(self._queue.popleft()[1])
 
     def _send(self, message: protocol.Message, descriptors: list[int] | None = None) -> None:
         """Send now, or queue when the shim does not read: waiting for it here could be waiting for each other.
@@ -234,23 +243,20 @@ class ShimLink:
             message, descriptors = self._queue[0]
             if not self._try_send(message, descriptors):
                 return
-            _close_all(descriptors)
+            close_all(descriptors)
             self._queue.popleft()
         if self._connection is not None:
             asyncio.get_running_loop().remove_writer(self._connection.fileno())
 
-    async def ready(self) -> None:
-        """Until there is a shim: after the death of one it takes a moment. Raises TimeoutError."""
-        if not self._connected.is_set():
-            await asyncio.wait_for(self._connected.wait(), _CONNECT_SECONDS)
-
-    async def spawn(self, slot: str, template: list[list[object]], cgroups: list[str], channel: int) -> tuple[int, int]:
-        """Clone a process; ``channel`` (not closed here) is its end of the socket. Returns (pid, pidfd)."""
-        await self.ready()
+    async def spawn(self, slot: str, request: Spawn) -> tuple[int, int]:
+        """Clone a process. Returns (pid, pidfd). Raises CloneFailed, InternalError when there is no shim."""
         future: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
         self._spawning[slot] = future
+        fields = request._asdict()
+        descriptors = fields.pop("descriptors")
         try:
-            self._send({"type": "spawn", "slot": slot, "template": template, "cgroups": cgroups}, [channel])
+            message = {"type": "spawn", "slot": slot, "names": list(descriptors), **fields}
+            self._send(message, list(descriptors.values()))
             return await future
         finally:
             self._spawning.pop(slot, None)
@@ -279,7 +285,7 @@ class ShimLink:
 
     async def shutdown(self) -> None:
         """End the shim and all it has; returns when its end of the connection has closed, or does not within
-        ``_CONNECT_SECONDS``.
+        ``CONNECT_SECONDS``.
         """
         if self._connection is None:
             return
@@ -287,39 +293,23 @@ class ShimLink:
         connection, loop = self._connection, asyncio.get_running_loop()
         loop.remove_reader(connection.fileno())
         with contextlib.suppress(OSError):  # TimeoutError is one
-            async with asyncio.timeout(_CONNECT_SECONDS):
+            async with asyncio.timeout(CONNECT_SECONDS):
                 while await loop.sock_recv(connection, 1):
                     pass
         self._connection = None
         connection.close()
-        self._socket_path.unlink(missing_ok=True)
-        await asyncio.to_thread(_reap, self.pid)  # we may live on: see reload
+        self.socket_path.unlink(missing_ok=True)
+        await asyncio.to_thread(reap, self.pid)  # we may live on: see reload
 
 
-def _reap(pid: int) -> None:
+def reap(pid: int) -> None:
     with contextlib.suppress(ChildProcessError):  # not ours when an earlier supervisor started it
         os.waitpid(pid, 0)
 
 
-def _close_all(descriptors: list[int]) -> None:
+def close_all(descriptors: list[int]) -> None:
     for descriptor in descriptors:
         os.close(descriptor)
-
-
-class _ShortPath:
-    """A name for a socket below the 107 bytes that sun_path holds, whatever the length of the directory:
-    /proc/self/fd/N/name.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> str:
-        self._directory = os.open(self._path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        return f"/proc/self/fd/{self._directory}/{self._path.name}"
-
-    def __exit__(self, *_exception: object) -> None:
-        os.close(self._directory)
 
 
 async def _next_message(connection: socket.socket) -> tuple[protocol.Message, list[int]]:
@@ -352,37 +342,3 @@ def _held_slot(message: protocol.Message, descriptors: list[int]) -> HeldSlot:
     answered, element = message.get("answered", False), message.get("element")
     found = (element[0], element[1]) if element else None
     return HeldSlot(message["slot"], message["pid"], message["claimed"], status, by_name, answered, found)
-
-
-def _execute_shim(listener: int, log_path: Path) -> int:
-    """Start the shim's interpreter from a read-only mount of its file; returns its pid.
-
-    /proc/PID/exe of a container's first process is that file until it calls execve. A hostile rootfs can get a
-    descriptor of it (CVE-2019-5736: a script with ``#!/proc/self/exe``), but not open it for writing: the mount it
-    came from is read-only, is in no namespace, and so cannot be remounted.
-    """
-    package = str(Path(wherry.__file__).resolve().parent.parent)
-    arguments = [sys.executable, "-I", "-S", "-B", "-c", _CODE.format(path=package)]
-    with contextlib.ExitStack() as used:
-        log = _open_log(log_path)
-        used.callback(os.close, log)
-        executable = mounts.clone_tree(os.path.realpath(sys.executable))
-        used.callback(os.close, executable)
-        mounts.set_attributes(executable, mounts.MOUNT_ATTR_RDONLY)
-        actions = [
-            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_DUP2, log, 1),
-            (os.POSIX_SPAWN_DUP2, log, 2),
-            (os.POSIX_SPAWN_DUP2, listener, 3),
-        ]
-        # Nothing else of our environment: a parked process shows it in /proc/PID/environ.
-        environment = {key: value for key, value in os.environ.items() if key in ("PATH", "LD_LIBRARY_PATH")}
-        environment["LANG"] = "C.UTF-8"
-        return os.posix_spawn(f"/proc/self/fd/{executable}", arguments, environment, file_actions=actions)
-
-
-def _open_log(path: Path) -> int:
-    try:
-        return trust.open_file(str(path), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    except trust.DistrustedError as error:
-        raise InternalError(f"cannot start the shim: {error}") from None

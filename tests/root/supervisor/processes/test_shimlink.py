@@ -18,26 +18,29 @@ from tests.waiting import wait_until
 
 from wherry.errors import InternalError
 from wherry.kernel.cgroups import Layout
+from wherry.runtime import steps
 from wherry.runtime.exit_status import ExitStatus
 from wherry.runtime.plan import make_plan
 from wherry.runtime.spec import Spec
 from wherry.runtime.users import User
+from wherry.shim import protocol
 from wherry.supervisor.containers.request import CreateRequest
 from wherry.supervisor.containers.spec_of import make_spec
 from wherry.supervisor.processes.children import Children
-from wherry.supervisor.processes.shimlink import ShimLink
+from wherry.supervisor.processes.shimlink import Spawn
+from wherry.supervisor.processes.shims import Shims
 
 pytestmark = pytest.mark.root
 T = TypeVar("T")
 
 
 class Link:
-    """A ShimLink and what it has told."""
+    """Shims and what they have told."""
 
     def __init__(self, directory: Path) -> None:
         self.exits: dict[str, ExitStatus] = {}
         self.lost = asyncio.Event()
-        self.link = ShimLink(directory, self._on_exit, self.lost.set)
+        self.link = Shims(directory, self._on_exit, self.lost.set)
         self._exited = asyncio.Event()
 
     def _on_exit(self, slot: str, status: ExitStatus) -> None:
@@ -48,7 +51,7 @@ class Link:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with theirs:
-            _pid, pidfd = await self.link.spawn(slot, [], [], theirs.fileno())
+            _pid, pidfd = await self.link.spawn(slot, Spawn([], [], {"channel": theirs.fileno()}, ["pid"]))
             os.close(pidfd)
         return ours
 
@@ -80,7 +83,6 @@ def test_from_start_to_shutdown(run: Run) -> None:
     async def check(directory: Path) -> None:
         made = Link(directory)
         assert await made.link.connect() == []
-        assert made.link.is_new
         assert (directory / "shim.sock").stat().st_mode & 0o777 == 0o600
         with await made.spawn("c") as channel:
             assert await asyncio.get_running_loop().sock_recv(channel, 100) == b'{"ready": true}\n'
@@ -125,7 +127,9 @@ def test_the_shim_inherits_only_what_it_needs(run: Run, monkeypatch: pytest.Monk
         await made.link.connect()
         assert set(variables_of(made.link.pid)) <= {"PATH", "LANG", "LD_LIBRARY_PATH"}
         log = str(directory / "shim.log")
-        assert sorted(open_files_of(made.link.pid)) == ["/dev/null", log, log, "anon_inode", "socket", "socket"]
+        epoll_and_signals = ["anon_inode", "anon_inode"]
+        found = sorted(open_files_of(made.link.pid))
+        assert found == ["/dev/null", log, log, *epoll_and_signals, "socket", "socket"]
         await made.link.shutdown()
         assert is_reaped(made.link.pid)
 
@@ -192,7 +196,6 @@ def test_takeover_with_descriptors(run: Run) -> None:
         channel.close()
         second = Link(directory)
         (held,) = await second.link.connect()
-        assert not second.link.is_new
         assert (held.name, held.claimed, held.exit) == ("c", True, None)
         assert list(held.descriptors) == ["pidfd", "stdout", "channel"]
         await first.lost.wait()
@@ -223,7 +226,6 @@ def test_a_shim_that_is_killed(run: Run) -> None:
             await spawning
         made.link.release("c")
         assert await made.link.connect() == []
-        assert made.link.is_new
         assert made.link.pid != first
         (await made.spawn("d")).close()
         await made.link.shutdown()
@@ -251,7 +253,7 @@ def test_a_child_that_is_given_up_after_the_shim_died(run: Run, is_replaced: boo
         await child.wait_ready()
         os.kill(made.link.pid, signal.SIGKILL)
         await made.lost.wait()
-        children.shim_lost()
+        children.watch_orphans()
         if is_replaced:
             await made.link.connect()
         await asyncio.wait_for(children.discard(child), PATIENCE)
@@ -259,5 +261,57 @@ def test_a_child_that_is_given_up_after_the_shim_died(run: Run, is_replaced: boo
         await made.link.shutdown()
         if is_replaced:
             assert is_reaped(made.link.pid)
+
+    run(check)
+
+
+@pytest.mark.parametrize("version", [protocol.OLDEST - 1, protocol.VERSION + 1])
+def test_a_shim_that_cannot_be_understood_is_left_alone(run: Run, version: int) -> None:
+    """Its containers are more than a supervisor; and nobody takes its place."""
+
+    async def check(directory: Path) -> None:
+        path = str(directory / "shim.sock")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(path)
+            os.chmod(path, 0o600)
+            listener.listen()
+            made = Link(directory)
+            connecting = asyncio.create_task(made.link.connect())
+            listener.setblocking(False)
+            connection, _ = await asyncio.get_running_loop().sock_accept(listener)
+            with connection:
+                protocol.send(connection, {"type": "hello", "version": version, "pid": os.getpid(), "dialect": "x"})
+                with pytest.raises(InternalError, match=f"speaks protocol {version}, this supervisor 2 to 3"):
+                    await connecting
+        assert os.listdir(directory) == ["shim.sock"]
+
+    run(check)
+
+
+def test_a_shim_of_other_steps_keeps_what_it_has(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check(directory: Path) -> None:
+        first = Link(directory)
+        await first.link.connect()
+        old = first.link.pid
+        with await first.spawn("c"):
+            first.link.claim("c", {})
+            monkeypatch.setattr(steps, "dialect", lambda: "other")
+            second = Link(directory)
+            # The new one is started from the same files as the old one, as if it were this process that is old.
+            for _ in range(2):
+                with pytest.raises(InternalError, match="another version of the program has been installed"):
+                    await second.link.connect()
+                assert sorted(os.listdir(directory)) == [f"shim-{old}.sock", "shim.log"]
+            second.link.close()
+            monkeypatch.undo()
+            third = Link(directory)
+            held = await third.link.connect()
+            assert [slot.name for slot in held] == ["c"]
+            for slot in held:
+                os.close(slot.descriptors["pidfd"])
+            assert third.link.has("c")
+            assert third.link.pid != old
+            await third.link.shutdown()
+            assert os.listdir(directory) == ["shim.log"]
 
     run(check)

@@ -20,7 +20,8 @@ from wherry.kernel.cgroups import Group, Layout
 from wherry.runtime.exit_status import ExitStatus
 from wherry.runtime.plan import Plan
 from wherry.supervisor.processes.children import Child, Children
-from wherry.supervisor.processes.shimlink import ShimLink
+from wherry.supervisor.processes.shimlink import Spawn
+from wherry.supervisor.processes.shims import Shims
 
 READY, EXECUTED = b'{"ready": true}\n', b'{"exec": true}\n'
 FAILED = b'{"step": "mount /proc", "call": "mount", "path": "", "errno": 1, "message": "Operation not permitted"}\n'
@@ -77,7 +78,7 @@ def test_an_end_before_it_is_adopted_is_not_lost() -> None:
     """A supervisor hears of ends as soon as it is connected, and adopts when it has read its records."""
 
     async def check() -> None:
-        children = Children(cast(ShimLink, None), Layout(1, {}), "parent", 0)
+        children = Children(cast(Shims, None), Layout(1, {}), "parent", 0)
         ended, status = ExitStatus(os.CLD_KILLED, 9, 5), None
         children.exited("slot", ended)
         with Channel() as channel:
@@ -193,11 +194,11 @@ class PlayedShim:
 
     async def ready(self) -> None: ...
 
-    async def spawn(self, slot: str, _template: object, cgroups: list[str], channel: int) -> tuple[int, int]:
+    async def spawn(self, slot: str, request: Spawn) -> tuple[int, int]:
         if self.failing:
             raise InternalError("clone: no")
-        assert all(is_in_directory(path) for path in cgroups)
-        self.channels[slot] = socket.socket(fileno=os.dup(channel))
+        assert all(is_in_directory(path) for path in request.cgroups)
+        self.channels[slot] = socket.socket(fileno=os.dup(request.descriptors["channel"]))
         self.channels[slot].send(READY)
         return 1000 + len(self.channels), os.open("/dev/null", os.O_RDONLY)
 
@@ -218,7 +219,7 @@ class Nursery:
         (directory / "wherry").mkdir()
         self.shim = PlayedShim()
         layout = Layout(1, {"memory": str(directory)})
-        self.children = Children(cast(ShimLink, self.shim), layout, "wherry", 2)
+        self.children = Children(cast(Shims, self.shim), layout, "wherry", 2)
         self.shim.on_exit = self.children.exited
         self.groups = directory / "wherry"
 
