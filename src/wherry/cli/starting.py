@@ -97,6 +97,11 @@ def _add(parser: Parser, description: str) -> None:
     parser.option("--memory-swap", metavar="SIZE", type=values.swap, help=about_swap)
     about_pids = f"most processes and threads (default: {PIDS_LIMIT} or the supervisor's; -1: no limit)"
     parser.option("--pids-limit", metavar="N", type=values.pids, help=about_pids)
+    about_ulimit = "a limit of setrlimit(2), such as nofile=1024:4096 (-1: none)"
+    parser.option("--ulimit", metavar="NAME=N[:N]", dest="ulimits", type=values.ulimit, repeats=True, help=about_ulimit)
+    about_oom = "whom the kernel's OOM killer takes first: -1000 (never) to 1000"
+    parser.option("--oom-score-adj", metavar="N", type=values.oom_score_adj, help=about_oom)
+    parser.option("--shm-size", metavar="SIZE", type=values.size, help="size of /dev/shm (default: 64m)")
     _add_cpu_options(parser)
     _add_command_options(parser)
     _add_container_options(parser)
@@ -127,6 +132,11 @@ def _add_command_options(parser: Parser) -> None:
     parser.option("--env-file", metavar="FILE", repeats=True, help=about_file)
     parser.option("-w", "--workdir", metavar="DIR", dest="working_dir", help="working directory in the container")
     parser.option("-u", "--user", metavar="USER[:GROUP]", help="name or number, from its /etc/passwd")
+    about_group = "a further group, by name or number"
+    parser.option("--group-add", metavar="GROUP", repeats=True, help=about_group)
+    about_capability = "a capability besides the default ones, as far as it does not reach beyond the container"
+    parser.option("--cap-add", metavar="CAP", repeats=True, help=about_capability)
+    parser.option("--cap-drop", metavar="CAP", repeats=True, help="a capability to go without (ALL: every one)")
     about_signal = "what engine stop sends, by name or number (default: TERM)"
     parser.option("--stop-signal", metavar="SIG", help=about_signal)
     about_stop = f"how long engine stop waits before it kills (default: {STOP_SECONDS:g}; -1: for ever)"
@@ -144,6 +154,15 @@ def _add_container_options(parser: Parser) -> None:
     parser.flag("--init", help="run a small init before the command, to reap zombies")
     about_network = "none: loopback only; host: the host's"
     parser.option("--network", metavar="none|host", choices=["none", "host"], help=about_network)
+    about_host = "a line of /etc/hosts"
+    parser.option("--add-host", metavar="NAME:IP", dest="extra_hosts", repeats=True, help=about_host)
+    parser.option("--dns", metavar="IP", repeats=True, help="a name server in /etc/resolv.conf")
+    parser.option("--dns-search", metavar="DOMAIN", repeats=True, help="a search domain in it (.: none)")
+    parser.option("--dns-option", metavar="OPT", dest="dns_options", repeats=True, help="an option in it")
+    about_sysctl = "a kernel parameter of the container's namespaces"
+    parser.option(
+        "--sysctl", metavar="NAME=VALUE", dest="sysctls", type=values.setting, repeats=True, help=about_sysctl
+    )
     parser.flag("--replace", help="stop and remove a container that has the name before")
     parser.flag("--read-only", help="mount the root file system read-only")
     parser.flag("--rm", help="remove the container when it ends")
@@ -222,6 +241,7 @@ def _interpret(parser: Parser, found: Namespace) -> None:
     found.env = [_variable(parser, text) for text in found.env]
     found.labels = {name: value for name, _, value in (text.partition("=") for text in labels)}
     found.tmpfs = {path: options for path, _, options in (text.partition(":") for text in found.tmpfs)}
+    found.ulimits, found.sysctls = dict(found.ulimits), dict(found.sysctls)
     if "" in found.labels:
         parser.error("-l/--label: there is no name before '='")
 

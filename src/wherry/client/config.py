@@ -15,6 +15,12 @@ others, ``cpu_shares`` (2 to 262144, 1024 is nice 0) another scale of the same; 
 one); ``cpuset_cpus`` lists them ("0-3,7"); ``sched_policy`` is other, batch, idle, fifo:N or rr:N; ``io_weight`` is 10
 to 1000.
 
+``ulimits`` maps docker's names to a limit, or to a soft and a hard one ({"nofile": (1024, 4096)}, -1 for none);
+``shm_size`` is that of /dev/shm; ``oom_score_adj`` is -1000 to 1000; ``group_add`` are names or numbers of groups;
+``extra_hosts`` are lines of /etc/hosts, a mapping of names to addresses or "NAME:IP" strings; ``dns``, ``dns_search``
+and ``dns_options`` those of /etc/resolv.conf; ``cap_add`` and ``cap_drop`` are names such as "NET_RAW"; ``sysctls``
+maps kernel parameters of the container's namespaces to values.
+
 ``security_opt`` is docker's: "seccomp=FILE", a profile in JSON that is read here, or "seccomp=unconfined".
 
 ``log_mode`` says what gives way when the log's buffer, of ``log_buffer_bytes``, is full: the container, which waits
@@ -91,6 +97,17 @@ if TYPE_CHECKING:
         cpuset_cpus: str | None
         sched_policy: str | None
         io_weight: int | None
+        ulimits: Mapping[str, int | tuple[int, int]] | None
+        oom_score_adj: int | None
+        shm_size: Size | None
+        group_add: Sequence[str | int] | None
+        extra_hosts: Mapping[str, str] | Sequence[str] | None
+        dns: Sequence[str] | None
+        dns_search: Sequence[str] | None
+        dns_options: Sequence[str] | None
+        cap_add: Sequence[str] | None
+        cap_drop: Sequence[str] | None
+        sysctls: Mapping[str, Setting] | None
         security_opt: Sequence[str] | None
         labels: Mapping[str, str] | None
         stop_signal: str | int | None
@@ -144,6 +161,38 @@ def _changed_cpus(argument: str, value: Any) -> int:
     return -1 if value == 0 and not isinstance(value, bool) else _nano_cpus(argument, value)
 
 
+def _ulimits(argument: str, value: Any) -> list[dict[str, Any]]:
+    if not hasattr(value, "items"):
+        arguments.refuse(argument, value, 'a mapping such as {"nofile": (1024, 4096)}')
+    found = []
+    for name, given in value.items():
+        pair = given if isinstance(given, (tuple, list)) and len(given) == 2 else (given, given)
+        soft, hard = (whole(f"{argument}[{name!r}]", each, what="a whole number, or two: soft, hard") for each in pair)
+        found.append({"Name": text(f"{argument} key", name), "Soft": soft, "Hard": hard})
+    return found
+
+
+def _oom_score_adj(argument: str, value: Any) -> int:
+    return whole(argument, value, -1000, 1000)
+
+
+def _groups(argument: str, value: Any) -> list[str]:
+    given = arguments.sequence(argument, value, "names or numbers")
+    return words(argument, [str(each) if type(each) is int else each for each in given])
+
+
+def _extra_hosts(argument: str, value: Any) -> list[str]:
+    if hasattr(value, "items"):
+        return [f"{name}:{address}" for name, address in texts(argument, value).items()]
+    return words(argument, value)
+
+
+def _sysctls(argument: str, value: Any) -> dict[str, str]:
+    if not hasattr(value, "items"):
+        arguments.refuse(argument, value, 'a mapping such as {"net.ipv4.ip_forward": 1}')
+    return dict(setting.split("=", 1) for setting in arguments.env(argument, value))
+
+
 def _volumes(argument: str, value: Any) -> list[str]:
     return [_bind(volume) for volume in words(argument, value)]
 
@@ -181,6 +230,17 @@ OPTIONS: dict[str, tuple[str, str, Check]] = {
     "cpuset_cpus": (_HOST, "CpusetCpus", text),
     "sched_policy": (_OURS, "SchedPolicy", text),
     "io_weight": (_HOST, "BlkioWeight", _from_zero),
+    "ulimits": (_HOST, "Ulimits", _ulimits),
+    "oom_score_adj": (_HOST, "OomScoreAdj", _oom_score_adj),
+    "shm_size": (_HOST, "ShmSize", size),
+    "group_add": (_HOST, "GroupAdd", _groups),
+    "extra_hosts": (_HOST, "ExtraHosts", _extra_hosts),
+    "dns": (_HOST, "Dns", words),
+    "dns_search": (_HOST, "DnsSearch", words),
+    "dns_options": (_HOST, "DnsOptions", words),
+    "cap_add": (_HOST, "CapAdd", words),
+    "cap_drop": (_HOST, "CapDrop", words),
+    "sysctls": (_HOST, "Sysctls", _sysctls),
     "security_opt": (_HOST, "SecurityOpt", _security_options),
     "labels": (_DOCKER, "Labels", texts),
     "stop_signal": (_DOCKER, "StopSignal", arguments.signal),

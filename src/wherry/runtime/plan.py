@@ -16,11 +16,12 @@ from typing import NamedTuple
 
 from wherry.errors import InvalidRequest, NotSupported
 from wherry.kernel import capabilities, mounts
-from wherry.runtime import mount_options, seccomp, steps
+from wherry.runtime import mount_options, seccomp, steps, sysctls
 from wherry.runtime.spec import (
     ANNOTATION_INIT,
     ANNOTATION_NAME_FILE,
     ANNOTATION_ROOT_ITSELF,
+    RLIM_INFINITY,
     Linux,
     Mount,
     Process,
@@ -66,12 +67,14 @@ def make_plan(spec: Spec, stage: str) -> Plan:
     itself.
     """
     _check_mounts(spec)
-    _check_name_files(spec)
     staged = tuple(mount for mount in spec.mounts if _is_staged(mount))
     linux, bounding = spec.linux, spec.process.capabilities.bounding
     types = frozenset(_namespaces(linux))
     oom = spec.process.oom_score_adj or 0
-    template, prepare = _prepare(types, staged, linux.masked_paths, linux.readonly_paths, bounding, oom, stage)
+    sysctls.check(linux.sysctl.items(), types)
+    settings, files = tuple(linux.sysctl.items()), _staged_name_files(spec, "network" in types)
+    protected = (linux.masked_paths, linux.readonly_paths)
+    template, prepare = _prepare(types, staged, settings, files, protected, bounding, oom, stage)
     return Plan(template, prepare, _binds(spec), spec)
 
 
@@ -79,8 +82,9 @@ def make_plan(spec: Spec, stage: str) -> Plan:
 def _prepare(
     types: frozenset[str],
     staged: tuple[Mount, ...],
-    masked: tuple[str, ...],
-    readonly: tuple[str, ...],
+    settings: tuple[tuple[str, str], ...],
+    files: tuple[str, ...],
+    protected: tuple[tuple[str, ...], tuple[str, ...]],
     bounding: tuple[str, ...],
     oom: int,
     stage: str,
@@ -99,11 +103,13 @@ def _prepare(
             result.append(steps.MakeDevices(list(steps.DEVICES)))
         if mount.destination == "/proc" and "network" in types:
             result.append(steps.AllowPing())
+        if mount.destination == "/proc" and settings:
+            result.append(steps.SetParameters([(sysctls.path_of(name), value) for name, value in settings]))
         if parsed.read_only:
             read_only.append(steps.ReadOnlyStaged(mount.destination, flags))
-    result.append(namefiles.StageNameFiles(_staged_name_files("network" in types)))
-    result += [steps.MaskStaged(path) for path in masked]
-    result += [steps.ProtectStaged(path) for path in readonly]
+    result.append(namefiles.StageNameFiles(list(files)))
+    result += [steps.MaskStaged(path) for path in protected[0]]
+    result += [steps.ProtectStaged(path) for path in protected[1]]
     result += [*read_only, steps.LimitBoundingSet(_mask(bounding)), steps.EnterStage()]
     return json.dumps(steps.encode(result)), result
 
@@ -119,16 +125,13 @@ def _check_mounts(spec: Spec) -> None:
             raise InvalidRequest(f"mount destination {mount.destination!r}: nothing may be mounted over /proc")
 
 
-def _check_name_files(spec: Spec) -> None:
-    own_network = any(namespace.type == "network" for namespace in spec.linux.namespaces)
-    for path in _name_files(spec):
-        if path not in _staged_name_files(own_network):
-            raise NotSupported(f"name file {path!r} is not supported, or not with this network")
-
-
-def _staged_name_files(own_network: bool) -> list[str]:
-    """With a network of its own a container keeps the /etc/resolv.conf of its root."""
-    return [path for path in namefiles.PATHS if not (own_network and path == "/etc/resolv.conf")]
+def _staged_name_files(spec: Spec, own_network: bool) -> tuple[str, ...]:
+    """With a network of its own a container keeps the /etc/resolv.conf of its root unless it is to have another."""
+    asked = _name_files(spec)
+    for path in asked:
+        if path not in namefiles.PATHS:
+            raise NotSupported(f"name file {path!r} is not supported")
+    return tuple(path for path in namefiles.PATHS if path in asked or path != "/etc/resolv.conf" or not own_network)
 
 
 def _name_files(spec: Spec) -> dict[str, str]:
@@ -227,11 +230,10 @@ def _mount_in_root(mount: Mount, bind: Bind | None, directory_binds: set[str]) -
 
 def _process_steps(process: Process) -> list[Step]:
     user = process.user
-    result: list[Step] = []
+    result = [*_scheduling(process.scheduler), steps.SetStdio("stdout", "stderr", user.uid, user.gid)]
     if process.rlimits:
-        result.append(steps.SetRlimits([(_rlimit(each.type), each.soft, each.hard) for each in process.rlimits]))
-    result += _scheduling(process.scheduler)
-    result.append(steps.SetStdio("stdout", "stderr", user.uid, user.gid))
+        limits = [(_rlimit(each.type), _bound(each.soft), _bound(each.hard)) for each in process.rlimits]
+        result.append(steps.SetRlimits(limits))
     if process.cwd == "/":
         return [*result, _privileges(process)]
     return [*result, workdir.EnterDirectory(process.cwd), _privileges(process), workdir.ChangeDirectory(process.cwd)]
@@ -266,6 +268,10 @@ def _rlimit(name: str) -> int:
     if not isinstance(number, int):
         raise InvalidRequest(f"unknown resource limit {name!r}")
     return number
+
+
+def _bound(value: int) -> int:
+    return resource.RLIM_INFINITY if value == RLIM_INFINITY else value
 
 
 def _mask(names: tuple[str, ...]) -> int:

@@ -40,6 +40,7 @@ from wherry.runtime.steps.stage import (
     MountStaged,
     ProtectStaged,
     ReadOnlyStaged,
+    SetParameters,
 )
 from wherry.runtime.steps.workdir import ChangeDirectory, EnterDirectory, MakeWorkingDirectory
 
@@ -75,6 +76,7 @@ __all__ = [
     "SetHostname",
     "SetNice",
     "SetOomScore",
+    "SetParameters",
     "SetRlimits",
     "SetScheduler",
     "SetStdio",
