@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 from collections.abc import Coroutine, Sequence
+from pathlib import Path
 
 from wherry.defaults import PIDS_LIMIT
 from wherry.errors import InvalidRequest, NotFound, WherryError
@@ -189,7 +190,8 @@ class Lifespan(abc.ABC):
         adopting = []
         lost = []
         for record in records:
-            container = Container(record, Log(self._state.log_of(record.name), record.id, record.request.log))
+            path = self._state.logs / Path(record.log_path).name  # a copied directory has its own
+            container = Container(record, Log(path, record.id, record.request.log))
             self._containers[record.id] = self._names[record.name] = container
             slot = by_name.pop(record.slot, None) if record.slot else None
             if slot is not None and record.state is State.EXITED:
@@ -203,7 +205,7 @@ class Lifespan(abc.ABC):
                 container.log.set_stats(record.log_stats)
                 container.log.finish()
                 container.log_ended.set()
-            if not container.running and slot is None and record.finished_ns and record.request.auto_remove:
+            if container.is_to_go and slot is None:
                 self._background(self.remove(record.id, force=False))  # nobody was there to do it when it ended
         await asyncio.gather(*adopting)
         self._memory.taken_over()
@@ -299,13 +301,13 @@ class Lifespan(abc.ABC):
 
     async def _watch(self, container: Container, child: Child) -> None:
         await self._ender.book(container, child)
-        if container.record.request.auto_remove and not container.held:
+        if container.is_to_go and not container.held:
             self._forget(container)
         await self._clean_up(container, child)
 
     async def _clean_up(self, container: Container, child: Child) -> None:
         await self._ender.clean_up(container, child)
-        if container.record.request.auto_remove:
+        if container.is_to_go:
             await container.wait_until_released()
             self._forget(container)
             await self._remove_layer(container)

@@ -1,12 +1,13 @@
 """The life of a container: what can be done in which state, and what changes its record. Nothing else changes one
 (``tests/unit/test_import_rules.py``).
 
-      start        end
-    created -> running -> exited -> running -> ...
-                 |  ^       ^
-           pause |  | unpause
-                 v  |       | end
-                paused -----+
+              start        end
+    +-> created -> running ---> exited --+
+    |              |    ^         ^      | start
+    |        pause |    | unpause |      |
+    |              v    |         |      |
+    |              paused --------+      |
+    +------------------------------------+
 
 ``can_...`` are the guards; ``require`` turns one into the Conflict that says why not. The rest are transitions: called
 when it has happened, they change the record and return what is to be told of it. Save the record in between: what is
@@ -99,7 +100,10 @@ def created() -> Notice:
 
 
 def begin(record: Record) -> None:
-    """A start: forget how an earlier run ended."""
+    """A start: forget how an earlier run ended. It has not been started then: an exited one with a slot of the shim is
+    to the next supervisor one whose log is not written yet.
+    """
+    _move(record, _ENDED, State.CREATED)
     record.reason, record.error = Reason.NONE, ""
     record.exit_code = record.signal = None
     record.peak_memory_bytes = record.peak_pids = record.peak_rss_bytes = None
@@ -200,6 +204,10 @@ def stopped() -> Notice:
     return Notice(Action.STOP)
 
 
+def restarted() -> Notice:
+    return Notice(Action.RESTART)
+
+
 def removed() -> Notice:
     return Notice(Action.DESTROY)
 
@@ -213,6 +221,11 @@ def stop_requested(record: Record) -> None:
 
 def signalled(number: int) -> Notice:
     return Notice(Action.KILL, {"signal": str(int(number))})
+
+
+def renamed(record: Record, name: str) -> Notice:
+    before, record.name = record.name, name
+    return Notice(Action.RENAME, {"oldName": f"/{before}"})
 
 
 def updated(record: Record, request: CreateRequest, changes: Mapping[str, object]) -> Notice:

@@ -61,7 +61,7 @@ class Starter:
         self._template = ""
         self._refill_timer: asyncio.TimerHandle | None = None
         self._refilling: asyncio.Task[None] | None = None
-        self._in_use: dict[tuple[int, int], list[tuple[str, bool]]] = {}
+        self._in_use: dict[tuple[int, int], list[tuple[Record, bool]]] = {}
 
     async def start(self, container: Container) -> Notice:
         """Start a container that is not running; returns when its command has been executed, with what is to be told.
@@ -184,9 +184,9 @@ class Starter:
             if writable or other_writable:
                 path = container.record.request.rootfs
                 raise RootfsInUse(
-                    f"rootfs {path} is in use by {other}, and one of the two runs on the directory itself"
+                    f"rootfs {path} is in use by {other.name}, and one of the two runs on the directory itself"
                 )
-        users_of_it.append((container.record.name, writable))
+        users_of_it.append((container.record, writable))
 
     def reserve_adopted(self, container: Container) -> None:
         """For a container of an earlier supervisor: note its directory, as far as it is still there."""
@@ -195,14 +195,11 @@ class Starter:
             if not os.path.isdir(request.rootfs):
                 return
             status = os.stat(request.rootfs)
-            self._in_use.setdefault((status.st_dev, status.st_ino), []).append(
-                (container.record.name, request.rw_rootfs)
-            )
+            self._in_use.setdefault((status.st_dev, status.st_ino), []).append((container.record, request.rw_rootfs))
 
     def release_rootfs(self, container: Container) -> None:
-        name = container.record.name
         for key, entries in list(self._in_use.items()):
-            remaining = [entry for entry in entries if entry[0] != name]
+            remaining = [entry for entry in entries if entry[0] is not container.record]
             if remaining:
                 self._in_use[key] = remaining
             else:
