@@ -101,9 +101,13 @@ ATTACKS = {
         "a container reads memory, environment and descriptors of our first process",
         "it is not dumpable until execve",
     ),
+    "root-of-the-host": Attack(
+        "root of a container has got all capabilities, or a file of somebody whom it does not know",
+        "a user namespace (`--userns`): its root is nobody outside, and what it may is its own",
+    ),
     "keys": Attack(
         "a container reads keys of the host's users",
-        "keyctl(2) is refused by the filter; a session keyring of its own",
+        "keyctl(2) is refused by the filter; a session keyring of its own; keys of its own with `--userns`",
     ),
     "system-calls": Attack(
         "io_uring, userfaultfd, perf, bpf, AF_VSOCK, namespaces inside; by the doors of i386 and x32 too",
