@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from wherry.errors import Conflict, InternalError, WherryError
+from wherry.kernel.id_maps import IdMap
 from wherry.logs import BufferStats
 from wherry.runtime.exit_status import ExitStatus
 from wherry.supervisor.containers.cause import MemoryEvidence, decide
@@ -244,6 +245,14 @@ def took_slot(record: Record, slot: str, cgroup: str) -> None:
 
 def gave_slot_back(record: Record) -> None:
     record.slot = record.cgroup = ""
+
+
+def took_ids(record: Record, id_map: IdMap) -> None:
+    record.id_map = id_map
+
+
+def gave_ids_back(record: Record) -> None:
+    record.id_map = None
 
 
 def took_layer(record: Record, layer: str) -> None:
