@@ -42,6 +42,7 @@ HOSTILE = (
     f"tests/root/memory/test_bpf_hostile.py {LIFECYCLE}/test_enforcement_takeover.py"
     " -k 'every_process or saves_nobody or limit_dies or leaves_room or slept or let_go'"
 )
+USERNS = "tests/root/runtime/test_user_namespaces.py"
 JOBS = {
     "module": Job("amd64", "engine", "tests/vm/inside/test_engine.py"),
     "ends-kmod": Job("amd64", "engine", f"{MATRIX} {UNSEEN} {HUGE_READ} {KERNEL_LOG} {MANY_DESCRIPTORS}", "kmod"),
@@ -65,6 +66,8 @@ JOBS = {
     "hostile-bpf-6.12": Job("6.12-amd64", "module", HOSTILE),
     "contract-kmod": Job("amd64", "contract", CONTRACT, "kmod"),
     "contract-cgroup": Job("amd64", "contract", CONTRACT, "cgroup"),
+    "userns": Job(UML, "userns", f"--basetemp=/disk/tests {USERNS}"),
+    "userns-6.12": Job("6.12-amd64", "module", USERNS),
     "soft-limits": Job("amd64", "contract", f"{WATCH}/test_soft_limits.py -k 'not swapping'", "bpf cgroup"),
 }
 

@@ -152,9 +152,19 @@ class Client(DiskCalls):
             raise errors.Unavailable(CLOSED)
         raise errors.Unavailable(f"the supervisor at {self.socket} did not say how the container ended")
 
-    def ps(self, running: bool = False) -> list[Container]:
-        """The tracked containers, ended ones too, newest first; ``running`` leaves out the others."""
-        reply = self._fetch("GET", "/containers/json", {"all": queries.boolean("running", running, no="1", yes="0")})
+    def ps(
+        self,
+        running: bool = False,
+        *,
+        filters: Mapping[str, str | Sequence[str]] | None = None,
+        limit: int | None = None,
+    ) -> list[Container]:
+        """The tracked containers, ended ones too, newest first; ``running`` leaves out the others, ``limit`` all but
+        the newest. ``filters`` are docker's: ``{"label": "app=web", "status": ["exited", "created"]}``.
+
+        Raises InvalidRequest for a filter that there is not.
+        """
+        reply = self._fetch("GET", "/containers/json", queries.ps(running, filters, limit))
         with MAKES_SENSE:
             return [Container(entry) for entry in reply]
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     Query = dict[str, str | None]
 
 _CONDITIONS = ("not-running", "next-exit", "removed")
+_LIVE = ("running", "paused", "restarting")
 _A_TIME = "a whole number of nanoseconds since the epoch, as time.time_ns() gives"
 
 
@@ -58,6 +59,19 @@ def logs(
         "status": "1",
         "after": None if after in (None, "") else arguments.text("after", after),
     }
+
+
+def ps(running: bool, filters: Mapping[str, str | Sequence[str]] | None, limit: int | None) -> Query:
+    """Of ``Client.ps``."""
+    lists = {} if filters is None else _filters(filters)
+    query: Query = {"all": boolean("running", running, no="1", yes="0")}
+    if running and "status" in lists:
+        arguments.refuse("filters", filters, "filters without status when running is True")
+    if limit is not None:
+        query["limit"] = str(arguments.whole("limit", limit, 1, what="a whole number of containers from 1 up, or None"))
+        if running:  # a limit of docker's is one of containers in any state
+            lists["status"] = list(_LIVE)
+    return {**query, "filters": jsontext.encode(lists) if lists else None}
 
 
 def events(since_ns: int | None, until_ns: int | None, filters: Mapping[str, str | Sequence[str]] | None) -> Query:

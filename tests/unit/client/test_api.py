@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import socket
 import subprocess
 import sys
@@ -228,6 +229,28 @@ def test_a_stream_that_does_not_say_how_it_ended_is_no_success(fake: FakeSupervi
     fake.on("POST", "/wherry/run", streaming([started(), frame(1, b"x")]))
     with pytest.raises(errors.Unavailable, match="did not say how the container ended"):
         client.run("a", "/r", ["x"])
+
+
+def test_ps_by_filters_and_up_to_a_limit(fake: FakeSupervisor, client: Client) -> None:
+    fake.on("GET", "/containers/json", reply([]))
+    client.ps(filters={"label": "a=b", "name": ["x", "y"]}, limit=3)
+    client.ps(running=True, limit=1)
+    asked = [(each.query["all"], each.query["limit"], json.loads(each.query["filters"])) for each in fake.requests]
+    assert asked == [
+        ("1", "3", {"label": ["a=b"], "name": ["x", "y"]}),
+        ("0", "1", {"status": ["running", "paused", "restarting"]}),
+    ]
+    wrongs: list[dict[str, Any]] = [
+        {"limit": 0},
+        {"limit": True},
+        {"filters": "x"},
+        {"running": True, "filters": {"status": "exited"}},
+    ]
+    for wrong in wrongs:
+        with pytest.raises(errors.InvalidRequest) as refused:
+            client.ps(**wrong)
+        assert refused.value.argument in wrong
+    assert len(fake.requests) == 2
 
 
 def test_ps_asks_for_all_or_for_the_running(fake: FakeSupervisor, client: Client) -> None:
