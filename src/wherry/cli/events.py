@@ -23,8 +23,9 @@ its predecessors of up to 7 days ago among them.
 """
 
 EPILOG = """
-Events: create, start, kill, soft-limit, soft-limit-cleared, memory-pressure, hard-limit, oom, oom-child, die,
-stop, destroy, log-gap, log-error, log-recovered; missed (of no container) when this command read too slowly.
+Events: create, start, kill, pause, unpause, rename, restart, update, soft-limit, soft-limit-cleared,
+memory-pressure, hard-limit, oom, oom-child, die, stop, destroy, log-gap, log-error, log-recovered; missed (of
+no container) when this command read too slowly.
 --filter K=V        container=NAME|ID, event=EVENT, label=KEY[=VALUE], image=ROOTFS, type=container
 """
 KEYS = """                    keys: kind, id, name, wall_ns (since the epoch), monotonic_ns, attributes

@@ -112,6 +112,24 @@ def stop(seconds: float | None) -> Query:
     return {"t": f"{given:.9f}".rstrip("0").rstrip(".")}
 
 
+def rename(new_name: str) -> Query:
+    """Of ``Client.rename``."""
+    return {"name": arguments.text("new_name", new_name)}
+
+
+def top(options: str) -> Query:
+    """Of ``Client.top``."""
+    return {"ps_args": None if options == "" else arguments.text("options", options)}
+
+
+def timeout(seconds: float | None) -> float | None:
+    """Of ``Client.wait``."""
+    if seconds is None:
+        return None
+    # 0 would have the socket not wait at all, also for what has been sent.
+    return max(arguments.number("timeout", seconds, 0, 1e9, "a number of seconds from 0 up, or None"), 0.05)
+
+
 def kill(signal: str | int) -> Query:
     """Of ``Client.kill``."""
     return {"signal": arguments.signal("signal", signal)}
