@@ -52,7 +52,12 @@ JOBS = {
     "ends-bpf-6.12": Job("6.12-amd64", "module", MATRIX, "bpf"),
     "attacks-bpf": Job("amd64", "enforcers", MEMORY_ATTACKS, "bpf"),
     "attacks-cgroup": Job(UML, "attacks", OTHER_ATTACKS, "cgroup"),
-    "stops": Job(UML, "attacks", f"-m 'not host_variant and not docker' {LIFECYCLE}/test_stop_times.py", "cgroup"),
+    "stops": Job(
+        UML,
+        "attacks",
+        f"-m 'not host_variant and not docker' {LIFECYCLE}/test_stop_times.py {LIFECYCLE}/test_pause.py",
+        "cgroup",
+    ),
     "control-groups": Job(UML, "engine", " ".join(CONTROL_GROUPS)),
     "memory-cgroup": Job(UML, "engine", "tests/root/memory/test_cgroup.py", "cgroup"),
     "cpus": Job("amd64", "enforcers", " ".join(CPUS), "cgroup"),

@@ -41,16 +41,18 @@ def make_exec(spec: Spec, stdout: str, stderr: str, *, privileged: bool = False)
         process = msgspec.structs.replace(process, capabilities=_everything(user.uid))
     types = {namespace.type for namespace in spec.linux.namespaces}
     others = [name for name in ("user", *plan.NAMESPACE_ORDER) if name in types]
+    owner = plan.owner_in(spec)
     template = [
         steps.SetOomScore(process.oom_score_adj or 0),
-        *plan.limits_of(process),
+        *plan.scheduling_of(process.scheduler),
+        *(plan.rlimits_of(process) if owner is not None else ()),  # which take the host's privileges to raise
         steps.JoinNamespaces(launch.TARGET, others),
         # After that: who joins a user namespace has all capabilities in it, and the whole bounding set.
         steps.LimitBoundingSet(plan.mask_of(process.capabilities.bounding)),
     ]
-    owner = plan.owner_in(spec)
     stdio = steps.SetStdio(stdout, stderr, *((user.uid, user.gid) if owner is None else (0, 0)))
-    finish = [stdio, *plan.identity_of(process), *plan.filter_of(spec)]
+    limits = plan.rlimits_of(process) if owner is None else []
+    finish = [stdio, *limits, *plan.identity_of(process), *plan.filter_of(spec)]
     return ExecPlan(("pid", *others), template, finish, owner)
 
 
