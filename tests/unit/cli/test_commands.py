@@ -14,6 +14,7 @@ from types import ModuleType
 
 import pytest
 from tests.patience import PATIENCE
+from tests.unit.cli.conftest import Engine
 from tests.unit.fake_supervisor import (
     FakeSupervisor,
     Handler,
@@ -28,27 +29,6 @@ from tests.unit.fake_supervisor import (
 import wherry
 from wherry.cli import main
 from wherry.errors import Conflict
-
-
-@pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSupervisor]:
-    with FakeSupervisor(tmp_path / "s") as supervisor:
-        monkeypatch.setenv("ENGINE_SOCKET", str(supervisor.path))
-        yield supervisor
-
-
-@pytest.fixture
-def engine(capfd: pytest.CaptureFixture[str]) -> Engine:
-    return Engine(capfd)
-
-
-class Engine:
-    def __init__(self, capture: pytest.CaptureFixture[str]) -> None:
-        self._capture = capture
-
-    def __call__(self, *words: str) -> tuple[int, str, str]:
-        code = main.main(words)
-        return code, *self._capture.readouterr()
 
 
 def unknown(name: str) -> Handler:
@@ -142,6 +122,31 @@ def test_words_behind_two_dashes_are_the_commands(fake: FakeSupervisor, engine: 
     fake.on("POST", "/wherry/run", reply({"Id": "ab", "Name": "a", "Pid": 1}, 201))
     assert engine("start", "a", "/r", "--", "/bin/echo", "--rm", "--", "--nice", "5")[0] == 0
     assert fake.requests[0].json["Cmd"] == ["/bin/echo", "--rm", "--", "--nice", "5"]
+
+
+@pytest.mark.parametrize(
+    ("line", "entrypoint", "command"),
+    [
+        ("--entrypoint /e a /r", ["/e"], []),
+        ("a /r --entrypoint=/e", ["/e"], []),
+        ("--entrypoint /e a /r x -v --rm", ["/e"], ["x", "-v"]),
+        ("--entrypoint /e a /r -- --rm", ["/e"], ["--rm"]),
+    ],
+)
+def test_an_entry_point_needs_no_command(
+    fake: FakeSupervisor, engine: Engine, line: str, entrypoint: list[str], command: list[str]
+) -> None:
+    fake.on("POST", "/wherry/run", reply({"Id": "ab", "Name": "a", "Pid": 1}, 201))
+    assert engine("start", *line.split())[0] == 0
+    sent = fake.requests[0].json
+    assert (sent["Entrypoint"], sent["Cmd"]) == (entrypoint, command)
+
+
+def test_an_entry_point_needs_a_rootfs_still(engine: Engine) -> None:
+    code, _, err = engine("run", "--entrypoint", "/e", "a")
+    assert (code, err.splitlines()[0]) == (125, "engine run: ROOTFS is missing")
+    code, _, err = engine("start", "--entrypoint", "/e", "a")
+    assert (code, err.partition(":")[2].strip().partition(" needs")[0]) == (125, "--entrypoint")
 
 
 START_ERRORS = [
