@@ -21,6 +21,7 @@ from wherry.runtime.spec import (
     ANNOTATION_INIT,
     ANNOTATION_NAME_FILE,
     ANNOTATION_ROOT_ITSELF,
+    ANNOTATION_STDIN,
     Linux,
     Mount,
     Process,
@@ -192,7 +193,7 @@ def _finish(spec: Spec, binds: list[Bind], directory_binds: set[str]) -> list[St
     result.append(steps.EnterRoot())
     if spec.hostname or spec.domainname:
         result.append(steps.SetHostname(spec.hostname, spec.domainname))
-    return result + _process_steps(process) + _filter(spec)
+    return result + _process_steps(process, "stdin" if has_stdin(spec) else "") + _filter(spec)
 
 
 def _filter(spec: Spec) -> list[Step]:
@@ -225,13 +226,13 @@ def _mount_in_root(mount: Mount, bind: Bind | None, directory_binds: set[str]) -
     raise NotSupported(f"mount {mount.destination}: file system type {mount.type!r} is not supported yet")
 
 
-def _process_steps(process: Process) -> list[Step]:
+def _process_steps(process: Process, stdin: str) -> list[Step]:
     user = process.user
     result: list[Step] = []
     if process.rlimits:
         result.append(steps.SetRlimits([(_rlimit(each.type), each.soft, each.hard) for each in process.rlimits]))
     result += _scheduling(process.scheduler)
-    result.append(steps.SetStdio("stdout", "stderr", user.uid, user.gid))
+    result.append(steps.SetStdio("stdout", "stderr", user.uid, user.gid, stdin))
     if process.cwd == "/":
         return [*result, _privileges(process)]
     return [*result, workdir.EnterDirectory(process.cwd), _privileges(process), workdir.ChangeDirectory(process.cwd)]
@@ -277,3 +278,8 @@ def _mask(names: tuple[str, ...]) -> int:
 
 def wants_init(spec: Spec) -> bool:
     return spec.annotations.get(ANNOTATION_INIT) == "true"
+
+
+def has_stdin(spec: Spec) -> bool:
+    """Whether a descriptor ``stdin`` goes with the finish steps."""
+    return spec.annotations.get(ANNOTATION_STDIN) == "true"

@@ -22,6 +22,7 @@ from wherry.supervisor.containers.container import Container
 from wherry.supervisor.containers.record import Record
 from wherry.supervisor.containers.request import CreateRequest
 from wherry.supervisor.containers.spec_of import make_spec
+from wherry.supervisor.containers.stdin import Stdin
 from wherry.supervisor.events import Notice
 from wherry.supervisor.memory_watch.memory import Memory
 from wherry.supervisor.processes.children import Child, Children
@@ -32,6 +33,8 @@ from wherry.supervisor.user_lookup import find_user
 _log = logging.getLogger(__name__)
 _REFILL_SECONDS = 0.02
 _LOG_SECONDS = 2
+_GIVEN = (("stdout", "write1"), ("stderr", "write2"), ("stdin", "read0"))
+"""What the first process gets: names in its plan and in ``Starter._connect_output``."""
 
 
 class Starter:
@@ -94,18 +97,22 @@ class Starter:
                     used.callback(os.close, descriptor)
                 unread = undo.enter_context(contextlib.ExitStack())
                 outputs = self._connect_output(container, used, unread)
+                if record.request.stdin:
+                    self._connect_input(container, child, outputs, used)
+                    undo.callback(container.close_stdin)
                 states.took_slot(record, child.slot, child.group.path)
                 undo.callback(states.gave_slot_back, record)
                 self._records.save(record)
                 self._hand_over(container, child, outputs, kept)
+                given = {name: outputs[key] for name, key in _GIVEN if key in outputs}
                 message = launch.finish_message(
-                    ["root", "stdout", "stderr", *names],
+                    ["root", *given, *names],
                     plan.finish(directories),
                     list(plan.spec.process.args),
                     list(plan.spec.process.env),
                     wants_init(plan.spec),
                 )
-                await child.finish(message, [root, outputs["write1"], outputs["write2"], *descriptors])
+                await child.finish(message, [root, *given.values(), *descriptors])
             self._capture_output(container, outputs, unread)
             started = await self._wait_executed(container, child)
             undo.pop_all()
@@ -276,9 +283,20 @@ class Starter:
             used.callback(os.close, outputs[f"write{stream}"])
         return outputs
 
+    def _connect_input(
+        self, container: Container, child: Child, outputs: dict[str, int], used: contextlib.ExitStack
+    ) -> None:
+        """A pipe: its read end is ``read0`` and closes with ``used``, its write end is the container's ``stdin``."""
+        outputs["read0"], outputs["write0"] = make_pipe()
+        used.callback(os.close, outputs["read0"])
+        once = container.record.request.stdin_once
+        container.stdin = Stdin(outputs["write0"], once=once, let_go=lambda: self._shims.let_go(child.slot, ["stdin"]))
+
     def _hand_over(self, container: Container, child: Child, outputs: dict[str, int], kept: dict[str, int]) -> None:
         """From here on the next supervisor would find this container in the shim."""
         held = {"stdout": outputs["read1"], "stderr": outputs["read2"], "buffer": outputs["buffer"], **kept}
+        if "write0" in outputs:
+            held["stdin"] = outputs["write0"]
         if child.channel is not None:
             held["channel"] = child.channel.fileno()
         self._shims.claim(child.slot, held, self._memory.alarm_of(container))
