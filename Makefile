@@ -48,11 +48,14 @@ test-kmod-debug: setup ## the kernel module in a kernel with KASAN, lockdep and 
 	@scripts/setup-debian.sh debug
 	@WHERRY_LOADS=100 $(BIN)/pytest tests/vm/debug
 
+test-api: setup-test ## thousands of generated requests to all paths of docker's API, and answers against its swagger (minutes)
+	@WHERRY_EXAMPLES=200 $(BIN)/pytest tests/root/api/test_swagger.py
+
 test-attacks: setup-test ## what a hostile container tries, with and without each defence: prints the table
 	@$(BIN)/pytest -q -m attack tests/unit tests/root
 
-chaos: setup-test ## the log tests with thousands of kills and longer searches, and a thousand containers (hours)
-	@WHERRY_KILLS=3000 WHERRY_CHAOS=1 $(BIN)/pytest tests/unit/logs tests/root/logs/test_truth.py tests/root/logs/test_readers*.py tests/root/supervisor/lifecycle/test_scale.py tests/root/supervisor/lifecycle/test_enforcement_chaos.py
+chaos: setup-test ## the log tests and the model of lives with thousands of kills and longer searches, and a thousand containers (hours)
+	@WHERRY_KILLS=3000 WHERRY_CHAOS=1 $(BIN)/pytest tests/unit/logs tests/unit/supervisor/lifecycle/test_life_model.py tests/root/logs/test_truth.py tests/root/logs/test_readers*.py tests/root/supervisor/lifecycle/test_scale.py tests/root/supervisor/lifecycle/test_enforcement_chaos.py
 
 test-unit: setup ## the tests that need no root
 	@$(BIN)/pytest tests/unit
@@ -133,4 +136,4 @@ $(STAMPS)/rootfs: FORCE
 endif
 
 FORCE:
-.PHONY: help setup setup-test setup-vm demo picture test test-kmod-debug chaos test-unit test-vm test-attacks lint fmt bench bench-kmod wheel lock clean packages FORCE
+.PHONY: help setup setup-test setup-vm demo picture test test-api test-kmod-debug chaos test-unit test-vm test-attacks lint fmt bench bench-kmod wheel lock clean packages FORCE

@@ -23,6 +23,7 @@ from wherry.kernel import descriptors
 from wherry.storage.tar.budget import Limits
 from wherry.supervisor import reload, turns
 from wherry.supervisor.engine import Engine
+from wherry.supervisor.id_ranges import Userns
 from wherry.supervisor.quiet_log import RateLimit
 from wherry.supervisor.reload import Handover
 from wherry.supervisor.signals import Signals
@@ -44,6 +45,7 @@ class Settings(NamedTuple):
     allow_containers: bool
     pids_limit: int | None
     limits: Limits
+    userns: Userns
 
 
 def run_supervisor(  # noqa: PLR0913 (what the command line says, by name)
@@ -57,6 +59,8 @@ def run_supervisor(  # noqa: PLR0913 (what the command line says, by name)
     bpffs: str | None,
     allow_containers: bool,
     pids_limit: int | None,
+    userns: str,
+    userns_range: str,
     disk: dict[str, int],
 ) -> int:
     """Run in the foreground until SIGINT or SIGTERM; returns the exit code, 1 when something of ours lives on.
@@ -64,8 +68,8 @@ def run_supervisor(  # noqa: PLR0913 (what the command line says, by name)
     ``rootfs`` is checked at once and containers are prepared ahead for it; ``prepared`` is how many.
     ``enforcer`` is who holds memory limits, "auto" for the best that works; ``bpffs`` is where they are to be pinned,
     None for nowhere; ``allow_containers`` lets processes of
-    containers connect; ``pids_limit`` is of containers that are created without one, None for no limit; ``disk`` has
-    fields of ``rootfs.Limits``.
+    containers connect; ``pids_limit`` is of containers that are created without one, None for no limit; ``userns``
+    and ``userns_range`` are fields of ``id_ranges.Userns``; ``disk`` has fields of ``rootfs.Limits``.
     """
     # Ignored, as whoever started us may have left it, the kernel would reap our children, and the shim's with the exit
     # codes of containers: waitpid(2).
@@ -77,7 +81,17 @@ def run_supervisor(  # noqa: PLR0913 (what the command line says, by name)
             raise InvalidRequest("the supervisor needs root: namespaces, mounts and control groups are made by it")
         state = StateDirectory(state_dir)
         limits = Limits(**disk)
-        settings = Settings(rootfs, socket_path, prepared, enforcer, bpffs, allow_containers, pids_limit, limits)
+        settings = Settings(
+            rootfs,
+            socket_path,
+            prepared,
+            enforcer,
+            bpffs,
+            allow_containers,
+            pids_limit,
+            limits,
+            Userns(userns, userns_range),
+        )
         handover = reload.taken()
         while True:
             with asyncio.Runner(loop_factory=_make_loop) as runner:
@@ -134,7 +148,7 @@ async def _serve(settings: Settings, state: StateDirectory, handover: Handover |
     # The loop, the log pipeline and the threads that clean up take turns of 5 ms by default: longer than a start.
     sys.setswitchinterval(0.0005)
     names = (settings.socket_path, settings.prepared, settings.enforcer, settings.pids_limit, settings.limits)
-    engine = Engine(state, *names, settings.bpffs)
+    engine = Engine(state, *names, settings.bpffs, settings.userns)
     signals = Signals(lambda: _described(engine))
     if handover is not None:
         state.take_lock(handover.lock)

@@ -56,9 +56,14 @@ ATTACKS = {
         "masks and devices are made ahead, from the host's /dev, before the root is in sight",
         "CVE-2025-31133",
     ),
+    "proc-write-redirected": Attack(
+        "links in the image's /proc send what the runtime writes there to another file of the kernel",
+        "all writes to /proc are done in one of our own, before the root is in sight",
+        "CVE-2025-52881",
+    ),
     "kernel-settings": Attack(
-        "root in a container writes to /proc/sys: core_pattern starts programs on the host",
-        "/proc/sys, /proc/sysrq-trigger and others are read-only mounts",
+        "root in a container writes to /proc/sys or /sys: core_pattern starts programs on the host",
+        "/sys, /proc/sys, /proc/sysrq-trigger and others are read-only mounts",
     ),
     "kernel-information": Attack(
         "a container reads the host's keys, timers, firmware in /proc and /sys",
@@ -119,6 +124,19 @@ ATTACKS = {
     "fork-bomb": Attack(
         "a container takes all processes of the machine",
         "2048 processes a container",
+    ),
+    "event-flood": Attack(
+        "a container causes so many events that those of others are forgotten",
+        "a quota for each container and kind, and a share of the history",
+    ),
+    "log-flood": Attack(
+        "a container fills the disk with what it writes",
+        "rotation by size and number, on unless who starts it says otherwise",
+    ),
+    "environment-wildcard": Attack(
+        "a pattern among a container's variables brings it those of the engine",
+        "names are taken as they are; nothing of the supervisor's environment is handed on",
+        "CVE-2026-57231",
     ),
     "engine-socket": Attack(
         "a container that was given the engine's socket starts another one on the host's root",

@@ -28,9 +28,10 @@ def taken_out(*_arguments: object, **_options: object) -> None:
 def in_shim(code: str) -> str:
     """A prelude that has the supervisor's shim, and so every first process, execute ``code`` before its own program."""
     return f"""
-from wherry.supervisor.processes import shimlink
-before, begin, after = shimlink._CODE.partition("from wherry.shim")
-shimlink._CODE = before + {code.replace("{", "{{").replace("}", "}}")!r} + chr(10) + begin + after
+from wherry.supervisor.processes import shim_start
+before, begin, after = shim_start._CODE.partition("from wherry.shim")
+assert begin
+shim_start._CODE = before + {code.replace("{", "{{").replace("}", "}}")!r} + chr(10) + begin + after
 """
 
 

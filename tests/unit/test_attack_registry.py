@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 from tests.attacks import report
 from tests.attacks.registry import ATTACKS, BLOCKED, UNDEFENDED, Shown, mounted, table
+from tests.root.patched import in_shim
 
 DOCUMENT = Path(__file__).parents[2] / "docs/security.md"
 
@@ -61,3 +64,9 @@ def test_the_report_says_what_was_shown(
 ) -> None:
     monkeypatch.setattr(report, "_outcomes", {"keys": outcomes})
     assert [" ".join(each.split()) for each in report.lines()] == [line]
+
+
+def test_a_defence_of_the_shim_can_be_taken_out() -> None:
+    """By the program as it is: else an attack would wait for a supervisor that does not start."""
+    prelude = in_shim("defences = {}") + "exec(shim_start._CODE.format(path='/').partition('from wherry.shim')[0])\n"
+    subprocess.run([sys.executable, "-c", f"{prelude}assert defences == {{}}"], check=True)

@@ -26,6 +26,9 @@ class Engine(Protocol):
     pids_limit: int | None
     """Of containers that are created without one; None is no limit."""
 
+    userns: str
+    """Likewise, as ``CreateRequest.userns``."""
+
     async def create(self, name: str | None, request: CreateRequest) -> Record: ...
 
     async def start(self, ref: str) -> Record | None:

@@ -13,6 +13,8 @@ others, ``cpu_shares`` (2 to 262144, 1024 is nice 0) another scale of the same; 
 one); ``cpuset_cpus`` lists them ("0-3,7"); ``sched_policy`` is other, batch, idle, fifo:N or rr:N; ``io_weight`` is 10
 to 1000.
 
+``userns`` is "host", "auto", "keep-id" or "UID:GID:SIZE"; None is the supervisor's default.
+
 ``security_opt`` is docker's: "seccomp=FILE", a profile in JSON that is read here, or "seccomp=unconfined".
 
 ``log_mode`` says what gives way when the log's buffer, of ``log_buffer_bytes``, is full: the container, which waits
@@ -79,6 +81,7 @@ if TYPE_CHECKING:
         volumes: Sequence[StrPath] | None
         tmpfs: Mapping[str, str] | None
         network: Literal["none", "host"] | None
+        userns: str | None
         pids_limit: int | None
         cpus: float | None
         cpu_shares: int | None
@@ -163,6 +166,7 @@ OPTIONS: dict[str, tuple[str, str, Check]] = {
     "volumes": (_HOST, "Binds", _volumes),
     "tmpfs": (_HOST, "Tmpfs", texts),
     "network": (_HOST, "NetworkMode", text),
+    "userns": (_HOST, "UsernsMode", text),
     "pids_limit": (_HOST, "PidsLimit", whole),
     "cpus": (_HOST, "NanoCpus", _nano_cpus),
     "cpu_shares": (_HOST, "CpuShares", _from_zero),

@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
+from wherry.kernel import cgroup_freezer as freezer
 from wherry.kernel import cgroup_trees as trees
 from wherry.kernel.cgroups import Group
 from wherry.kernel.scheduling import format_cpu_list, parse_cpu_list
@@ -96,20 +97,17 @@ _WITH_GROUPS_BELOW: dict[str, Callable[[Group, str, str, str], None]] = {
 
 @contextlib.contextmanager
 def _frozen(group: Group) -> Iterator[None]:
-    """Blocks for up to a second. Without a freezer nothing happens."""
+    """Blocks for up to a second. Without a freezer nothing happens; one that is paused stays so."""
+    if freezer.is_wanted(group):
+        yield
+        return
     try:
         with contextlib.suppress(OSError):
-            group.write("freezer", "freezer.state", "FROZEN")
+            freezer.freeze(group)
             deadline = time.monotonic() + _FREEZE_SECONDS
-            while group.read("freezer", "freezer.state") != "FROZEN" and time.monotonic() < deadline:
+            while not freezer.is_frozen(group) and time.monotonic() < deadline:
                 time.sleep(0.001)
         yield
     finally:
-        release(group)
-
-
-def release(group: Group) -> None:
-    """Let a container go on that a supervisor has frozen for this, and was then killed."""
-    if "freezer" in group.directories:
-        with contextlib.suppress(OSError):
-            group.write("freezer", "freezer.state", "THAWED")
+        with contextlib.suppress(OSError):  # the next supervisor does, should we be killed before
+            freezer.thaw(group)

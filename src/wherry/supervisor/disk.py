@@ -121,7 +121,7 @@ class Disk:
                 remove_layer(layer)
 
         if logs:
-            names = {container.record.name for container in self._containers.values()}
+            names = {_log_name(container.record) for container in self._containers.values()}
             await asyncio.to_thread(_remove_logs_of_others, self._state.logs, names)
         with contextlib.suppress(Conflict):
             await asyncio.to_thread(clear)
@@ -172,7 +172,9 @@ class Disk:
         logs = _sizes_of_logs(self._state.logs)
         parent = os.open(self._state.layers, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            return [ContainerUsage(each, _layer_size(parent, each.layer), logs.get(each.name, 0)) for each in records]
+            return [
+                ContainerUsage(each, _layer_size(parent, each.layer), logs.get(_log_name(each), 0)) for each in records
+            ]
         finally:
             os.close(parent)
 
@@ -180,6 +182,11 @@ class Disk:
 def _is_idle(container: Container) -> bool:
     """Whether it neither runs nor is being started, and no client of ``run`` still reads its output."""
     return not (container.running or container.lock.locked() or container.held)
+
+
+def _log_name(record: Record) -> str:
+    """What its log is named after: the container's name, unless it was renamed."""
+    return Path(record.log_path).name.removesuffix(".log")
 
 
 def _layer_size(parent: int, layer: str) -> int:
@@ -190,7 +197,7 @@ def _layer_size(parent: int, layer: str) -> int:
 
 
 def _sizes_of_logs(directory: Path) -> dict[str, int]:
-    """Bytes on the disk, by the container's name."""
+    """Bytes on the disk, by ``_log_name``."""
     sizes: dict[str, int] = {}
     with os.scandir(directory) as entries:
         for entry in entries:

@@ -10,12 +10,13 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from signal import SIGKILL
 from typing import Any
 
 import wherry
-from wherry.errors import Conflict, InternalError, NameInUse, NotFound, StartFailed, WherryError
+from wherry.errors import Conflict, InternalError, InvalidRequest, NameInUse, NotFound, StartFailed, WherryError
 from wherry.kernel.libc import describe
 from wherry.logs import Log
 from wherry.supervisor import turns
@@ -28,7 +29,7 @@ from wherry.supervisor.containers.stdin import Stdin
 from wherry.supervisor.containers.usage import Resident
 from wherry.supervisor.disk import Disk
 from wherry.supervisor.events import Events
-from wherry.supervisor.lifecycle import replacing, stopping, updating
+from wherry.supervisor.lifecycle import pausing, replacing, stopping, updating
 from wherry.supervisor.lifespan import Lifespan
 
 _log = logging.getLogger(__name__)
@@ -52,17 +53,26 @@ class Engine(Lifespan):
             raise Conflict("the supervisor is shutting down")
         container_id = secrets.token_hex(32)
         name = name or generate_name(self._names)
-        if name in self._names:
-            other = self._names[name].record
-            hint = f'; "engine rm {name}" frees it' if states.can_remove(other) else ""
-            raise NameInUse(f"name in use: {name} ({other.state}){hint}")
-        path = self._state.log_of(name)
+        self._check_free(name)
+        path = self._log_path(name, container_id)
         record = Record(id=container_id, name=name, request=request, created_ns=time.time_ns(), log_path=str(path))
         container = Container(record, Log(path, container_id, request.log))
         if path.exists():  # of a container that was removed while its supervisor was being killed
             container.log.remove()
         self._containers[container_id] = self._names[name] = container
         return container
+
+    def _check_free(self, name: str) -> None:
+        if name in self._names:
+            other = self._names[name].record
+            hint = f'; "engine rm {name}" frees it' if states.can_remove(other) else ""
+            raise NameInUse(f"name in use: {name} ({other.state}){hint}")
+
+    def _log_path(self, name: str, container_id: str) -> Path:
+        """Named after the container, unless another one that had the name has its log there."""
+        taken = {each.record.log_path for each in self._containers.values()}
+        path = self._state.log_of(name)
+        return path if str(path) not in taken else self._state.log_of(f"{name}.{container_id}")
 
     async def start(self, ref: str) -> Record | None:
         """A copy of the record as it was when the command had been executed; None when it runs already."""
@@ -72,8 +82,7 @@ class Engine(Lifespan):
                 return None
             states.require(states.can_start, container.record)
             self._check_present(container)
-            if container.record.request.auto_remove and container.record.finished_ns:
-                raise Conflict(f"container {container.record.name} has ended and is being removed")
+            _check_stays(container)
             if not container.settled.is_set() and (trouble := container.log.trouble):
                 raise Conflict(f"the log of the last run of {container.record.name} is not written yet: {trouble}")
             await container.settled.wait()
@@ -125,7 +134,7 @@ class Engine(Lifespan):
         container.held = False
         container.released.set()
         container.log.stop_keeping()
-        if container.record.request.auto_remove and not container.running:
+        if container.is_to_go:
             self._forget(container)
 
     async def _start(self, container: Container) -> None:
@@ -174,8 +183,60 @@ class Engine(Lifespan):
         if signal == SIGKILL:
             stopping.kill(container, self._records, self._events)
             return
-        container.send_signal(signal)
-        self._events.tell(container.record, states.signalled(signal))
+        stopping.send(container, self._records, signal, self._events)
+
+    async def restart(self, ref: str, seconds: float | None = None, signal: int | None = None) -> Record:
+        """``stop`` if it runs, and ``start``; a container that would be removed at its end stays. When the start fails
+        it has ended. Returns what ``start`` does, also when somebody else was quicker to start it.
+        """
+        container = self._find(ref)
+        _check_stays(container)
+        with self._staying(container):
+            await self.stop(container.record.id, seconds, signal)
+            record = await self.start(container.record.id) or copy.copy(container.record)
+            self._events.tell(container.record, states.restarted())
+            return record
+
+    @contextlib.contextmanager
+    def _staying(self, container: Container) -> Iterator[None]:
+        """An end meanwhile is no reason for automatic removal; if it has then ended for good, it is removed."""
+        container.restarts += 1
+        try:
+            yield
+        finally:
+            container.restarts -= 1
+            if container.is_to_go and not container.held and not container.lock.locked():
+                self._discard(container)
+
+    async def pause(self, ref: str) -> None:
+        """Returns when all its processes have stopped. Raises Conflict, NotSupported: ``pausing.pause``."""
+        container = self._find(ref)
+        async with container.lock:
+            self._check_present(container)
+            await pausing.pause(container, self._records, self._events)
+
+    async def unpause(self, ref: str) -> None:
+        pausing.unpause(self._find(ref), self._records, self._events)
+
+    async def rename(self, ref: str, name: str) -> None:
+        """In whatever state it is. Its log stays where it is, and its host name until the next start.
+
+        Raises NameInUse, InvalidRequest when it has that name.
+        """
+        container = self._find(ref)
+        record = container.record
+        if name == record.name:
+            raise InvalidRequest(f"{name} is the container's name already")
+        self._check_free(name)
+        before, told = record.name, states.renamed(record, name)
+        try:
+            self._records.save(record)
+        except WherryError:
+            states.renamed(record, before)
+            raise
+        del self._names[before]
+        self._names[name] = container
+        self._events.tell(record, told)
 
     async def update(self, ref: str, changes: Mapping[str, Any]) -> None:
         """Change fields of its request, and what holds it to them: ``updating``."""
@@ -209,6 +270,8 @@ class Engine(Lifespan):
                 await stopping.stop(container, self._records, 0, self._events)
             await stopping.wait_for_start(container, 0)
             async with container.lock:
+                if force and container.removed.is_set():
+                    return  # by itself, when we had ended it
                 self._check_present(container)
                 if states.can_remove(container.record):
                     self._forget(container)
@@ -278,6 +341,11 @@ class Engine(Lifespan):
 
     def _find(self, ref: str) -> Container:
         return find(ref, self._names, self._containers)
+
+
+def _check_stays(container: Container) -> None:
+    if container.is_to_go:
+        raise Conflict(f"container {container.record.name} has ended and is being removed")
 
 
 def _named(error: StartFailed, name: str) -> StartFailed:

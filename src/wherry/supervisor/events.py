@@ -33,6 +33,8 @@ class Action(StrEnum):
     CREATE = "create"
     START = "start"
     KILL = "kill"
+    RENAME = "rename"
+    RESTART = "restart"
     PAUSE = "pause"
     UNPAUSE = "unpause"
     UPDATE = "update"

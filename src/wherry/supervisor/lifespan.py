@@ -10,7 +10,8 @@ import contextlib
 import logging
 import os
 import secrets
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
+from pathlib import Path
 
 from wherry.defaults import PIDS_LIMIT
 from wherry.errors import InvalidRequest, NotFound, WherryError
@@ -28,6 +29,7 @@ from wherry.supervisor.containers.record import Record, State
 from wherry.supervisor.disk import Disk
 from wherry.supervisor.event_log import EventLog
 from wherry.supervisor.events import Events
+from wherry.supervisor.id_ranges import IdRanges, Userns
 from wherry.supervisor.lifecycle import ending, killing, leaving, recovery, stopping
 from wherry.supervisor.lifecycle.starting import Starter
 from wherry.supervisor.lifecycle.takeover import Takeover
@@ -57,9 +59,13 @@ class Lifespan(abc.ABC):
         pids_limit: int | None = PIDS_LIMIT,
         limits: Limits | None = None,
         bpffs: str | None = None,
+        userns: Userns = Userns(),  # noqa: B008 (it does not change)
     ) -> None:
         self.pids_limit = pids_limit
         """Of containers that are created without one."""
+        self.userns = userns.default
+        """Likewise."""
+        self._id_ranges = IdRanges(userns.range, self._all_records)
         self._state = state
         self._socket = socket
         self._spare_count = spares
@@ -123,6 +129,7 @@ class Lifespan(abc.ABC):
             layer_store=self._layers,
             memory=self._memory,
             stage=str(self._state.stage),
+            id_ranges=self._id_ranges,
         )
         self._ender = ending.Ender(
             self._children, self._records, self._pipeline, self._starter, self._events, self._memory
@@ -169,7 +176,7 @@ class Lifespan(abc.ABC):
         if rootfs is not None:
             await self._disk.keep_ready(rootfs)
             self._rootfs = rootfs
-        self._starter.prepare_ahead()
+        self._starter.prepare_ahead(self.userns)
 
     def _make_parent_group(self) -> None:
         group = cgroups.Group(self._layout, self._parent)
@@ -189,7 +196,8 @@ class Lifespan(abc.ABC):
         adopting = []
         lost = []
         for record in records:
-            container = Container(record, Log(self._state.log_of(record.name), record.id, record.request.log))
+            path = self._state.logs / Path(record.log_path).name  # a copied directory has its own
+            container = Container(record, Log(path, record.id, record.request.log))
             self._containers[record.id] = self._names[record.name] = container
             slot = by_name.pop(record.slot, None) if record.slot else None
             if slot is not None and record.state is State.EXITED:
@@ -203,7 +211,9 @@ class Lifespan(abc.ABC):
                 container.log.set_stats(record.log_stats)
                 container.log.finish()
                 container.log_ended.set()
-            if not container.running and slot is None and record.finished_ns and record.request.auto_remove:
+            if slot is None:
+                states.gave_ids_back(record)
+            if container.is_to_go and slot is None:
                 self._background(self.remove(record.id, force=False))  # nobody was there to do it when it ended
         await asyncio.gather(*adopting)
         self._memory.taken_over()
@@ -281,6 +291,9 @@ class Lifespan(abc.ABC):
         container = self._containers.get(container_id)
         return None if container is None else container.record
 
+    def _all_records(self) -> Iterator[Record]:
+        return (container.record for container in self._containers.values())
+
     # What happens by itself.
 
     async def _keep_records(self) -> None:
@@ -299,13 +312,13 @@ class Lifespan(abc.ABC):
 
     async def _watch(self, container: Container, child: Child) -> None:
         await self._ender.book(container, child)
-        if container.record.request.auto_remove and not container.held:
+        if container.is_to_go and not container.held:
             self._forget(container)
         await self._clean_up(container, child)
 
     async def _clean_up(self, container: Container, child: Child) -> None:
         await self._ender.clean_up(container, child)
-        if container.record.request.auto_remove:
+        if container.is_to_go:
             await container.wait_until_released()
             self._forget(container)
             await self._remove_layer(container)

@@ -30,7 +30,10 @@ CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
 
-_SAVE = "INSERT INTO container VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET record = excluded.record"
+_SAVE = """
+INSERT INTO container VALUES (?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET name = excluded.name, record = excluded.record
+"""
 
 
 class Records:

@@ -168,7 +168,8 @@ def test_what_a_container_chose_does_not_reach_a_terminal_as_it_is(
     main = "import sys\nfrom wherry.cli.main import main\nsys.exit(main())"
     (hostile / f"bin/{BELL}").write_text(f"#!/none{BELL}\n")
     (hostile / f"bin/{BELL}").chmod(0o755)
-    words = [["run", "a", str(hostile), f"/bin/{BELL}"], ["ps"], ["run", f"b{BELL}", str(hostile), "/bin/true"]]
+    named = ["run", f"b{BELL}", str(hostile), "/bin/true"]
+    words = [["run", "a", str(hostile), f"/bin/{BELL}"], ["ps"], ["ps", "--format", "{{.Command}}"], named]
     supervisor.client.start("long", str(hostile), ["/bin/sleep", "1000", BELL], labels={"x": BELL})
     for command in words:
         shown = []

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.root.harness import Supervisor
 from tests.root.runtime.unsupervised import Change, Unsupervised, volume, with_capability
 
+from wherry.errors import StartFailed
 from wherry.kernel import mounts, paths
 from wherry.runtime import steps
 from wherry.runtime.steps import Context, Step, codec
@@ -79,6 +81,22 @@ def test_a_mount_point_is_made_inside_whoever_swaps_its_parts(
     assert not race(shared, victim, 3000)
     monkeypatch.setattr(paths, "open_in_root", by_name(shared))
     assert race(shared, victim, 1_000_000)
+
+
+@pytest.mark.attack("mount-point-race", "blocked")
+def test_volumes_of_a_container_stay_in_it_whoever_swaps_their_parts(
+    supervisor: Supervisor, shared: Path, victim: Path, rootfs: Path
+) -> None:
+    """CVE-2021-30465: a volume whose mount point lies in another volume, which somebody changes meanwhile."""
+    volumes = [f"{shared}:/v", f"{victim}:/v/a/deep/new"]
+    started = 0
+    for _ in range(12):
+        try:
+            started += supervisor.client.run(None, str(rootfs), ["/bin/true"], volumes=volumes, rm=True).exit_code == 0
+        except StartFailed:
+            continue  # it was the link at that moment, which leads nowhere inside
+    assert os.listdir(victim) == ["file"]
+    print(f"{started} of 12 started")
 
 
 FOLLOWED = paths.RESOLVE_IN_ROOT
@@ -155,6 +173,33 @@ def without(kind: type) -> Change:
     return lambda plan: [step for step in plan if not isinstance(step, kind)]
 
 
+class WriteLate(steps.AllowPing):
+    """Writes to /proc by its path in the root file system: what runc did."""
+
+    def execute(self, context: Context) -> None:
+        with open("/root/proc/sys/net/ipv4/ping_group_range", "w") as file:
+            file.write("500")
+
+
+@pytest.mark.attack("proc-write-redirected")
+def test_what_the_runtime_writes_to_proc_goes_nowhere_else(
+    unsupervised: Unsupervised, hostile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The image has a /proc of its own, in which the file that the runtime writes is a link to one that it does not."""
+    planted = hostile / "proc/sys/net/ipv4/ping_group_range"
+    planted.parent.mkdir(parents=True, exist_ok=True)
+    planted.symlink_to("/proc/self/oom_score_adj")
+    script = "cat /proc/self/oom_score_adj; cat /proc/sys/net/ipv4/ping_group_range"
+    assert unsupervised.shell(script).lines == ["0", "0\t2147483647"]
+    monkeypatch.setitem(codec._STEPS, "WriteLate", WriteLate)
+
+    def late(plan: list[Step]) -> list[Step]:
+        place = plan.index(steps.MoveStaged("/proc"))
+        return [*plan[:place], WriteLate(), *plan[place:]]
+
+    assert unsupervised.shell(script, finish=late).lines[0] == "500"
+
+
 @pytest.mark.attack("kernel-settings")
 def test_settings_of_the_kernel_are_not_the_containers(unsupervised: Unsupervised) -> None:
     """Only that it could be written to: what is written is what is there."""
@@ -166,6 +211,10 @@ def test_settings_of_the_kernel_are_not_the_containers(unsupervised: Unsupervise
     ended = unsupervised.shell(script)
     assert (ended.stdout, ended.stderr.count("Read-only file system")) == ("end\n", 2), ended
     assert len(unsupervised.shell(script, prepare=without(steps.ProtectStaged)).lines) == 3
+    knob = "/sys/kernel/mm/transparent_hugepage/khugepaged/pages_to_scan"
+    script = f"value=$(cat {knob}); (echo $value >{knob}) 2>/dev/null && echo written; echo end"
+    assert unsupervised.shell(script).lines == ["end"]
+    assert unsupervised.shell(script, prepare=without(steps.ReadOnlyStaged)).lines == ["written", "end"]
 
 
 @pytest.mark.attack("kernel-information")

@@ -186,6 +186,7 @@ class FakeEngine:
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
         self.pids_limit: int | None = 100
+        self.userns = "host"
         self.slow = 0.0  # seconds that create and start take
         self.stop_calls: builtins.list[float | None] = []
         self.stop_signals: builtins.list[int | None] = []

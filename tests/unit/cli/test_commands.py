@@ -428,6 +428,7 @@ def test_supervisor_hands_its_options_over(
     words = ("--debug", "--prepared", "0", "--state-dir", "d", "--socket", "s", "--memory-enforcer", "bpf")
     more: tuple[str, ...] = ("--pin-enforcer", "/sys/fs/bpf")
     more += ("--default-pids-limit", "-1", "--rootfs-limit", "0", "--rootfs-cache", "2g", "--disk-reserve", "100m")
+    more += ("--userns", "auto", "--userns-range", "1:2:65536")
     assert engine("supervisor", "rootfs", *words, *more)[0] == 3
     assert engine("--socket", "unix:///s", "supervisor", "/r")[0] == 3
     usual = {
@@ -437,11 +438,13 @@ def test_supervisor_hands_its_options_over(
         "bpffs": None,
         "allow_containers": False,
         "pids_limit": 2048,
+        "userns": "host",
+        "userns_range": "",
     }
     usual |= {"disk": {}}
     limits = {"unpacked": 0, "entries": 0, "cache": 2 << 30, "reserve": 100 << 20}
     given = usual | {"debug": True, "prepared": 0, "enforcer": "bpf", "bpffs": "/sys/fs/bpf"}
-    given |= {"pids_limit": None, "disk": limits}
+    given |= {"pids_limit": None, "disk": limits, "userns": "auto", "userns_range": "1:2:65536"}
     assert stub.calls == [
         (None, "/run/wherry/engine.sock", "/var/lib/wherry", usual),
         (f"{tmp_path}/rootfs", f"{tmp_path}/s", f"{tmp_path}/d", given),

@@ -23,7 +23,6 @@ WHERRY_CHAOS=1 explores far more.
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -31,15 +30,14 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from tests.exploring import IS_CHAOS, exploration
 from tests.logsteps import BUDGET, STREAMS, Container, Supervisor
 
 from wherry.logs import Hold, LogOptions
 from wherry.logs.options import MODES, Mode
 
-IS_CHAOS = os.environ.get("WHERRY_CHAOS", "") not in {"", "0"}
 HELD_FILES = 2
 SIZES = st.sampled_from([1, 3, 100, 1000, 4096, 5000, 16384])
 
@@ -296,12 +294,4 @@ class LogPipeline(RuleBasedStateMachine):
 pytestmark = pytest.mark.timeout(0 if IS_CHAOS else 300)  # seconds alone, minutes on a machine full of guests
 
 TestLogPipeline = LogPipeline.TestCase
-TestLogPipeline.settings = settings(
-    print_blob=True,
-    database=None,
-    derandomize=not IS_CHAOS,  # the same ones each time in make test
-    max_examples=20_000 if IS_CHAOS else 60,
-    stateful_step_count=200 if IS_CHAOS else 50,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-)
+TestLogPipeline.settings = exploration(60, 50, in_chaos=(20_000, 200))

@@ -255,7 +255,7 @@ def details(record: Record, log: Log) -> dict[str, Any]:
         "AppArmorProfile": "",
         "ExecIDs": None,
         "HostConfig": _host_config(request),
-        "GraphDriver": {"Name": "none" if request.rw_rootfs else "overlayfs", "Data": None},
+        "GraphDriver": {"Name": "none" if request.rw_rootfs else "overlayfs", "Data": {}},
         "Mounts": _mounts(request),
         "Config": _config(record),
         "NetworkSettings": {**_NO_ADDRESSES, "Networks": {request.network: _endpoint(request.network)}},
@@ -328,7 +328,7 @@ def _config(record: Record) -> dict[str, Any]:
         "OnBuild": None,
         "Labels": request.labels,
         "StopSignal": request.stop_signal,
-        "StopTimeout": None if request.stop_seconds is None else round(request.stop_seconds),
+        **({} if request.stop_seconds is None else {"StopTimeout": round(request.stop_seconds)}),
     }
 
 
@@ -356,6 +356,7 @@ def _host_config(request: CreateRequest) -> dict[str, Any]:
         "ReadonlyRootfs": request.read_only,
         "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
         "Tmpfs": request.tmpfs,
+        "UsernsMode": request.userns,
     }
 
 

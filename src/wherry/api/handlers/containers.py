@@ -32,11 +32,11 @@ async def wanted(call: Call) -> tuple[str | None, CreateRequest]:
     name = call.query.text("name").removeprefix("/")
     if name:
         check_name(name)
-    limit = call.engine.pids_limit
+    defaults = (call.engine.pids_limit, call.version, call.engine.userns)
     body = await read_json(call.request)
     if (call.request.content_length or LARGE_BODY) < LARGE_BODY:
-        return name or None, create_request(body, limit, call.version)
-    return name or None, await asyncio.to_thread(create_request, body, limit, call.version)
+        return name or None, create_request(body, *defaults)
+    return name or None, await asyncio.to_thread(create_request, body, *defaults)
 
 
 async def create(call: Call) -> web.StreamResponse:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import errno
 import os
 import resource
 import stat
@@ -22,6 +23,25 @@ class NewSession(NamedTuple):
     def execute(self, context: Context) -> None:
         os.setsid()
         process.join_new_session_keyring()
+
+
+class AwaitIds(NamedTuple):
+    """The parent says by a byte that our new user namespace has its ids. Until then we are nobody there, and when it
+    never says so we end.
+    """
+
+    descriptor: str
+
+    def describe(self) -> str:
+        return "wait for the ids of the user namespace"
+
+    def execute(self, context: Context) -> None:
+        gate = context.descriptors.pop(self.descriptor)
+        try:
+            if os.read(gate, 1) != b"1":
+                raise BrokenPipeError(errno.EPIPE, "the parent has gone")
+        finally:
+            os.close(gate)
 
 
 class SetOomScore(NamedTuple):

@@ -26,11 +26,19 @@ class Container:
         """Nothing is left of the last run: mount, control group, process."""
         self.settled.set()
         self.log_ended = asyncio.Event()
+        self.restarts = 0
+        """Restarts under way: an end in the middle of one is no reason for automatic removal."""
         self.held = False
         """A client of ``run`` still needs its record and its log: automatic removal waits for ``released``."""
         self.released = asyncio.Event()
         self._exit_waiters: set[asyncio.Future[End]] = set()
         self.removed = asyncio.Event()
+
+    @property
+    def is_to_go(self) -> bool:
+        """Whether it is, or was just now, removed because it has ended."""
+        record = self.record
+        return record.request.auto_remove and record.finished_ns != 0 and not record.is_live and not self.restarts
 
     def log_ended_in_thread(self) -> Callable[[], None]:
         """What the log pipeline is to call, in a thread of its own, at the end of the log."""

@@ -20,6 +20,7 @@ from wherry.kernel.scheduling import parse_cpu_list
 from wherry.logs.options import BUFFER_MAX, BUFFER_MIN, FILE_MIN, MODES, LogOptions
 from wherry.runtime.signals import signal_number
 from wherry.runtime.spec import ANNOTATION_PREFIX
+from wherry.supervisor.containers import userns
 from wherry.supervisor.containers.bounds import check_sizes
 
 _HOST_NAME = re.compile(r"[a-zA-Z0-9_.-]+")
@@ -70,6 +71,7 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     ``memory_swap_bytes`` is memory and swap together, -1 for any amount, None for twice the memory;
     ``nice`` (of the container), ``cpu_shares`` and ``sched_policy`` "idle" each set the container's weight against
     others, so that one excludes the rest; ``sched_policy`` is other, batch, idle, fifo:N or rr:N, "" is other;
+    ``userns`` is host, auto, keep-id or UID:GID:SIZE;
     ``seccomp`` is a profile in docker's JSON, "" for the default one, "unconfined" for none;
     ``stop_seconds`` is how long stop waits before it kills, negative for ever (docker's -1), None when nobody has said;
     ``annotations`` go into the container's OCI spec, beside ours;
@@ -91,6 +93,7 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     volumes: tuple[Volume, ...] = ()
     tmpfs: dict[str, str] = {}
     network: str = "none"
+    userns: str = userns.HOST
     pids_limit: int | None = None
     cpus: float | None = None
     soft_bytes: int | None = None
@@ -369,6 +372,7 @@ def _check_identity(request: CreateRequest) -> None:
         raise InvalidRequest(f"invalid user: {quoted(request.user)}")
     if request.network not in ("none", "host"):
         raise InvalidRequest(f"invalid network: {quoted(request.network)}: only none and host exist")
+    userns.check(request.userns, request.user, request.network)
 
 
 def _check_log(log: LogOptions) -> None:

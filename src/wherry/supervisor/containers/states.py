@@ -1,12 +1,13 @@
 """The life of a container: what can be done in which state, and what changes its record. Nothing else changes one
 (``tests/unit/test_import_rules.py``).
 
-      start        end
-    created -> running -> exited -> running -> ...
-                 |  ^       ^
-           pause |  | unpause
-                 v  |       | end
-                paused -----+
+              start        end
+    +-> created -> running ---> exited --+
+    |              |    ^         ^      | start
+    |        pause |    | unpause |      |
+    |              v    |         |      |
+    |              paused --------+      |
+    +------------------------------------+
 
 ``can_...`` are the guards; ``require`` turns one into the Conflict that says why not. The rest are transitions: called
 when it has happened, they change the record and return what is to be told of it. Save the record in between: what is
@@ -21,6 +22,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from wherry.errors import Conflict, InternalError, WherryError
+from wherry.kernel.id_maps import IdMap
 from wherry.logs import BufferStats
 from wherry.runtime.exit_status import ExitStatus
 from wherry.supervisor.containers.cause import MemoryEvidence, decide
@@ -99,7 +101,10 @@ def created() -> Notice:
 
 
 def begin(record: Record) -> None:
-    """A start: forget how an earlier run ended."""
+    """A start: forget how an earlier run ended. It has not been started then: an exited one with a slot of the shim is
+    to the next supervisor one whose log is not written yet.
+    """
+    _move(record, _ENDED, State.CREATED)
     record.reason, record.error = Reason.NONE, ""
     record.exit_code = record.signal = None
     record.peak_memory_bytes = record.peak_pids = record.peak_rss_bytes = None
@@ -200,6 +205,10 @@ def stopped() -> Notice:
     return Notice(Action.STOP)
 
 
+def restarted() -> Notice:
+    return Notice(Action.RESTART)
+
+
 def removed() -> Notice:
     return Notice(Action.DESTROY)
 
@@ -215,6 +224,11 @@ def signalled(number: int) -> Notice:
     return Notice(Action.KILL, {"signal": str(int(number))})
 
 
+def renamed(record: Record, name: str) -> Notice:
+    before, record.name = record.name, name
+    return Notice(Action.RENAME, {"oldName": f"/{before}"})
+
+
 def updated(record: Record, request: CreateRequest, changes: Mapping[str, object]) -> Notice:
     record.request = request
     shown = {name: "unlimited" if value is None else str(value) for name, value in changes.items()}
@@ -227,6 +241,14 @@ def took_slot(record: Record, slot: str, cgroup: str) -> None:
 
 def gave_slot_back(record: Record) -> None:
     record.slot = record.cgroup = ""
+
+
+def took_ids(record: Record, id_map: IdMap) -> None:
+    record.id_map = id_map
+
+
+def gave_ids_back(record: Record) -> None:
+    record.id_map = None
 
 
 def took_layer(record: Record, layer: str) -> None:

@@ -14,7 +14,7 @@ from wherry.supervisor.containers.container import Container
 from wherry.supervisor.containers.record import End
 from wherry.supervisor.containers.request import CreateRequest
 from wherry.supervisor.events import Events
-from wherry.supervisor.lifecycle import killing
+from wherry.supervisor.lifecycle import killing, pausing
 from wherry.supervisor.records import Records
 
 
@@ -22,7 +22,7 @@ async def stop(
     container: Container, records: Records, seconds: float | None, events: Events, with_signal: int | None = None
 ) -> None:
     """``with_signal`` (None: the container's stop signal), SIGKILL after ``seconds``; negative waits for ever, None is
-    what the container was made with. Returns when the end is booked.
+    what the container was made with. Returns when the end is booked. One that is paused goes on with the signal.
 
     When nobody has asked for a time, and the first process has made no arrangement for the signal, the kernel drops it
     (the process is pid 1 of its namespace), and waiting would be waste: it is killed at once.
@@ -38,6 +38,7 @@ async def stop(
     if number != signal.SIGKILL and (asked is not None or await asyncio.to_thread(_minds, record.pid, number)):
         container.send_signal(number)
         events.tell(record, states.signalled(number))
+        pausing.let_go(container, records, events)
         wait = defaults.STOP_SECONDS if asked is None else asked
         await asyncio.wait([ended], timeout=None if wait < 0 else wait)
     if not ended.done():
@@ -55,9 +56,19 @@ def kill(container: Container, records: Records, events: Events) -> None:
     record = container.record
     if container.child is not None:
         killing.kill(container.child)
+        if states.can_unpause(record):
+            pausing.thaw(container.child)
     told = states.killed(record)
     records.keep(record)  # the next supervisor goes on with it
     events.tell(record, states.signalled(signal.SIGKILL), *told)
+
+
+def send(container: Container, records: Records, number: int, events: Events) -> None:
+    """Another signal than SIGKILL. One that is paused gets it when it goes on, which its stop signal makes it do."""
+    container.send_signal(number)
+    events.tell(container.record, states.signalled(number))
+    if number == signal_number(container.record.request.stop_signal):
+        pausing.let_go(container, records, events)
 
 
 async def _wait_for_end(container: Container, ended: asyncio.Future[End]) -> None:

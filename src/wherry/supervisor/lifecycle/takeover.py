@@ -9,12 +9,11 @@ import os
 from wherry.errors import WherryError
 from wherry.kernel import cgroups
 from wherry.logs import Pipeline
-from wherry.runtime import nested_limits
 from wherry.supervisor.containers import states
 from wherry.supervisor.containers.container import Container
 from wherry.supervisor.containers.stdin import Stdin
 from wherry.supervisor.events import Notice
-from wherry.supervisor.lifecycle import recovery
+from wherry.supervisor.lifecycle import pausing, recovery
 from wherry.supervisor.lifecycle.starting import Starter
 from wherry.supervisor.memory_watch.memory import Memory
 from wherry.supervisor.processes.children import Child, Children
@@ -58,7 +57,7 @@ class Takeover:
     async def adopt(self, container: Container, held: HeldSlot) -> Child:
         """One that runs, or whose end nobody has booked yet."""
         child = self._child(held, container.record.cgroup)
-        nested_limits.release(child.group)
+        pausing.restore(container.record, child)
         self._adopt_memory(container, child, held)
         self._adopt_stdin(container, held)
         self._capture_again(container, held)

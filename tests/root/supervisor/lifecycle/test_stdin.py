@@ -10,7 +10,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 from tests.patience import PATIENCE
@@ -229,9 +229,12 @@ def test_started_again_it_has_an_input_again(supervisor: Supervisor, rootfs: Pat
     assert supervisor.client.attach("alpha", input="second").stdout == b"second"
 
 
-def test_of_another_user(supervisor: Supervisor, rootfs: Path) -> None:
+@pytest.mark.parametrize("userns", [None, "auto"])
+def test_of_another_user(supervisor: Supervisor, rootfs: Path, userns: str | None) -> None:
+    """/dev/stdin opens the pipe anew, which is its own."""
     command = ["/bin/sh", "-c", "cat /dev/stdin; id -u"]
-    assert supervisor.client.run(None, rootfs, command, input="mine\n", user="1000", rm=True).stdout == b"mine\n1000\n"
+    options: dict[str, Any] = {"user": "1000", "userns": userns, "rm": True}
+    assert supervisor.client.run(None, rootfs, command, input="mine\n", **options).stdout == b"mine\n1000\n"
 
 
 def test_a_start_that_fails_leaves_nothing(supervisor: Supervisor, rootfs: Path) -> None:

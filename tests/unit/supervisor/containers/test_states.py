@@ -113,6 +113,8 @@ IMPOSSIBLE: dict[str, tuple[str, Callable[[Record], object]]] = {
     "run what runs": ("running", lambda record: states.about_to_run(record, 1)),
     "run what is paused": ("paused", lambda record: states.about_to_run(record, 1)),
     "start twice": ("running", lambda record: states.started(record, copy.copy(record))),
+    "begin what runs": ("running", states.begin),
+    "begin what is paused": ("paused", states.begin),
     "fail to start what runs": ("running", lambda record: states.start_failed(record, CommandNotFound())),
     "pause twice": ("paused", states.paused),
     "pause what has ended": ("exited", states.paused),
@@ -210,7 +212,7 @@ def test_starting_again_forgets_the_last_run() -> None:
     assert not record.being_killed
     states.begin(record)
     again = copy.copy(record)
-    again.started_ns, again.state, again.cgroup = 0, State.CREATED, ""
+    again.started_ns, again.cgroup = 0, ""
     assert again == fresh()
 
 
