@@ -229,7 +229,7 @@ def test_started_again_it_has_an_input_again(supervisor: Supervisor, rootfs: Pat
     assert supervisor.client.attach("alpha", input="second").stdout == b"second"
 
 
-@pytest.mark.parametrize("userns", [None, "auto"])
+@pytest.mark.parametrize("userns", [None, "100000:100000:65536"])
 def test_of_another_user(supervisor: Supervisor, rootfs: Path, userns: str | None) -> None:
     """/dev/stdin opens the pipe anew, which is its own."""
     command = ["/bin/sh", "-c", "cat /dev/stdin; id -u"]
