@@ -24,6 +24,7 @@ from wherry.storage.tar.budget import Limits
 from wherry.supervisor import reload, turns
 from wherry.supervisor.engine import Engine
 from wherry.supervisor.id_ranges import Userns
+from wherry.supervisor.log_lines import LineFormatter
 from wherry.supervisor.quiet_log import RateLimit
 from wherry.supervisor.reload import Handover
 from wherry.supervisor.signals import Signals
@@ -123,7 +124,7 @@ def _configure_logging(debug: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     # journald adds the time itself.
     form = "%(levelname)s %(message)s" if "JOURNAL_STREAM" in os.environ else "%(asctime)s %(levelname)s %(message)s"
-    handler.setFormatter(logging.Formatter(form))
+    handler.setFormatter(LineFormatter(form))
     handler.addFilter(RateLimit())
     root = logging.getLogger("wherry")
     root.addHandler(handler)

@@ -104,6 +104,13 @@ def from_wire(code: str, message: str) -> WherryError:
     return _BY_CODE.get(code, InternalError)(message)
 
 
+def printable(text: str) -> str:
+    """``text`` on one line, with what is not printable (controls, bidi marks, lone surrogates) as ``\\x1b``."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
 def quoted(text: str) -> str:
     """``text`` fit for a one-line message: quoted, control characters escaped, cut after 80 characters."""
     return repr(text if len(text) <= 80 else text[:77] + "...")

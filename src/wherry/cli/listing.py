@@ -20,11 +20,12 @@ a terminal is never cut.
 
 FORMATS = """
 --format table      columns (default)
---format json       one array of objects with these keys, which stay; sizes in bytes, times RFC 3339 in UTC, null for
-                    what there is not: {keys}
+--format json       one JSON object a line with these keys, which stay; sizes in bytes, times RFC 3339 in UTC, null
+                    for what there is not: {keys}
 --format TEMPLATE   one line for each container; "table TEMPLATE" puts a header above. Fields:
                     {fields}
-                    {{{{json .}}}} and {{{{json .Field}}}} give JSON, \\t and \\n a tab and a new line:
+                    {{{{json .}}}} and {{{{json .Field}}}} give JSON, \\t and \\n a tab and a new line; {{{{if}}}},
+                    {{{{range}}}}, {{{{printf}}}} and docker's other functions: engine inspect --help
                     engine ps --format '{{{{.Name}}}}\\t{{{{.State}}}}'
 """
 
@@ -166,7 +167,7 @@ def _rendered(args: Namespace, containers: list[Container]) -> str:
     from wherry.cli import template  # noqa: PLC0415
 
     if args.format == "json":
-        return template.safe_json([each.as_dict() for each in containers], indent=2) + "\n"
+        return "".join(template.safe_json(each.as_dict()) + "\n" for each in containers)
     return template.render(args.format, containers, FIELDS, _HEADERS)
 
 

@@ -153,6 +153,7 @@ def test_read_only_volumes_stay_so(unsupervised: Unsupervised, volume: Path) -> 
     assert not list(volume.iterdir())
 
 
+@pytest.mark.attack("root-of-the-host")
 @pytest.mark.parametrize("mapped", [True, False])
 def test_what_belongs_to_ids_that_there_are_not(unsupervised: Unsupervised, volume: Path, mapped: bool) -> None:
     """Root inside sees nobody's file, and can neither read, take nor remove it. Without ids of its own it does all of
@@ -169,6 +170,7 @@ def test_what_belongs_to_ids_that_there_are_not(unsupervised: Unsupervised, volu
         assert refused in ended.stderr
 
 
+@pytest.mark.attack("root-of-the-host")
 @pytest.mark.parametrize("mapped", [True, False])
 def test_what_capabilities_are_good_for(unsupervised: Unsupervised, volume: Path, mapped: bool) -> None:
     """Somebody who has got all of them: nothing on the host. Without ids of its own he makes himself a disk."""
@@ -344,6 +346,7 @@ def test_a_parent_that_dies_before_it_has_given_ids(unsupervised: Unsupervised) 
     assert unsupervised.apart(spawn) == init.EXIT_SETUP
 
 
+@pytest.mark.attack("keys")
 @pytest.mark.parametrize("mapped", [True, False])
 def test_keys_of_the_host_s_root(unsupervised: Unsupervised, mapped: bool) -> None:
     """Without a filter they are in reach of root in the host's user namespace alone."""

@@ -350,6 +350,34 @@ Memory:           3.0 GiB
 """
 
 
+def test_inspect_by_a_template(fake: FakeSupervisor, engine: Engine) -> None:
+    fake.on("GET", "/containers/a/json", reply({"Id": "1", "State": {"Pid": 5}, "Args": ["x", "\x1b"]}))
+    fake.on("GET", "/containers/b/json", reply({"Id": "2", "State": {"Pid": 6}, "Args": []}))
+    text = "{{.State.Pid}} {{range .Args}}<{{.}}>{{end}}"
+    assert engine("inspect", "-f", text, "a", "b") == (0, "5 <x><\\x1b>\n6 \n", "")
+    lines = engine("inspect", "--format", "json", "a", "b")[1].splitlines()
+    assert [json.loads(line)["Id"] for line in lines] == ["1", "2"]
+    code, out, err = engine("inspect", "-f", "{{.Nope}}", "a")
+    assert (code, out) == (1, "")
+    assert err == "engine: template: no field .Nope; there are .Id, .State, .Args\n"
+    fake.requests.clear()
+    code, _, err = engine("inspect", "-f", "{{.Id", "a")
+    assert (code, fake.requests) == (2, [])
+    assert "'{{' has no counterpart" in err
+
+
+def test_one_line_of_json_and_templates_everywhere(fake: FakeSupervisor, engine: Engine) -> None:
+    fake.on("GET", "/info", reply(INFO))
+    assert engine("info", "--format", "json")[1].count("\n") == 1
+    assert engine("info", "--format", "{{.NCPU}} {{len .Wherry}}")[1].startswith(f"{INFO['NCPU']} ")
+    fake.on("GET", "/version", reply({"Version": "9"}))
+    assert engine("version", "--format", "{{.Server.Version}}")[1] == "9\n"
+    code, out, _ = engine("doctor", "--format", "{{.State}} {{.Subject}}")
+    assert (code in (0, 1), out.splitlines()[0].partition(" ")[0] in ("ok", "warning", "problem")) == (True, True)
+    finding = json.loads(engine("doctor", "--format", "json")[1].splitlines()[0])
+    assert [*finding] == ["State", "Subject", "Found", "Fix"]
+
+
 def test_info_is_for_people_or_json(fake: FakeSupervisor, engine: Engine) -> None:
     fake.on("GET", "/info", reply(INFO))
     assert engine("info") == (0, INFO_TEXT, "")

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from tests.patience import PATIENCE
 from tests.unit.fake_supervisor import FakeSupervisor, entry, reply
 
+from wherry import errors
 from wherry.cli import listing, main, template, terminal
 from wherry.cli.parser import BadValue
 from wherry.client import Container
@@ -107,13 +108,14 @@ def test_quiet_prints_ids(ps: Ps) -> None:
     assert ps("-q", "--no-trunc", containers=containers) == "61" * 32 + "\n" + "62" * 32 + "\n"
 
 
-def test_json_is_one_array_with_the_documented_keys(ps: Ps) -> None:
-    (found,) = json.loads(ps("--format", "json", containers=[ended("a", ExitCode=3, Reason="exited", SoftLimit=5)]))
+def test_json_is_a_line_each_with_the_documented_keys(ps: Ps) -> None:
+    found = json.loads(ps("--format", "json", containers=[ended("a", ExitCode=3, Reason="exited", SoftLimit=5)]))
     assert list(found) == list(Container.__slots__)
     assert (found["exit_code"], found["soft_bytes"], found["pid"]) == (3, 5, None)
     assert found["started"] == "2026-01-31T10:00:01.123456789Z"
     assert found["command"] == ["/bin/sleep", "60"]
-    assert json.loads(ps("--format", "json", containers=[])) == []
+    assert ps("--format", "json", containers=[]) == ""
+    assert len(ps("--format", "json", containers=[entry("a"), entry("b")]).splitlines()) == 2
 
 
 def test_the_help_lists_every_key_and_field(capfd: pytest.CaptureFixture[str]) -> None:
@@ -156,11 +158,13 @@ def test_every_field_has_a_value(ps: Ps, field: str) -> None:
 BAD_TEMPLATES = {
     "{{.Nope}}": "no field .Nope; there are .Name, .ID,",
     "{{.}}": "use {{json .}}",
-    "{{Name}}": "'{{Name}}' is neither",
-    "{{range .}}{{end}}": "'{{range .}}' is neither",
+    "{{Name}}": "no function 'Name'",
+    "{{range .}}{{end}}": "use {{json .}}",
+    "{{if .Name}}": "'{{if .Name}}' has no end",
+    "{{range .Command}}{{$.Nope}}{{end}}": "no field .Nope",
     "{{.Name": "'{{' has no counterpart",
     ".Name}}": "'}}' has no counterpart",
-    "{{}}": "'{{}}' is neither",
+    "{{}}": "'{{}}' is no action",
     "table {{.Nope}}": "no field .Nope",
     "{{json .Nope}}": "no field .Nope",
 }
@@ -181,7 +185,7 @@ def test_a_wrong_template_is_refused_before_anybody_is_asked(
 def test_any_template_is_read_or_refused(text: str) -> None:
     try:
         template.render(text, [Container(entry("a"))], listing.FIELDS, {})
-    except BadValue:
+    except (BadValue, errors.InvalidRequest):
         return
 
 
@@ -212,7 +216,7 @@ def test_json_is_printable_ascii(ps: Ps, words: list[str]) -> None:
     assert shown.isascii()
     assert shown.replace("\n", "").isprintable()
     found = json.loads(shown)
-    assert (found[0] if words[1] == "json" else found)["command"] == ["/bin/sh", HOSTILE]
+    assert found["command"] == ["/bin/sh", HOSTILE]
 
 
 @given(st.text())
@@ -300,8 +304,10 @@ def test_words_of_a_command_are_told_apart(ps: Ps) -> None:
     assert ps("--format", "{{.Command}}", containers=[container]) == "sh -c 'it'\\''s' '' 'a b'\n"
 
 
-@pytest.mark.parametrize("text", ["{{" * 65_000, "}}" * 65_000, "{{ " + "json " * 20_000])
+@pytest.mark.parametrize("text", ["{{" * 5_000, "}}" * 5_000, "{{ " + "json " * 1_999, '{{"' + "a" * 9_000])
 def test_a_long_template_is_read_once(text: str) -> None:
     """Case 24: looking for the end of each of 65,000 braces took minutes."""
     with pytest.raises(BadValue, match="has no counterpart"):
         template.parse(text, {"Name"})
+    with pytest.raises(BadValue, match="the most is 10000"):
+        template.parse(text * 10, {"Name"})
