@@ -13,6 +13,7 @@
     +-- NotKilled           500  a process lives on after SIGKILL; says which, in what state
     +-- InternalError       500  a fault of ours
     +-- Unavailable         (client side only) no supervisor answers on the socket
+    +-- WaitTimeout         (client side only) the container has not ended in the time given to ``wait``; a TimeoutError
 
 A class carries its HTTP status, its wire code (the API sends ``{"message": ..., "code": ...}``) and the exit code of
 ``engine run`` and ``engine start``. Nobody sorts errors by the text of their message.
@@ -90,6 +91,12 @@ class InternalError(WherryError):
 class Unavailable(WherryError):
     code = "unavailable"
     exit_code = 1
+
+
+class WaitTimeout(WherryError, TimeoutError):
+    code = "wait_timeout"
+    exit_code = 124
+    """As timeout(1)."""
 
 
 def _subclasses(cls: type[WherryError]) -> list[type[WherryError]]:

@@ -227,6 +227,7 @@ class Response:
         self._done = [done]
         self.was_closed = False
         """Before its body had been read to the end."""
+        self.set_timeout = connection.set_timeout
         modern, self.status, self.reason = self._final_status(reader)
         self.headers = _fields(reader, "header")
         options = {option.strip().lower() for option in self.headers.get("connection", "").split(",")}
@@ -336,6 +337,10 @@ class Connection:
         except OSError as error:
             return not isinstance(error, BlockingIOError)
         return True
+
+    def set_timeout(self, seconds: float | None) -> None:
+        """For each wait from now on."""
+        self._sock.settimeout(seconds)
 
     def feed(self, given: Input) -> None:
         """Send this while more is received. Raises InvalidRequest for what is no input."""

@@ -45,6 +45,8 @@ from wherry.supervisor.state_directory import StateDirectory
 _log = logging.getLogger(__name__)
 _REMOVALS = 2
 """Layers that are deleted at once: more threads of that kind keep the event loop from the interpreter."""
+_LISTINGS = 2
+"""Runs of ps at once, in threads that others need as well."""
 
 
 class Lifespan(abc.ABC):
@@ -82,6 +84,7 @@ class Lifespan(abc.ABC):
         self._room = room.Room()
         self._rootfs = ""
         self._removing = asyncio.Semaphore(_REMOVALS)
+        self._listing = asyncio.Semaphore(_LISTINGS)
 
     @abc.abstractmethod
     async def stop(self, ref: str, seconds: float | None = None) -> bool: ...

@@ -18,7 +18,7 @@ from tests.patience import PATIENCE
 from tests.root.harness import Traces
 from tests.root.runtime.unsupervised import Unsupervised, namespace_with
 
-from wherry.kernel import libc, mounts, namespaces
+from wherry.kernel import id_maps, libc, mounts, namespaces
 from wherry.kernel.id_maps import IdMap
 from wherry.kernel.process import set_oom_score_adjustment
 from wherry.runtime import init, launch
@@ -32,6 +32,28 @@ pytestmark = pytest.mark.root
 MAP = IdMap.of([[0, 300000, 65536]], [[0, 500000, 65536]])
 OUTSIDE = 70000
 """No id inside."""
+
+
+@pytest.fixture
+def rootfs(rootfs: Path, tmp_path: Path) -> Path:
+    """On a file system that can map ids, which a guest's initramfs cannot."""
+
+    def can_be_mapped() -> bool:
+        with namespace_with(MAP) as namespace:
+            tree = mounts.clone_tree(str(rootfs))
+            try:
+                id_maps.map_mount(tree, namespace)
+            except OSError:
+                return False
+            finally:
+                os.close(tree)
+        return True
+
+    if in_child(can_be_mapped):
+        return rootfs
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-a", rootfs, copy], check=True, timeout=PATIENCE)
+    return copy
 
 
 @pytest.fixture
@@ -147,6 +169,14 @@ def test_a_mount_below_a_volume_is_mapped_as_well(unsupervised: Unsupervised, vo
     assert unsupervised.apart(run) == ["33"]
 
 
+def test_programs_of_root_in_a_volume(unsupervised: Unsupervised, volume: Path) -> None:
+    """What docs/security.md warns of: on the host they are root's, too. Inside they give nothing."""
+    script = "cp /bin/busybox /v/sh; chmod 4755 /v/sh; grep NoNewPrivs /proc/self/status"
+    assert unsupervised.shell(script, id_map=MAP, **mounted(volume, "ridmap")).lines == ["NoNewPrivs:\t1"]
+    status = (volume / "sh").stat()
+    assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (0, 0o4755)
+
+
 def test_read_only_volumes_stay_so(unsupervised: Unsupervised, volume: Path) -> None:
     ended = unsupervised.shell("echo x >/v/new", id_map=MAP, **mounted(volume, "ridmap", "ro"))
     assert "Read-only file system" in ended.stderr
@@ -196,17 +226,24 @@ def test_what_capabilities_are_good_for(unsupervised: Unsupervised, volume: Path
 CAPABILITIES = 1 << 27 | 1 << 21 | 0xFF  # MKNOD, SYS_ADMIN and those of files
 
 
-def test_no_score_below_that_of_the_container(unsupervised: Unsupervised) -> None:
-    """Whatever its parent has: the shim is at -500."""
+@pytest.mark.parametrize("defended", [True, False])
+def test_no_score_below_that_of_the_container(
+    unsupervised: Unsupervised, monkeypatch: pytest.MonkeyPatch, defended: bool
+) -> None:
+    """Its parent has a lower one, as the shim has, and could hand on the right to it, where it has CAP_SYS_RESOURCE."""
+    if not defended:
+        monkeypatch.setattr(UserNamespace, "give", lambda given, pid: id_maps.write(pid, given.id_map))
 
     def lowest() -> str:
-        with suppress(PermissionError):  # CAP_SYS_RESOURCE; without it nobody can lower anything
+        with suppress(PermissionError):  # CAP_SYS_RESOURCE; without it nobody can lower anything, nor what may be set
             set_oom_score_adjustment(-500)
-        parked = unsupervised.park("/bin/sh", "-c", "echo -1 >/proc/self/oom_score_adj", id_map=MAP)
+        parked = unsupervised.park("/bin/sh", "-c", "echo -1 >/proc/self/oom_score_adj && echo done", id_map=MAP)
         assert parked.wait_ready()
-        return parked.end(parked.finish()).stderr
+        ended = parked.end(parked.finish())
+        has_right = "-500" in Path("/proc/self/oom_score_adj").read_text()
+        return ended.stderr + ended.stdout if defended or has_right else "done"
 
-    assert "Permission denied" in unsupervised.apart(lowest)
+    assert ("Permission denied" if defended else "done") in unsupervised.apart(lowest)
 
 
 @pytest.mark.parametrize("user", ["", "1000:1000"])

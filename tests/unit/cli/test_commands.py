@@ -14,6 +14,7 @@ from types import ModuleType
 
 import pytest
 from tests.patience import PATIENCE
+from tests.unit.cli.conftest import Engine
 from tests.unit.fake_supervisor import (
     FakeSupervisor,
     Handler,
@@ -28,27 +29,6 @@ from tests.unit.fake_supervisor import (
 import wherry
 from wherry.cli import main
 from wherry.errors import Conflict
-
-
-@pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSupervisor]:
-    with FakeSupervisor(tmp_path / "s") as supervisor:
-        monkeypatch.setenv("ENGINE_SOCKET", str(supervisor.path))
-        yield supervisor
-
-
-@pytest.fixture
-def engine(capfd: pytest.CaptureFixture[str]) -> Engine:
-    return Engine(capfd)
-
-
-class Engine:
-    def __init__(self, capture: pytest.CaptureFixture[str]) -> None:
-        self._capture = capture
-
-    def __call__(self, *words: str) -> tuple[int, str, str]:
-        code = main.main(words)
-        return code, *self._capture.readouterr()
 
 
 def unknown(name: str) -> Handler:

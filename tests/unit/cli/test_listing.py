@@ -19,7 +19,7 @@ from tests.patience import PATIENCE
 from tests.unit.fake_supervisor import FakeSupervisor, entry, reply
 
 from wherry import errors
-from wherry.cli import listing, main, template, terminal
+from wherry.cli import listing, main, template, terminal, times
 from wherry.cli.parser import BadValue
 from wherry.client import Container
 
@@ -31,6 +31,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSuperv
     monkeypatch.setenv("TZ", "CET-1")
     monkeypatch.delenv("COLUMNS", raising=False)
     time.tzset()
+    monkeypatch.setattr(listing, "now", lambda: times.parse("2026-01-31T10:05:03Z", 0))
     with FakeSupervisor(tmp_path / "s") as supervisor:
         yield supervisor
     monkeypatch.undo()
@@ -65,10 +66,10 @@ def test_the_table(ps: Ps) -> None:
 
 
 TABLE = """\
-NAME    ID             STATE        PID    STARTED               SOFT MIB   HARD MIB   NICE   COMMAND
-alpha   616c70686161   running      4321   2026-01-31 11:00:01   3          6.2        -5     sh -c 'echo $A; exit 7'
-b       626262626262   exited (7)   -      2026-01-31 11:00:01   -          -          0      /bin/sleep 60
-c       636363636363   created      -      -                     -          -          0      /bin/sleep 60
+NAME    ID             STATE        PID    STARTED         SOFT MIB   HARD MIB   NICE   COMMAND
+alpha   616c70686161   running      4321   5 minutes ago   3          6.2        -5     sh -c 'echo $A; exit 7'
+b       626262626262   exited (7)   -      5 minutes ago   -          -          0      /bin/sleep 60
+c       636363636363   created      -      -               -          -          0      /bin/sleep 60
 """
 
 
@@ -100,6 +101,46 @@ def test_only_the_running_are_asked_for(fake: FakeSupervisor, ps: Ps) -> None:
     for words in ([], ["-a"], ["--running"]):
         ps(*words, containers=[])
     assert [request.query["all"] for request in fake.requests] == ["1", "1", "0"]
+
+
+def test_only_some_are_asked_for(fake: FakeSupervisor, ps: Ps) -> None:
+    for words in (
+        ["--filter", "label=a=b", "-f", "status=exited", "--filter", "label=c"],
+        ["-n", "3"],
+        ["--last", "2", "--running"],
+        ["-l"],
+    ):
+        ps(*words, containers=[])
+    asked = [(r.query["all"], r.query.get("limit"), json.loads(r.query.get("filters", "null"))) for r in fake.requests]
+    assert asked == [
+        ("1", None, {"label": ["a=b", "c"], "status": ["exited"]}),
+        ("1", "3", None),
+        ("0", "2", {"status": ["running", "paused", "restarting"]}),
+        ("1", "1", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("-n 0", "-n/--last: '0' is not a number of containers from 1 up"),
+        ("-n x", "-n/--last: 'x' is not a number of containers from 1 up"),
+        ("--filter name", "-f/--filter: 'name' is not KEY=VALUE"),
+        ("--filter =x", "-f/--filter: '=x' is not KEY=VALUE"),
+    ],
+)
+def test_wrong_choices_are_refused(
+    fake: FakeSupervisor, capfd: pytest.CaptureFixture[str], words: str, message: str
+) -> None:
+    assert main.main(["ps", "--socket", str(fake.path), *words.split()]) == 2
+    assert capfd.readouterr().err.splitlines()[0].endswith(message)
+    assert fake.requests == []
+
+
+def test_the_table_as_it_is_has_exact_times(ps: Ps) -> None:
+    assert "2026-01-31 11:00:01" in ps("--no-trunc", containers=[entry("a")])
+    shown = ps("--format", "{{.Started}}|{{.StartedAgo}}|{{.RunningFor}}", containers=[entry("a")])
+    assert shown == "2026-01-31 11:00:01|5 minutes ago|5 minutes ago\n"
 
 
 def test_quiet_prints_ids(ps: Ps) -> None:
@@ -260,7 +301,7 @@ def test_on_a_terminal_a_line_fits_its_width(fake: FakeSupervisor) -> None:
 
 WIDTHS = {
     150: "NAME ID STATE PID STARTED SOFT MIB HARD MIB NICE COMMAND",
-    127: "NAME ID STATE PID STARTED HARD MIB COMMAND",
+    121: "NAME ID STATE PID STARTED HARD MIB COMMAND",
     110: "NAME ID STATE PID STARTED COMMAND",
     90: "NAME ID STATE PID COMMAND",
     80: "NAME STATE PID COMMAND",

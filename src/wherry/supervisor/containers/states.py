@@ -42,6 +42,10 @@ def can_signal(record: Record) -> bool:
     return record.is_live
 
 
+def can_list_processes(record: Record) -> bool:
+    return record.is_live
+
+
 def can_update_limits(record: Record) -> bool:
     """In its control group; else they hold from its next start on."""
     return record.is_live
