@@ -23,9 +23,7 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import TypeVar
-
-    from wherry.client.feeding import Input
+    from typing import Any, TypeVar
 
     T = TypeVar("T")
     U = TypeVar("U")
@@ -52,8 +50,7 @@ _RECEIVE = 256 * 1024
 _TOKEN = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _HEX = b"0123456789abcdefABCDEF"
 _CONTROLS = bytes([*range(9), *range(10, 32), 127])
-_UPGRADE = b"\r\nUpgrade: tcp"
-"""No body has that: JSON escapes line ends."""
+_UPGRADE = b"\r\nUpgrade: tcp"  # no body has that: JSON escapes line ends
 _IDEMPOTENT = {"GET", "HEAD", "PUT", "DELETE", "OPTIONS"}
 
 
@@ -220,8 +217,7 @@ class Response:
 
     def __init__(self, connection: Connection, method: str, done: Callable[[bool], None], *, upgrade: bool) -> None:
         reader = connection.reader
-        self.feed = connection.feed
-        """After a 101, which says that the stream goes both ways: ``Connection.feed``."""
+        self.feed = connection.feed  # after a 101, which says that the stream goes both ways
         self._upgrade = upgrade
         self.trailers: dict[str, str] = {}
         self._done = [done]
@@ -342,12 +338,11 @@ class Connection:
         """For each wait from now on."""
         self._sock.settimeout(seconds)
 
-    def feed(self, given: Input) -> None:
-        """Send this while more is received. Raises InvalidRequest for what is no input."""
+    def feed(self, given: Any) -> None:
+        """Send this ``Input`` while more is received, for which no time is set. Raises InvalidRequest for any other."""
         from wherry.client.feeding import Feeder  # noqa: PLC0415 (few calls have input)
 
         feeder = Feeder(self._sock, given)
-        self._sock.settimeout(None)
         self.reader.more = lambda: self._use(feeder.receive, _RECEIVE)
 
     def exchange(self, method: str, request: bytes, timeout: float | None, done: Callable[[bool], None]) -> Response:
