@@ -39,8 +39,11 @@ class Capabilities(_Model, frozen=True, kw_only=True):
     ambient: tuple[str, ...] = ()
 
 
+RLIM_INFINITY = 2**64 - 1
+
+
 class Rlimit(_Model, frozen=True, kw_only=True):
-    """``type`` is RLIMIT_NOFILE and so on; setrlimit(2)."""
+    """``type`` is RLIMIT_NOFILE and so on; setrlimit(2). RLIM_INFINITY is no limit."""
 
     type: str
     soft: int
@@ -181,6 +184,7 @@ class Linux(_Model, frozen=True, kw_only=True):
     masked_paths: tuple[str, ...] = ()
     readonly_paths: tuple[str, ...] = ()
     seccomp: Seccomp | None = None
+    sysctl: dict[str, str] = {}
 
 
 class Spec(_Model, frozen=True, kw_only=True):

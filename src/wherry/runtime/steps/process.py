@@ -142,7 +142,9 @@ class SetHostname(NamedTuple):
 
 
 class SetRlimits(NamedTuple):
-    """(resource, soft, hard) each, as numbers of setrlimit(2). Raising a hard limit needs privilege."""
+    """(resource, soft, hard) each, as numbers of setrlimit(2). Raising a hard limit needs privilege. After the last
+    step that opens a file: there may be no descriptor left.
+    """
 
     limits: list[tuple[int, int, int]]
 
@@ -151,7 +153,13 @@ class SetRlimits(NamedTuple):
 
     def execute(self, context: Context) -> None:
         for number, soft, hard in self.limits:
-            resource.setrlimit(number, (soft, hard))
+            try:
+                resource.setrlimit(number, (soft, hard))
+            except ValueError:  # EPERM: no CAP_SYS_RESOURCE, or RLIMIT_NOFILE above fs.nr_open (getrlimit(2))
+                names = (name for name in dir(resource) if name.startswith("RLIMIT_"))
+                name = next((name for name in names if getattr(resource, name) == number), str(number))
+                text = f"{name}: {hard} is more than this host allows"
+                raise call_error(errno.EPERM, "setrlimit", text) from None
 
 
 class SetNice(NamedTuple):

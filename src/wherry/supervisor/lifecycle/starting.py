@@ -264,7 +264,7 @@ class Starter:
 
     async def _plan(self, container: Container, root: int) -> Plan:
         request = container.record.request
-        user = await find_user(root, request.user)
+        user = await find_user(root, request.user, request.group_add)
         if is_large(request):
             return await asyncio.to_thread(self._make_plan, container, user)
         return self._make_plan(container, user)
