@@ -217,15 +217,16 @@ class Supervisor:
         return cgroups.Group(cgroups.detect(), f"{parent.lstrip('/')}/{found[1]}")
 
     def remains(self) -> list[str]:
-        """What there is of containers besides the two that are prepared: records, logs, groups, processes, layers."""
+        """What there is of containers besides those that are prepared: records, logs, groups, processes, layers."""
         info = self.info()
+        prepared = info["spares"]
         groups = cgroups.children(cgroups.detect(), info["cgroup_parent"].lstrip("/"))
         shim = Path(f"/proc/{info['shim_pid']}/task/{info['shim_pid']}/children")
         return [
             *(f"container {entry.name}" for entry in self.client.ps()),
             *(f"log {name}" for name in os.listdir(self.state_dir / "logs")),
-            *(f"group {name}" for name in groups[PREPARED:]),
-            *(f"process {pid}" for pid in shim.read_text().split()[PREPARED:]),
+            *(f"group {name}" for name in groups[prepared:]),
+            *(f"process {pid}" for pid in shim.read_text().split()[prepared:]),
             *(f"layer {name}" for name in os.listdir(self.state_dir / "containers")[PREPARED:]),
         ]
 
