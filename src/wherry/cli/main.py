@@ -18,6 +18,7 @@ COMMANDS = {
     "start": ("starting", "start a container"),
     "run": ("starting", "start a container, pass on its output and wait for it"),
     "exec": ("execing", "execute a command in a container that runs"),
+    "attach": ("attaching", "pass on what a running container writes, and give it input"),
     "ps": ("listing", "list containers"),
     "logs": ("logs", "show what a container has written"),
     "stats": ("stats", "show what containers use"),

@@ -23,6 +23,7 @@ from wherry.runtime.spec import (
     ANNOTATION_INIT,
     ANNOTATION_NAME_FILE,
     ANNOTATION_ROOT_ITSELF,
+    ANNOTATION_STDIN,
     RLIM_INFINITY,
     IdMapping,
     Linux,
@@ -294,7 +295,9 @@ def _finish(spec: Spec, binds: list[Bind], directory_binds: set[str]) -> list[St
     result.append(steps.EnterRoot())
     if spec.hostname or spec.domainname:
         result.append(steps.SetHostname(spec.hostname, spec.domainname))
-    return [*result, *_process_steps(process, bool(spec.linux.uid_mappings)), *filter_of(spec)]
+    stdin = "stdin" if has_stdin(spec) else ""
+    mapped = bool(spec.linux.uid_mappings)
+    return [*result, *_process_steps(process, stdin, mapped), *filter_of(spec)]
 
 
 def filter_of(spec: Spec) -> list[Step]:
@@ -332,9 +335,9 @@ def rlimits_of(process: Process) -> list[Step]:
     return [steps.SetRlimits(_limits(process))] if process.rlimits else []
 
 
-def _process_steps(process: Process, mapped: bool) -> list[Step]:
+def _process_steps(process: Process, stdin: str, mapped: bool) -> list[Step]:
     user = User() if mapped else process.user  # the rest is Plan.favours, and the pipes are its own: Plan.output_owner
-    stdio = steps.SetStdio("stdout", "stderr", user.uid, user.gid)
+    stdio = steps.SetStdio("stdout", "stderr", user.uid, user.gid, stdin)
     scheduling = [] if mapped else scheduling_of(process.scheduler)
     return [*scheduling, stdio, *rlimits_of(process), *identity_of(process)]
 
@@ -398,3 +401,8 @@ def mask_of(names: tuple[str, ...]) -> int:
 
 def wants_init(spec: Spec) -> bool:
     return spec.annotations.get(ANNOTATION_INIT) == "true"
+
+
+def has_stdin(spec: Spec) -> bool:
+    """Whether a descriptor ``stdin`` goes with the finish steps."""
+    return spec.annotations.get(ANNOTATION_STDIN) == "true"

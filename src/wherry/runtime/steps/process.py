@@ -186,23 +186,24 @@ class SetScheduler(NamedTuple):
 
 
 class SetStdio(NamedTuple):
-    """stdin from the container's own /dev/null; stdout and stderr to the named descriptors, which become the user's
-    (runc's habit), or with no name to /dev/null as well.
+    """stdout and stderr to the named descriptors, which become the user's (runc's habit): opened by /dev/stdout, they
+    are files with an owner. So does ``stdin``; a stream without a name is the container's own
+    /dev/null.
     """
 
     stdout: str
     stderr: str
     uid: int
     gid: int
+    stdin: str = ""
 
     def describe(self) -> str:
         return "connect stdio"
 
     def execute(self, context: Context) -> None:
-        _connect_null(0, os.O_RDONLY)
-        for number, name in ((1, self.stdout), (2, self.stderr)):
+        for number, name in ((0, self.stdin), (1, self.stdout), (2, self.stderr)):
             if not name:
-                _connect_null(number, os.O_WRONLY)
+                _connect_null(number, os.O_WRONLY if number else os.O_RDONLY)
                 continue
             source = context.descriptors[name]
             if (self.uid, self.gid) != (0, 0):
