@@ -80,7 +80,7 @@ def test_docker_py(container: Any) -> None:
     assert (code, output) == (0, b"1\n/etc\n5\n")
     code, stream = container.exec_run(["sh", "-c", "for n in 1 2 3; do echo $n; done"], stream=True)
     assert (code, b"".join(stream)) == (None, b"1\n2\n3\n")
-    assert container.exec_run(["touch", "/tmp/detached"], detach=True) == (None, "")
+    assert container.exec_run(["touch", "/tmp/detached"], detach=True).output == ""
     wait_until(lambda: container.exec_run(["test", "-e", "/tmp/detached"]).exit_code == 0)
     code, text = container.exec_run("frobnicate")
     assert (code, b"frobnicate" in text) == (127, True)
