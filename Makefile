@@ -48,6 +48,9 @@ test-kmod-debug: setup ## the kernel module in a kernel with KASAN, lockdep and 
 	@scripts/setup-debian.sh debug
 	@WHERRY_LOADS=100 $(BIN)/pytest tests/vm/debug
 
+test-api: setup-test ## thousands of generated requests to all paths of docker's API, and answers against its swagger (minutes)
+	@WHERRY_EXAMPLES=200 $(BIN)/pytest tests/root/api/test_swagger.py
+
 test-attacks: setup-test ## what a hostile container tries, with and without each defence: prints the table
 	@$(BIN)/pytest -q -m attack tests/unit tests/root
 
@@ -133,4 +136,4 @@ $(STAMPS)/rootfs: FORCE
 endif
 
 FORCE:
-.PHONY: help setup setup-test setup-vm demo picture test test-kmod-debug chaos test-unit test-vm test-attacks lint fmt bench bench-kmod wheel lock clean packages FORCE
+.PHONY: help setup setup-test setup-vm demo picture test test-api test-kmod-debug chaos test-unit test-vm test-attacks lint fmt bench bench-kmod wheel lock clean packages FORCE

@@ -4,6 +4,7 @@
 
 fork+exec   vfork, execve, wait4 of the same static binary: the floor
 wherry      Client.run with default isolation (one HTTP request over the UNIX socket)
+userns      the same with a range of ids of its own (--userns auto), by another supervisor: each prepares its own kind
 crun, runc  `run` of a bundle with runc's default configuration, a memory cgroup, no terminal, the directory as its root
 bwrap       --unshare-all, read-only bind of the same directory: fewer steps, no cgroup, no overlay
 
@@ -30,6 +31,7 @@ from supervised import supervisor
 from wherry import Client
 
 ROOTFS = Path(__file__).resolve().parent.parent / "build" / "rootfs"
+USERNS = ("--userns", "auto", "--userns-range", "2000000:2000000:6553600")
 HYBRID = Path("/sys/fs/cgroup/unified")
 
 
@@ -79,8 +81,8 @@ def run(command: list[str]) -> None:
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
 
 
-def contestants(client: Client, directory: Path) -> dict[str, Callable[[], None]]:
-    found: dict[str, Callable[[], None]] = {"fork+exec": bare, "wherry": Wherry(client)}
+def contestants(client: Client, mapping: Client, directory: Path) -> dict[str, Callable[[], None]]:
+    found: dict[str, Callable[[], None]] = {"fork+exec": bare, "wherry": Wherry(client), "userns": Wherry(mapping)}
     for runtime in ("crun", "runc"):
         if shutil.which(runtime):
             found[runtime] = Bundle(runtime, directory / runtime)
@@ -107,8 +109,12 @@ def main() -> None:
     options = parser.parse_args()
     hide_hybrid_hierarchy()
     print(machine())
-    with tempfile.TemporaryDirectory(prefix="wherry-bench-") as directory, supervisor(ROOTFS) as client:
-        found = contestants(client, Path(directory))
+    with (
+        tempfile.TemporaryDirectory(prefix="wherry-bench-") as directory,
+        supervisor(ROOTFS) as client,
+        supervisor(ROOTFS, *USERNS) as mapping,
+    ):
+        found = contestants(client, mapping, Path(directory))
         reference = "crun" if "crun" in found else "fork+exec"
         for title, rounds, pause in (
             ("one at a time", options.rounds, 0.05),

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that are missing, and only those. Needs root only when something is missing.
 #   scripts/setup-debian.sh base    to build and run the project
-#   scripts/setup-debian.sh test    for the tests and benchmarks: peers to compare with, and a docker client
+#   scripts/setup-debian.sh test    for the tests and benchmarks: peers to compare with, a docker client, docker's swagger
 #   scripts/setup-debian.sh vm      for building the kernel module and testing it in virtual machines
 #   scripts/setup-debian.sh debug   for testing it in a kernel with KASAN and lockdep, which this builds (minutes)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PATH=$PATH:/usr/sbin:/sbin
 tools=build/tools
+swagger=build/docker-api.yaml
 missing=()
 
 die() { echo "setup: $*" >&2; exit 1; }
@@ -80,18 +81,31 @@ update_lists() {
 # Debian 12 ships client and daemon in one package that starts the daemon on installation. Only the client is wanted.
 fetch_docker_client() {
     if command -v docker >/dev/null || [[ -x $tools/docker ]]; then return 0; fi
-    echo "setup: unpacking the docker client of Debian's docker.io into $tools"
-    missing=(docker.io)
+    unpack_file docker.io ./usr/bin/docker "$tools/docker"
+    chmod 755 "$tools/docker"
+}
+
+# docker's description of its API, which the package of its Go sources has: nothing else of them is wanted.
+fetch_docker_api() {
+    [[ -e $swagger ]] || unpack_file golang-github-docker-docker-dev \
+        ./usr/share/gocode/src/github.com/docker/docker/api/swagger.yaml "$swagger"
+}
+
+# unpack_file PACKAGE FILE PLACE: one file of a package that is not to be installed
+unpack_file() {
+    local package=$1 file=$2 place=$3
+    echo "setup: unpacking $(basename "$file") of Debian's $package into $(dirname "$place")"
+    missing=("$package")
     update_lists
     local work
     work=$(mktemp -d)
     # shellcheck disable=SC2064  # the directory's name of now is meant
     trap "rm -rf '$work'" EXIT
-    (cd "$work" && apt-get download -qq -o APT::Sandbox::User=root docker.io)
-    mkdir -p "$tools"
-    dpkg-deb --fsys-tarfile "$work"/docker.io_*.deb | tar -xO ./usr/bin/docker >"$tools/docker.part"
-    chmod 755 "$tools/docker.part"
-    mv "$tools/docker.part" "$tools/docker"
+    (cd "$work" && apt-get download -qq -o APT::Sandbox::User=root "$package")
+    mkdir -p "$(dirname "$place")"
+    dpkg-deb --fsys-tarfile "$work/$package"_*.deb | tar -xO "$file" >"$place.part"
+    rm -rf "$work"
+    mv "$place.part" "$place"
 }
 
 case ${1-} in
@@ -103,6 +117,7 @@ test)
     probe_test
     install_missing
     fetch_docker_client
+    fetch_docker_api
     ;;
 vm)
     probe_vm

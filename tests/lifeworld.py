@@ -314,7 +314,7 @@ class Overlays:
     def __init__(self, *_: object) -> None:
         self._made = World.of_now.layers
 
-    def mount(self, layer: str, rootfs: int) -> tuple[str, int]:
+    def mount(self, layer: str, rootfs: int, _mapping: object) -> tuple[str, int]:
         layer = layer or f"layer{len(self._made)}"
         self._made.add(layer)
         return layer, os.dup(rootfs)
@@ -326,7 +326,7 @@ class Overlays:
         if World.of_now.link is not None:
             self._made.discard(layer)
 
-    async def refill(self) -> None: ...
+    async def refill(self, _wanted: object) -> None: ...
 
     def close(self) -> None: ...
 

@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from wherry.client import Client, Container, LogStream, RunResult, StartedContainer
+    from wherry.client import Client, Container, LogStream, ProcessTable, RunResult, StartedContainer
     from wherry.client.events import Event, EventStream
     from wherry.errors import (
         CommandNotFound,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         RootfsInUse,
         StartFailed,
         Unavailable,
+        WaitTimeout,
         WherryError,
     )
 
@@ -48,17 +49,19 @@ __all__ = [
     "NotFound",
     "NotKilled",
     "NotSupported",
+    "ProcessTable",
     "RootfsInUse",
     "RunResult",
     "StartFailed",
     "StartedContainer",
     "Unavailable",
+    "WaitTimeout",
     "WherryError",
     "__version__",
 ]
 
 _FROM_EVENTS = {"Event", "EventStream"}
-_FROM_CLIENT = {"Client", "Container", "LogStream", "RunResult", "StartedContainer"}
+_FROM_CLIENT = {"Client", "Container", "LogStream", "ProcessTable", "RunResult", "StartedContainer"}
 
 # A type checker that saw __getattr__ would believe in every name.
 if not TYPE_CHECKING:

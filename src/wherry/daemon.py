@@ -23,6 +23,8 @@ from wherry.kernel import descriptors
 from wherry.storage.tar.budget import ArchiveLimits
 from wherry.supervisor import reload, turns
 from wherry.supervisor.engine import Engine
+from wherry.supervisor.id_ranges import Userns
+from wherry.supervisor.log_lines import LineFormatter
 from wherry.supervisor.quiet_log import RateLimit
 from wherry.supervisor.reload import Handover
 from wherry.supervisor.signals import Signals
@@ -44,6 +46,7 @@ class Settings(NamedTuple):
     allow_containers: bool
     pids_limit: int | None
     limits: ArchiveLimits
+    userns: Userns
 
 
 def run_supervisor(  # noqa: PLR0913 (what the command line says, by name)
@@ -57,6 +60,8 @@ def run_supervisor(  # noqa: PLR0913 (what the command line says, by name)
     bpffs: str | None,
     allow_containers: bool,
     pids_limit: int | None,
+    userns: str,
+    userns_range: str,
     disk: dict[str, int],
 ) -> int:
     """Run in the foreground until SIGINT or SIGTERM; returns the exit code, 1 when something of ours lives on.
@@ -64,8 +69,8 @@ def run_supervisor(  # noqa: PLR0913 (what the command line says, by name)
     ``rootfs`` is checked at once and containers are prepared ahead for it; ``prepared`` is how many.
     ``enforcer`` is who holds memory limits, "auto" for the best that works; ``bpffs`` is where they are to be pinned,
     None for nowhere; ``allow_containers`` lets processes of
-    containers connect; ``pids_limit`` is of containers that are created without one, None for no limit; ``disk`` has
-    fields of ``rootfs.Limits``.
+    containers connect; ``pids_limit`` is of containers that are created without one, None for no limit; ``userns``
+    and ``userns_range`` are fields of ``id_ranges.Userns``; ``disk`` has fields of ``rootfs.Limits``.
     """
     # Ignored, as whoever started us may have left it, the kernel would reap our children, and the shim's with the exit
     # codes of containers: waitpid(2).
@@ -77,7 +82,17 @@ def run_supervisor(  # noqa: PLR0913 (what the command line says, by name)
             raise InvalidRequest("the supervisor needs root: namespaces, mounts and control groups are made by it")
         state = StateDirectory(state_dir)
         limits = ArchiveLimits(**disk)
-        settings = Settings(rootfs, socket_path, prepared, enforcer, bpffs, allow_containers, pids_limit, limits)
+        settings = Settings(
+            rootfs,
+            socket_path,
+            prepared,
+            enforcer,
+            bpffs,
+            allow_containers,
+            pids_limit,
+            limits,
+            Userns(userns, userns_range),
+        )
         handover = reload.taken()
         while True:
             with asyncio.Runner(loop_factory=_make_loop) as runner:
@@ -109,7 +124,7 @@ def _configure_logging(debug: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     # journald adds the time itself.
     form = "%(levelname)s %(message)s" if "JOURNAL_STREAM" in os.environ else "%(asctime)s %(levelname)s %(message)s"
-    handler.setFormatter(logging.Formatter(form))
+    handler.setFormatter(LineFormatter(form))
     handler.addFilter(RateLimit())
     root = logging.getLogger("wherry")
     root.addHandler(handler)
@@ -134,7 +149,7 @@ async def _serve(settings: Settings, state: StateDirectory, handover: Handover |
     # The loop, the log pipeline and the threads that clean up take turns of 5 ms by default: longer than a start.
     sys.setswitchinterval(0.0005)
     names = (settings.socket_path, settings.prepared, settings.enforcer, settings.pids_limit, settings.limits)
-    engine = Engine(state, *names, settings.bpffs)
+    engine = Engine(state, *names, settings.bpffs, settings.userns)
     signals = Signals(lambda: _described(engine))
     if handover is not None:
         state.take_lock(handover.lock)

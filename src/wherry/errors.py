@@ -13,6 +13,7 @@
     +-- NotKilled           500  a process lives on after SIGKILL; says which, in what state
     +-- InternalError       500  a fault of ours
     +-- Unavailable         (client side only) no supervisor answers on the socket
+    +-- WaitTimeout         (client side only) the container has not ended in the time given to ``wait``; a TimeoutError
 
 A class carries its HTTP status, its wire code (the API sends ``{"message": ..., "code": ...}``) and the exit code of
 ``engine run`` and ``engine start``. Nobody sorts errors by the text of their message.
@@ -92,6 +93,12 @@ class Unavailable(WherryError):
     exit_code = 1
 
 
+class WaitTimeout(WherryError, TimeoutError):
+    code = "wait_timeout"
+    exit_code = 124
+    """As timeout(1)."""
+
+
 def _subclasses(cls: type[WherryError]) -> list[type[WherryError]]:
     return [cls, *(found for sub in cls.__subclasses__() for found in _subclasses(sub))]
 
@@ -102,6 +109,13 @@ _BY_CODE = {cls.code: cls for cls in _subclasses(WherryError)}
 def from_wire(code: str, message: str) -> WherryError:
     """The error that the API sent as ``code``; an unknown code (a newer supervisor) becomes InternalError."""
     return _BY_CODE.get(code, InternalError)(message)
+
+
+def printable(text: str) -> str:
+    """``text`` on one line, with what is not printable (controls, bidi marks, lone surrogates) as ``\\x1b``."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
 def quoted(text: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 _SOURCES = Path(__file__).parent
 _KEPT = _SOURCES.parents[1] / "build/attacks"
-IN_GUESTS = ("escape", "freeze", "litter")
+IN_GUESTS = ("user_keys", "escape", "freeze", "litter")
 """Those that run in guests as well, which have no compiler: they come with the image."""
 
 

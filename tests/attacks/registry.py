@@ -101,9 +101,13 @@ ATTACKS = {
         "a container reads memory, environment and descriptors of our first process",
         "it is not dumpable until execve",
     ),
+    "root-of-the-host": Attack(
+        "root of a container has got all capabilities, or a file of somebody whom it does not know",
+        "a user namespace (`--userns`): its root is nobody outside, and what it may is its own",
+    ),
     "keys": Attack(
         "a container reads keys of the host's users",
-        "keyctl(2) is refused by the filter; a session keyring of its own",
+        "keyctl(2) is refused by the filter; a session keyring of its own; keys of its own with `--userns`",
     ),
     "system-calls": Attack(
         "io_uring, userfaultfd, perf, bpf, AF_VSOCK, namespaces inside; by the doors of i386 and x32 too",
@@ -151,8 +155,12 @@ ATTACKS = {
         "cumulative limits on space, number and tar data",
     ),
     "terminal-escapes": Attack(
-        "names, commands and errors bring escape sequences that rewrite a terminal",
-        "everything but a container's own output is escaped",
+        "names, commands and errors bring escape sequences that rewrite a terminal, or lines that forge a log",
+        "everything but a container's own output is escaped, in the supervisor's log too",
+    ),
+    "terminal-injected": Attack(
+        "a container types into the terminal of who started it (TIOCSTI)",
+        "a session of its own, so that /dev/tty is nobody's",
     ),
     "state-directory": Attack(
         "another user prepares a part of the state directory as a link to elsewhere",

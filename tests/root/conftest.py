@@ -22,10 +22,9 @@ def rootfs() -> Path:
     return path
 
 
-@pytest.fixture
-def leftovers(tmp_path: Path) -> Iterator[Traces]:
-    """After the test there must be no process, mount, control group or socket of it, when the kernel has cleaned up."""
-    traces = Traces(tmp_path)
+@contextlib.contextmanager
+def traces_of(directory: Path) -> Iterator[Traces]:
+    traces = Traces(directory)
     assert traces.find() == []
     yield traces
     with contextlib.suppress(AssertionError):
@@ -36,10 +35,45 @@ def leftovers(tmp_path: Path) -> Iterator[Traces]:
 
 
 @pytest.fixture
+def leftovers(tmp_path: Path) -> Iterator[Traces]:
+    """After the test there must be no process, mount, control group or socket of it, when the kernel has cleaned up."""
+    with traces_of(tmp_path) as traces:
+        yield traces
+
+
+@pytest.fixture
 def supervisor(tmp_path: Path, rootfs: Path, leftovers: Traces) -> Iterator[Supervisor]:
     """Ready to serve; stopped by SIGTERM after the test, where it must exit with 0 and leave nothing."""
     with Supervisor(tmp_path, rootfs, leftovers).serving() as instance:
         yield instance
+
+
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory, rootfs: Path) -> Iterator[Supervisor]:
+    """The one behind ``shared``."""
+    directory = tmp_path_factory.mktemp("shared")
+    with traces_of(directory) as traces, Supervisor(directory, rootfs, traces).serving() as instance:
+        yield instance
+
+
+@pytest.fixture
+def shared(lasting: Supervisor) -> Iterator[Supervisor]:
+    """A supervisor for all tests of a file that need none of their own: a start takes longer than most of them.
+
+    Each finds it without containers, and after each there must be nothing but what it keeps prepared.
+    """
+    yield lasting
+    for entry in lasting.client.ps():
+        lasting.client.rm(entry.id, force=True)
+    found: list[str] = []
+
+    def is_clean() -> bool:  # while others are prepared for the last template, there is one too many now and then
+        found[:] = lasting.remains()
+        return not found
+
+    with contextlib.suppress(AssertionError):
+        wait_until(is_clean)
+    assert found == []
 
 
 @pytest.fixture

@@ -27,6 +27,8 @@ from wherry.kernel.polling import readable
 REPOSITORY = Path(__file__).parents[2]
 PACKAGES = str(Path(wherry.__file__).parents[1])
 Word = str | Path
+PREPARED = 2
+"""How many containers a supervisor prepares ahead, if it is not told."""
 
 
 def end_group(group: cgroups.Group) -> bool:
@@ -191,7 +193,7 @@ class Supervisor:
 
     def ps(self) -> list[dict[str, Any]]:
         """What ``engine ps --format json`` prints: newest first."""
-        listing: list[dict[str, Any]] = json.loads(self.engine("ps", "--format", "json").stdout)
+        listing: list[dict[str, Any]] = [*map(json.loads, self.engine("ps", "--format", "json").stdout.splitlines())]
         return listing
 
     def info(self) -> dict[str, Any]:
@@ -207,10 +209,24 @@ class Supervisor:
         assert found is not None
         return cgroups.Group(cgroups.detect(), f"{parent.lstrip('/')}/{found[1]}")
 
+    def remains(self) -> list[str]:
+        """What there is of containers besides those that are prepared: records, logs, groups, processes, layers."""
+        info = self.info()
+        prepared = info["spares"]
+        groups = cgroups.children(cgroups.detect(), info["cgroup_parent"].lstrip("/"))
+        shim = Path(f"/proc/{info['shim_pid']}/task/{info['shim_pid']}/children")
+        return [
+            *(f"container {entry.name}" for entry in self.client.ps()),
+            *(f"log {name}" for name in os.listdir(self.state_dir / "logs")),
+            *(f"group {name}" for name in groups[prepared:]),
+            *(f"process {pid}" for pid in shim.read_text().split()[prepared:]),
+            *(f"layer {name}" for name in os.listdir(self.state_dir / "containers")[PREPARED:]),
+        ]
+
     def connections(self) -> int:
         """Sockets that the supervisor holds: its clients, and a few of its own, when all is prepared that will be."""
         assert self.process is not None
-        wait_until(lambda: self.info()["spares"] == 2)  # each has a socket, and they come in the background
+        wait_until(lambda: self.info()["spares"] == PREPARED)  # each has a socket, and they come in the background
         count = 0
         for link in Path(f"/proc/{self.process.pid}/fd").iterdir():
             with contextlib.suppress(FileNotFoundError):

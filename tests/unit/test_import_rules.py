@@ -7,6 +7,7 @@ Read from the syntax trees, so that imports inside functions and under TYPE_CHEC
 from __future__ import annotations
 
 import ast
+import functools
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -101,6 +102,7 @@ def modules(source: Path) -> dict[str, Path]:
     return found
 
 
+@functools.cache
 def imports(source: Path) -> list[Import]:
     known = modules(source)
     return [found for name, path in known.items() for found in _imports_of(name, path, known)]

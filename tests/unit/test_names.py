@@ -28,6 +28,7 @@ SAME = {
     "disk": "the resource, and the requests about it",
     "events": "the resource, and the requests about it",
     "networks": "the resource, and the requests about it",
+    "processes": "those of containers, and the requests about them",
     "memory": "the enforcers, and who has them watch",
     "namefiles": "what is in them, and the steps that put them in place",
     "process": "the facility, and the steps about it",
@@ -42,6 +43,9 @@ TO_MEND = {
     "signals": "their names, and the supervisor's handling",
     "Buffer": "memory with an address, and a container's output",
     "Event": "a crossing, and what clients are told",
+    "Extent": "of ids, and of a log",
+    "Kind": "of memory events, and of parked processes",
+    "Range": "of system call numbers, and of ids",
     "Memory": "a section of the spec, and the watch over limits",
     "Usage": "of memory, and of a whole container",
 }

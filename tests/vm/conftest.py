@@ -30,8 +30,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session")
 def guests(request: pytest.FixtureRequest) -> Iterator[Guests]:
-    """Those that run already; their tests come last, so that they may have the whole machine now."""
+    """Those that run already; their tests come last."""
     running = request.config.stash[_GUESTS]
-    running.take_all_cpus()
     yield running
     running.close()

@@ -5,6 +5,7 @@ A guest's tests run one after the other, and each is a test of its own on the ho
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -89,21 +90,21 @@ class Guests:
 
     def __init__(self, jobs: Iterable[Job], builds: Iterable[str]) -> None:
         self._outcomes: dict[str, Outcome] = {}
+        self._directory = tempfile.TemporaryDirectory(prefix="wherry-guests-", ignore_cleanup_errors=True)
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115  # until close()
         self._process = subprocess.Popen(
             # A test run that is killed leaves no guests.
             [*"setpriv --pdeathsig KILL --".split(), sys.executable, "-m", "tests.vm.work"],
             cwd=kernels.REPOSITORY,
+            env=os.environ | {"TMPDIR": self._directory.name},  # close() leaves it no time to remove what it has made
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._complaints,
             text=True,
         )
-        self._tell(json.dumps([list(jobs), list(builds)]))
-
-    def take_all_cpus(self) -> None:
-        """Nothing else has work for them from now on."""
-        self._tell("all")
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # who asks for an outcome is told
+            print(json.dumps([list(jobs), list(builds)]), file=self._process.stdin, flush=True)
 
     def wait(self, job: Job) -> None:
         """Until it is done. Raises what it raised."""
@@ -117,6 +118,7 @@ class Guests:
         self._process.kill()  # the emulators end with it
         self._process.communicate()
         self._complaints.close()
+        self._directory.cleanup()
 
     def _outcome(self, what: str) -> str:
         assert self._process.stdout is not None
@@ -131,10 +133,3 @@ class Guests:
         if outcome.error:
             raise AssertionError(outcome.error)
         return outcome.said
-
-    def _tell(self, line: str) -> None:
-        assert self._process.stdin is not None
-        try:
-            print(line, file=self._process.stdin, flush=True)
-        except BrokenPipeError:
-            pass  # who asks for an outcome is told

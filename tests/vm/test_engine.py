@@ -40,8 +40,9 @@ CONTRACT = "tests/root/memory/test_contract.py tests/root/memory/test_contract_s
 # What depends on the kernel: the signal, the map that is full, the sums.
 HOSTILE = (
     f"tests/root/memory/test_bpf_hostile.py {LIFECYCLE}/test_enforcement_takeover.py"
-    " -k 'every_process or saves_nobody or limit_dies or leaves_room or slept'"
+    " -k 'every_process or saves_nobody or limit_dies or leaves_room or slept or let_go'"
 )
+USERNS = "tests/root/runtime/test_user_namespaces.py"
 JOBS = {
     "module": Job("amd64", "engine", "tests/vm/inside/test_engine.py"),
     "ends-kmod": Job("amd64", "engine", f"{MATRIX} {UNSEEN} {HUGE_READ} {KERNEL_LOG} {MANY_DESCRIPTORS}", "kmod"),
@@ -51,15 +52,22 @@ JOBS = {
     "ends-bpf-6.12": Job("6.12-amd64", "module", MATRIX, "bpf"),
     "attacks-bpf": Job("amd64", "enforcers", MEMORY_ATTACKS, "bpf"),
     "attacks-cgroup": Job(UML, "attacks", OTHER_ATTACKS, "cgroup"),
-    "stops": Job(UML, "attacks", f"-m 'not host_variant and not docker' {LIFECYCLE}/test_stop_times.py", "cgroup"),
+    "stops": Job(
+        UML,
+        "attacks",
+        f"-m 'not host_variant and not docker' {LIFECYCLE}/test_stop_times.py {LIFECYCLE}/test_pause.py",
+        "cgroup",
+    ),
     "control-groups": Job(UML, "engine", " ".join(CONTROL_GROUPS)),
-    "memory-cgroup": Job("amd64", "enforcers", "tests/root/memory/test_cgroup.py", "cgroup"),
+    "memory-cgroup": Job(UML, "engine", "tests/root/memory/test_cgroup.py", "cgroup"),
     "cpus": Job("amd64", "enforcers", " ".join(CPUS), "cgroup"),
     "hostile-bpf": Job("amd64", "enforcers", HOSTILE),
     "hostile-bpf-rt": Job("rt-amd64", "module", HOSTILE),
     "hostile-bpf-6.12": Job("6.12-amd64", "module", HOSTILE),
     "contract-kmod": Job("amd64", "contract", CONTRACT, "kmod"),
     "contract-cgroup": Job("amd64", "contract", CONTRACT, "cgroup"),
+    "userns": Job(UML, "userns", f"--basetemp=/disk/tests {USERNS}"),
+    "userns-6.12": Job("6.12-amd64", "module", USERNS),
     "soft-limits": Job("amd64", "contract", f"{WATCH}/test_soft_limits.py -k 'not swapping'", "bpf cgroup"),
 }
 

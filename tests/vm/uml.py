@@ -7,6 +7,7 @@ import socket
 import subprocess
 from pathlib import Path
 
+from tests.patience import PATIENCE
 from tests.vm import kernels
 from tests.vm.guest import Guest
 
@@ -15,12 +16,19 @@ KMEMLEAK = "/sys/kernel/debug/kmemleak"
 _COMMAND_LINE = (
     "mem=2048M noreboot quiet loglevel=4 panic=-1 oops=panic log_buf_len=8M con=null con0=null,fd:1 ssl=null"
 )
+_DISK = 256 << 20
 # Notes of who allocated what, but no poison and no red zones of SLUB's own: KASAN sees more.
 _DEBUG_OPTIONS = "slub_debug=U,kmalloc-*"
 
 
 class UmlGuest(Guest):
     """A guest like the others, with the console on its standard output and ttyS1 a socket that it inherits."""
+
+    def _boot_until_ready(self) -> None:
+        """With a disk at /disk: its tmpfs is too old for ID-mapped mounts (Linux 6.3)."""
+        super()._boot_until_ready()
+        if self.kernel == kernels.UML:
+            self.run("mkdir /disk && mount -t ext4 /dev/ubda /disk")
 
     def cpu_seconds(self) -> float:
         """Of all of its processes, each of which is one out here: those of a pid namespace of their own."""
@@ -33,6 +41,10 @@ class UmlGuest(Guest):
         return [pid, *map(int, children)]
 
     def _start(self) -> None:
+        disk = self._directory / "disk"
+        with disk.open("wb") as file:
+            file.truncate(_DISK)
+        subprocess.run(["mke2fs", "-q", "-t", "ext4", disk], check=True, timeout=PATIENCE)
         self._connection, theirs = socket.socketpair()
         with theirs, (self._directory / "console").open("wb") as console, self._said.open("wb") as said:
             self._process = subprocess.Popen(
@@ -46,6 +58,7 @@ class UmlGuest(Guest):
     def _program(self, line: int) -> list[str]:
         """A pid namespace takes all of its processes along."""
         directories = f"uml_dir={self._directory} umid=guest initrd={self._directory}/initrd"
+        directories += f" ubd0={self._directory}/disk"
         return [
             *"setpriv --pdeathsig KILL -- unshare --pid --fork --kill-child --".split(),
             str(kernels.program(self.kernel)),

@@ -1,7 +1,7 @@
 """Boots guests and works on their jobs: the process behind ``jobs.Guests``.
 
-On stdin comes a line with the jobs, as JSON, and later "all", when nothing else has work for the machine; on stdout
-goes a line for each outcome. Until then one CPU is left to others.
+On stdin comes a line with the jobs, as JSON; on stdout goes a line for each outcome. As many guests as there are CPUs
+work at a time, beside the tests of this machine, many of which wait.
 """
 
 from __future__ import annotations
@@ -23,33 +23,28 @@ _printing = threading.Lock()
 
 def main() -> None:
     wanted, builds = json.loads(sys.stdin.readline())
-    cpus = os.cpu_count() or 1
-    slots = threading.Semaphore(max(cpus - 1, 1))
     guests: dict[tuple[str, str], list[Job]] = {}
     for job in (Job(*fields) for fields in wanted):
         guests.setdefault((job.kernel, job.part), []).append(job)
-    pool = ThreadPoolExecutor(cpus)
+    pool = ThreadPoolExecutor(os.cpu_count() or 1)
     for of_one in guests.values():
-        pool.submit(work, of_one, slots)
+        pool.submit(work, of_one)
     for kernel in set(builds) - {kernel for kernel, _ in guests}:
         pool.submit(build, kernel)
-    if sys.stdin.readline() and cpus > 1:
-        slots.release()
     pool.shutdown()
 
 
-def work(jobs: list[Job], slots: threading.Semaphore) -> None:
+def work(jobs: list[Job]) -> None:
     """All of one guest, in one thread: the emulator ends with the thread that has started it."""
     kernel, left = jobs[0].kernel, list(jobs)
     try:
-        with slots:
-            began = time.monotonic()
-            with boot(kernel, build(kernel), jobs[0].cpus) as guest:
-                times = f"boot {time.monotonic() - began:.0f} s, {guest.cpu_seconds():.0f} s of CPU time"
-                while left:
-                    say(left[0].key, *do(left[0], guest, times))
-                    del left[0]
-                    times = ""
+        began = time.monotonic()
+        with boot(kernel, build(kernel), jobs[0].cpus) as guest:
+            times = f"boot {time.monotonic() - began:.0f} s, {guest.cpu_seconds():.0f} s of CPU time"
+            while left:
+                say(left[0].key, *do(left[0], guest, times))
+                del left[0]
+                times = ""
     except BaseException as error:
         for job in left:
             say(job.key, error=f"{type(error).__name__}: {error}")

@@ -6,6 +6,7 @@ import builtins
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from wherry.supervisor.containers.process_list import ProcessList
 from wherry.supervisor.containers.record import End, EngineInfo, Record
 from wherry.supervisor.containers.request import CreateRequest
 from wherry.supervisor.containers.usage import Resident, Usage
@@ -24,6 +25,9 @@ class Engine(Protocol):
 
     pids_limit: int | None
     """Of containers that are created without one; None is no limit."""
+
+    userns: str
+    """Likewise, as ``CreateRequest.userns``."""
 
     async def create(self, name: str | None, request: CreateRequest) -> Record: ...
 
@@ -53,6 +57,19 @@ class Engine(Protocol):
         """
 
     async def kill(self, ref: str, signal: int) -> None: ...
+
+    async def restart(self, ref: str, seconds: float | None = None, signal: int | None = None) -> Record:
+        """As ``stop`` and ``start``; one that does not run is started."""
+
+    async def pause(self, ref: str) -> None: ...
+
+    async def unpause(self, ref: str) -> None: ...
+
+    async def rename(self, ref: str, name: str) -> None:
+        """``name`` has been checked."""
+
+    async def processes(self, ref: str, options: str) -> ProcessList:
+        """``options`` are those of ps."""
 
     async def update(self, ref: str, changes: Mapping[str, Any]) -> None:
         """``changes``: fields of its CreateRequest."""

@@ -36,14 +36,9 @@ _NO_TERMINAL = "there are no terminals yet: nothing has a size"
 _NO_FILES = "files cannot be copied from or to a container yet"
 
 NOT_THERE = {
-    "GET /containers/{id}/top": "the processes of a container cannot be listed yet",
     "GET /containers/{id}/changes": "what a container has changed in its file system cannot be listed yet",
     "GET /containers/{id}/export": "the file system of a container cannot be exported yet",
     "POST /containers/{id}/resize": _NO_TERMINAL,
-    "POST /containers/{id}/restart": "a container cannot be restarted in one call yet: stop it and start it",
-    "POST /containers/{id}/rename": "a container cannot be renamed yet",
-    "POST /containers/{id}/pause": "a container cannot be paused yet",
-    "POST /containers/{id}/unpause": "a container cannot be paused yet",
     "GET /containers/{id}/attach/ws": "a container cannot be attached to over a websocket yet",
     "HEAD /containers/{id}/archive": _NO_FILES,
     "GET /containers/{id}/archive": _NO_FILES,

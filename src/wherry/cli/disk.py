@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from wherry import errors
-from wherry.cli import sizes, template, terminal, times
+from wherry.cli import formats, sizes, terminal, times
 from wherry.cli.logs import moment
 from wherry.client import Client
 
@@ -24,8 +24,8 @@ def add_df(parser: Parser) -> None:
         'RECLAIMABLE is what "engine prune" would free.'
     )
     parser.flag("-v", "--verbose", help="list each archive and each container")
-    about = "json: as the API has it"
-    parser.option("--format", metavar="table|json", choices=["table", "json"], default="table", help=about)
+    parser.epilog = formats.ABOUT
+    formats.add(parser, "table")
     parser.run = df
 
 
@@ -47,8 +47,8 @@ def add_prune(parser: Parser) -> None:
 def df(args: Namespace) -> int:
     with Client(args.socket) as client:
         found = client.df()
-    if args.format == "json":
-        print(template.safe_json(found, indent=4))
+    if args.format != "table":
+        print(formats.rendered(args.format, [found]), end="")
         return 0
     ours = found["Wherry"]
     print(terminal.table([["TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"], *_summary(ours)]))

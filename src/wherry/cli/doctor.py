@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from wherry.cli import formats
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,22 +27,34 @@ class Finding:
         self.found = found
         self.fix = fix
 
+    def as_dict(self) -> dict[str, str]:
+        return {"State": self.state, "Subject": self.subject, "Found": self.found, "Fix": self.fix}
+
 
 def add_doctor(parser: Parser) -> None:
     parser.description = (
         "Look at what this host has of what the supervisor needs, and say how to get the rest.\n"
         "Ends with 1 when something is missing that nothing works without; a warning is no problem."
     )
+    parser.epilog = f"{formats.ABOUT}\n{' ' * 20}keys and fields: State Subject Found Fix"
+    formats.add(parser, "text")
     parser.run = doctor
 
 
-def doctor(_args: Namespace) -> int:
+def doctor(args: Namespace) -> int:
     findings = examine("/")
+    if args.format != "text":
+        print(formats.rendered(args.format, [finding.as_dict() for finding in findings]), end="")
+    else:
+        _print(findings)
+    return 1 if any(finding.state == PROBLEM for finding in findings) else 0
+
+
+def _print(findings: list[Finding]) -> None:
     for finding in findings:
         print(f"{finding.state:8} {finding.subject}: {finding.found}")
         if finding.fix:
             print(f"{'':8} -> {finding.fix}")
-    return 1 if any(finding.state == PROBLEM for finding in findings) else 0
 
 
 def examine(root: str) -> list[Finding]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from wherry.cli import template, terminal, times
+from wherry.cli import filters, formats, terminal, times
 from wherry.cli.parser import BadValue
 from wherry.client import Client
 
@@ -23,11 +23,13 @@ its predecessors of up to 7 days ago among them.
 """
 
 EPILOG = """
-Events: create, start, kill, soft-limit, soft-limit-cleared, memory-pressure, hard-limit, oom, oom-child, die,
-stop, destroy, log-gap, log-error, log-recovered; missed (of no container) when this command read too slowly.
+Events: create, start, kill, pause, unpause, rename, restart, update, soft-limit, soft-limit-cleared,
+memory-pressure, hard-limit, oom, oom-child, die, stop, destroy, log-gap, log-error, log-recovered; missed (of
+no container) when this command read too slowly.
 --filter K=V        container=NAME|ID, event=EVENT, label=KEY[=VALUE], image=ROOTFS, type=container
---format json       one JSON object a line: kind, id, name, wall_ns (since the epoch), monotonic_ns, attributes
---format TEMPLATE   fields: {fields}
+"""
+KEYS = """                    keys: kind, id, name, wall_ns (since the epoch), monotonic_ns, attributes
+                    fields: {fields}
 """
 
 
@@ -52,11 +54,13 @@ FIELDS: dict[str, Callable[[Event], str]] = {
 
 def add_events(parser: Parser) -> None:
     parser.description = DESCRIPTION
-    parser.epilog = EPILOG.format(fields=" ".join(f".{name}" for name in FIELDS))
+    parser.epilog = f"{EPILOG}{formats.ABOUT}\n{KEYS.format(fields=' '.join(f'.{name}' for name in FIELDS))}"
     parser.option("--since", metavar="TIME", type=_time, help="begin with what has happened since TIME")
     parser.option("--until", metavar="TIME", type=_time, help="end at TIME")
-    parser.option("-f", "--filter", metavar="K=V", repeats=True, type=_filter, help="only some events, see below")
-    parser.option("--format", metavar="json|TEMPLATE", type=_format, default="", help="see below")
+    parser.option("-f", "--filter", metavar="K=V", repeats=True, type=filters.pair, help="only some events, see below")
+    parser.option(
+        "--format", metavar="json|TEMPLATE", type=formats.checked(["json"], FIELDS), default="", help="see below"
+    )
     parser.run = show
 
 
@@ -67,36 +71,22 @@ def _time(text: str) -> int:
         raise BadValue(f"{text!r} is no duration, RFC 3339 time, date or UNIX time") from None
 
 
-def _filter(text: str) -> tuple[str, str]:
-    key, _, value = text.partition("=")
-    if not key or not value:
-        raise BadValue(f"{text!r} is not KEY=VALUE")
-    return key, value
-
-
-def _format(text: str) -> str:
-    if text != "json":
-        template.parse(text, FIELDS)
-    return text
-
-
 def show(args: Namespace) -> int:
-    filters: dict[str, list[str]] = {}
-    for key, value in args.filter:
-        filters.setdefault(key, []).append(value)
     with (
         Client(args.socket) as client,
-        client.events(since_ns=args.since, until_ns=args.until, filters=filters) as events,
+        client.events(since_ns=args.since, until_ns=args.until, filters=filters.grouped(args.filter)) as events,
     ):
         for event in events:
             print(_line(event, args.format), end="", flush=True)
     return 0
 
 
-def _line(event: Event, form: str) -> str:
+def _line(event: Event, form: str | None) -> str:
     if form == "json":
-        return template.safe_json(event.as_dict()) + "\n"
+        return formats.rendered(form, [event.as_dict()])
     if form:
+        from wherry.cli import template  # noqa: PLC0415
+
         return template.render(form.removeprefix("table "), [event], FIELDS, {})
     subject = f"container {event.kind} {event.id}" if event.id else f"daemon {event.kind}"
     return terminal.escaped(f"{times.utc(event.wall_ns)} {subject} ({_attributes(event)})") + "\n"

@@ -1,4 +1,4 @@
-"""``engine stop``, ``kill``, ``rm`` and ``wait``."""
+"""``engine stop``, ``restart``, ``pause``, ``unpause``, ``kill``, ``rename``, ``rm`` and ``wait``."""
 
 from __future__ import annotations
 
@@ -32,6 +32,40 @@ def add_stop(parser: Parser) -> None:
     parser.run = stop
 
 
+def add_restart(parser: Parser) -> None:
+    parser.description = (
+        "Stop containers as `engine stop` does, and start them as they were made; those that do not run are started.\n"
+        "Several are restarted at the same time. Prints the name of each."
+    )
+    add_names(parser, many=True)
+    parser.option(
+        "-t", "--time", metavar="S", type=values.stop_seconds, help="seconds from SIGTERM to SIGKILL, -1: no SIGKILL"
+    )
+    parser.run = restart
+
+
+def add_pause(parser: Parser) -> None:
+    parser.description = (
+        "Stop all processes of containers where they are, until `engine unpause`. Signals reach them then; stop,\n"
+        "rm -f and kill (with SIGKILL or their stop signal) let them go on to end them. Prints the name of each."
+    )
+    add_names(parser, many=True, running=True)
+    parser.run = pause
+
+
+def add_unpause(parser: Parser) -> None:
+    parser.description = "Let paused containers go on. Prints the name of each."
+    add_names(parser, many=True, running=True)
+    parser.run = unpause
+
+
+def add_rename(parser: Parser) -> None:
+    parser.description = "Give a container another name. Its log file keeps the old one."
+    add_names(parser, many=False)
+    parser.positional("new_name", metavar="NEW-NAME", help="letters, digits, _ . -")
+    parser.run = rename
+
+
 def add_kill(parser: Parser) -> None:
     parser.description = "Send a signal to the first process of containers. Prints the name of each."
     add_names(parser, many=True, running=True)
@@ -47,8 +81,12 @@ def add_rm(parser: Parser) -> None:
 
 
 def add_wait(parser: Parser) -> None:
-    parser.description = "Wait until containers have ended and print the exit code of each (128+N after signal N)."
+    parser.description = (
+        "Wait until containers have ended and print the exit code of each (128+N after signal N). With --timeout, a\n"
+        "line on stderr says which had not when the time was up, and 124 is the exit code if any had not."
+    )
     add_names(parser, many=True)
+    parser.option("--timeout", metavar="S", type=values.seconds, help="wait no longer than so many seconds")
     parser.run = wait
 
 
@@ -60,36 +98,70 @@ def stop(args: Namespace) -> int:
                 terminal.complain(f"{name} was not running")
             return name
 
-        return for_each(args.names, stop_one, at_once=_AT_ONCE)
+        return for_each(args.names, stop_one, client, at_once=_AT_ONCE)
+
+
+def restart(args: Namespace) -> int:
+    with Client(args.socket) as client:
+        return for_each(args.names, _named(lambda name: client.restart(name, args.time)), client, at_once=_AT_ONCE)
+
+
+def pause(args: Namespace) -> int:
+    with Client(args.socket) as client:
+        return for_each(args.names, _named(client.pause), client)
+
+
+def unpause(args: Namespace) -> int:
+    with Client(args.socket) as client:
+        return for_each(args.names, _named(client.unpause), client)
+
+
+def rename(args: Namespace) -> int:
+    with Client(args.socket) as client:
+        client.rename(args.name, args.new_name)
+    return 0
 
 
 def kill(args: Namespace) -> int:
     with Client(args.socket) as client:
-
-        def kill_one(name: str) -> str:
-            client.kill(name, args.signal)
-            return name
-
-        return for_each(args.names, kill_one)
+        return for_each(args.names, _named(lambda name: client.kill(name, args.signal)), client)
 
 
 def remove(args: Namespace) -> int:
     with Client(args.socket) as client:
+        return for_each(args.names, _named(lambda name: client.rm(name, force=args.force)), client)
 
-        def remove_one(name: str) -> str:
-            client.rm(name, force=args.force)
-            return name
 
-        return for_each(args.names, remove_one)
+def _named(do: Callable[[str], None]) -> Callable[[str], str]:
+    """``do``, with the name as what there is to print."""
+
+    def do_one(name: str) -> str:
+        do(name)
+        return name
+
+    return do_one
 
 
 def wait(args: Namespace) -> int:
+    late = []
     with Client(args.socket) as client:
-        return for_each(args.names, lambda name: str(client.wait(name)))
+
+        def wait_for(name: str) -> str:
+            try:
+                return str(client.wait(name, timeout=args.timeout))
+            except errors.WaitTimeout:
+                late.append(name)
+                raise
+
+        # All at once: one may end, or end again, while we wait for another.
+        code = for_each(args.names, wait_for, client, at_once=len(args.names))
+    return errors.WaitTimeout.exit_code if late else code
 
 
-def for_each(names: Sequence[str], do: Callable[[str], str], at_once: int = 1) -> int:
-    """Do it for every name, print what came of each in order, and complain about those that failed."""
+def for_each(names: Sequence[str], do: Callable[[str], str], client: Client, at_once: int = 1) -> int:
+    """Do it for every name, print what came of each in order, and complain about those that failed. ``client`` is what
+    ``do`` uses.
+    """
     if at_once == 1 or len(names) == 1:
         failures = [_report(name, do) for name in names]
     else:
@@ -98,7 +170,12 @@ def for_each(names: Sequence[str], do: Callable[[str], str], at_once: int = 1) -
 
         with ThreadPoolExecutor(at_once) as pool:
             tasks = {name: pool.submit(do, name) for name in names}
-            failures = [_report(name, lambda name: tasks[name].result()) for name in names]
+            try:
+                failures = [_report(name, lambda name: tasks[name].result()) for name in names]
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                client.close()  # else we would wait for what nobody wants to know any more
+                raise
     return 1 if any(failures) else 0
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from wherry.cli import terminal, times
+from time import time_ns as now
+
+from wherry.cli import filters, terminal, times
+from wherry.cli.parser import BadValue
 from wherry.client import Client, Container
 
 TYPE_CHECKING = False
@@ -13,18 +16,22 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """List all tracked containers, ended ones too, newest first.
 
-Times are in your time zone, memory limits in MiB. On a terminal the table is made to fit: commands are cut, then
-columns are left out (NICE, SOFT MIB, HARD MIB, STARTED, ID, PID). --no-trunc shows all of it; what is not written to
-a terminal is never cut.
+Memory limits are in MiB. On a terminal the table is made to fit: commands are cut, then
+columns are left out (NICE, SOFT MIB, HARD MIB, STARTED, ID, PID). --no-trunc shows all of it, and times of your
+time zone; what is not written to a terminal is never cut.
 """
 
 FORMATS = """
+--filter K=V        name=PATTERN, id=PREFIX, status=created|running|paused|exited, exited=CODE, label=KEY[=VALUE],
+                    ancestor=ROOTFS, volume=PATH, network=none|host, before=NAME, since=NAME; values of one key are
+                    alternatives (all labels must fit), keys must all fit
 --format table      columns (default)
---format json       one array of objects with these keys, which stay; sizes in bytes, times RFC 3339 in UTC, null for
-                    what there is not: {keys}
+--format json       one JSON object a line with these keys, which stay; sizes in bytes, times RFC 3339 in UTC, null
+                    for what there is not: {keys}
 --format TEMPLATE   one line for each container; "table TEMPLATE" puts a header above. Fields:
                     {fields}
-                    {{{{json .}}}} and {{{{json .Field}}}} give JSON, \\t and \\n a tab and a new line:
+                    {{{{json .}}}} and {{{{json .Field}}}} give JSON, \\t and \\n a tab and a new line; {{{{if}}}},
+                    {{{{range}}}}, {{{{printf}}}} and docker's other functions: engine inspect --help
                     engine ps --format '{{{{.Name}}}}\\t{{{{.State}}}}'
 """
 
@@ -86,6 +93,10 @@ def _word(word: str) -> str:
     return word if plain else "'" + word.replace("'", "'\\''") + "'"
 
 
+def _ago(rfc3339: str | None) -> str:
+    return times.ago(rfc3339, now()) if rfc3339 else "-"
+
+
 def _time(rfc3339: str | None) -> str:
     return times.local(rfc3339) if rfc3339 else "-"
 
@@ -111,12 +122,14 @@ FIELDS: dict[str, Callable[[Container], str]] = {
     "Names": lambda container: container.name,
     "Status": _state,
     "Image": lambda container: container.rootfs,
+    "RunningFor": lambda container: _ago(container.created),
+    "StartedAgo": lambda container: _ago(container.started),
 }
-"""Fields of a template; the last three are docker's names."""
+"""Fields of a template; Names, Status, Image and RunningFor are docker's names."""
 
-_HEADERS = {"Soft": "SOFT MIB", "Hard": "HARD MIB"}
-_TABLE = ("Name", "ID", "State", "Pid", "Started", "Soft", "Hard", "Nice", "Command")
-_SPARE = {"Nice": "0", "Soft": "-", "Hard": "-", "Started": "-", "ID": "", "Pid": "-"}
+_HEADERS = {"Soft": "SOFT MIB", "Hard": "HARD MIB", "RunningFor": "CREATED", "StartedAgo": "STARTED"}
+_TABLE = ("Name", "ID", "State", "Pid", "StartedAgo", "Soft", "Hard", "Nice", "Command")
+_SPARE = {"Nice": "0", "Soft": "-", "Hard": "-", "StartedAgo": "-", "ID": "", "Pid": "-"}
 """Columns that give way on a narrow terminal, in that order, and what they hold when they say nothing."""
 
 
@@ -125,6 +138,10 @@ def add_ps(parser: Parser) -> None:
     parser.epilog = FORMATS.format(keys=_wrapped(Container.__slots__), fields=_wrapped([f".{name}" for name in FIELDS]))
     parser.flag("-a", "--all", help="accepted and changes nothing: all are listed")
     parser.flag("--running", help="only containers that run")
+    about = "only containers that KEY=VALUE fits, see below"
+    parser.option("-f", "--filter", metavar="K=V", repeats=True, type=filters.pair, help=about)
+    parser.option("-n", "--last", metavar="N", type=_count, help="only the N newest")
+    parser.flag("-l", "--latest", help="only the newest")
     parser.flag("--no-trunc", help="whole ids and commands, all columns")
     parser.flag("-q", "--quiet", exclusive=True, help="only ids")
     about = "table, json or a template, see below"
@@ -141,6 +158,12 @@ def _wrapped(words: Sequence[str]) -> str:
     return ("\n" + " " * 20).join(line.rstrip() for line in lines)
 
 
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text)):
+        raise BadValue(f"{text!r} is not a number of containers from 1 up")
+    return int(text)
+
+
 def _format(text: str) -> str:
     """The type of --format: a wrong template ends the program before anybody is asked."""
     if text not in {"table", "json"}:
@@ -151,8 +174,9 @@ def _format(text: str) -> str:
 
 
 def show(args: Namespace) -> int:
+    limit = 1 if args.latest else args.last
     with Client(args.socket) as client:
-        containers = client.ps(running=args.running)
+        containers = client.ps(running=args.running, filters=filters.grouped(args.filter) or None, limit=limit)
     print(_rendered(args, containers), end="")
     return 0
 
@@ -166,7 +190,7 @@ def _rendered(args: Namespace, containers: list[Container]) -> str:
     from wherry.cli import template  # noqa: PLC0415
 
     if args.format == "json":
-        return template.safe_json([each.as_dict() for each in containers], indent=2) + "\n"
+        return "".join(template.safe_json(each.as_dict()) + "\n" for each in containers)
     return template.render(args.format, containers, FIELDS, _HEADERS)
 
 
@@ -177,6 +201,7 @@ def _table(containers: list[Container], *, whole: bool) -> str:
     if whole:
         for row, container in zip(rows[1:], containers, strict=True):
             row[_TABLE.index("ID")] = terminal.escaped(container.id)
+            row[_TABLE.index("StartedAgo")] = terminal.escaped(_time(container.started))
     elif width is not None:
         from wherry.cli import fitting  # noqa: PLC0415 (only for somebody who looks)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import wherry
 from wherry import errors
-from wherry.cli import sizes, template, terminal
+from wherry.cli import formats, sizes, template, terminal
 from wherry.cli.names import add_names
 from wherry.client import Client
 
@@ -24,25 +24,25 @@ def add_inspect(parser: Parser) -> None:
         'object "Wherry". 1 is the exit code if one of them is unknown.'
     )
     add_names(parser, many=True)
+    parser.epilog = formats.ABOUT
+    about = "json or a template, see below (default: a JSON array)"
+    check = formats.checked(["json"], None)
+    parser.option("-f", "--format", metavar="FORMAT", type=check, help=about)
     parser.run = inspect
 
 
 def add_info(parser: Parser) -> None:
     parser.description = "Show the supervisor and its machine."
-    _add_format(parser)
+    parser.epilog = formats.ABOUT
+    formats.add(parser, "text")
     parser.run = info
 
 
 def add_version(parser: Parser) -> None:
     parser.description = "Show the versions of this client and of the supervisor."
-    _add_format(parser)
+    parser.epilog = formats.ABOUT
+    formats.add(parser, "text")
     parser.run = version
-
-
-def _add_format(parser: Parser) -> None:
-    parser.option(
-        "--format", metavar="text|json", choices=["text", "json"], default="text", help="json: as the API has it"
-    )
 
 
 def inspect(args: Namespace) -> int:
@@ -56,7 +56,8 @@ def inspect(args: Namespace) -> int:
                 raise
             except errors.WherryError as error:
                 failures.append(error)
-    print(template.safe_json(found, indent=4), flush=True)
+    text = formats.rendered(args.format, found) if args.format else template.safe_json(found, indent=4) + "\n"
+    print(text, end="", flush=True)
     for failure in failures:
         terminal.complain(failure)
     return 1 if failures else 0
@@ -65,8 +66,8 @@ def inspect(args: Namespace) -> int:
 def info(args: Namespace) -> int:
     with Client(args.socket) as client:
         about = client.info()
-    if args.format == "json":
-        print(template.safe_json(about, indent=4))
+    if args.format != "text":
+        print(formats.rendered(args.format, [about]), end="")
         return 0
     ours = about.get("Wherry") or {}
     memory = about.get("MemTotal")
@@ -138,8 +139,9 @@ def version(args: Namespace) -> int:
             about = client.version()
     except errors.WherryError as error:
         failure = error
-    if args.format == "json":
-        print(template.safe_json({"Client": {"Version": wherry.__version__}, "Server": about}, indent=4), flush=True)
+    if args.format != "text":
+        both = {"Client": {"Version": wherry.__version__}, "Server": about}
+        print(formats.rendered(args.format, [both]), end="", flush=True)
     else:
         print(_lines(_versions(about)), end="", flush=True)
     if failure:

@@ -163,6 +163,8 @@ def _add_container_options(parser: Parser) -> None:
     parser.option(
         "--sysctl", metavar="NAME=VALUE", dest="sysctls", type=values.setting, repeats=True, help=about_sysctl
     )
+    about_userns = "root inside is nobody outside: auto, keep-id (but for --user UID:GID), UID:GID:SIZE; or host"
+    parser.option("--userns", metavar="MODE", help=about_userns)
     parser.flag("--replace", help="stop and remove a container that has the name before")
     parser.flag("--read-only", help="mount the root file system read-only")
     parser.flag("--rm", help="remove the container when it ends")

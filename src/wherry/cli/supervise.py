@@ -38,6 +38,10 @@ def add_supervisor(parser: Parser) -> None:
     parser.option("--pin-enforcer", metavar="DIR", help=about)
     about_pids = f"processes of a container that is started without --pids-limit (default: {defaults.PIDS_LIMIT})"
     parser.option("--default-pids-limit", metavar="N", type=values.pids, default=defaults.PIDS_LIMIT, help=about_pids)
+    about = "user namespace of a container that is started without --userns (default: host)"
+    parser.option("--userns", metavar="auto|host", choices=["auto", "host"], default="host", help=about)
+    about = "host ids for --userns auto, from UID and GID on (default: those of wherry or containers in /etc/sub[ug]id)"
+    parser.option("--userns-range", metavar="UID:GID:SIZE", help=about)
     parser.group("disk (sizes such as 500m or 20g; 0 is no limit)")
     about = "most that one archive may take when it is unpacked (default: 32g)"
     parser.option("--rootfs-limit", metavar="SIZE", type=values.size_or_zero, help=about)
@@ -69,5 +73,7 @@ def supervise(args: Namespace) -> int:
         bpffs=None if args.pin_enforcer is None else absolute(args.pin_enforcer, "--pin-enforcer"),
         allow_containers=args.allow_containers,
         pids_limit=args.default_pids_limit if args.default_pids_limit > 0 else None,
+        userns=args.userns,
+        userns_range=args.userns_range or "",
         disk=disk,
     )

@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import sys
 
+from wherry.errors import printable
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,9 +19,7 @@ if TYPE_CHECKING:
 
 def escaped(text: str) -> str:
     """``text`` on one line, with what is not printable (controls, bidi marks, lone surrogates) as ``\\x1b``."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return printable(text)
 
 
 def width(text: str) -> int:

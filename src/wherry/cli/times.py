@@ -86,16 +86,37 @@ def utc(wall_ns: int) -> str:
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{fraction:09}Z"
 
 
+def ago(utc: str, now_ns: int) -> str:
+    """How long ago a time from the API was ("5 minutes ago"), in its largest unit."""
+    moment = _seconds_of(utc)
+    if moment is None:
+        return utc
+    seconds = max(now_ns // SECOND - moment, 0)
+    for size, unit in ((365 * 86400, "year"), (7 * 86400, "week"), (86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= 2 * size or (seconds >= size and size < 7 * 86400):
+            count = seconds // size
+            return f"{count} {unit}{'s' if count > 1 else ''} ago"
+    return f"{seconds} second{'s' if seconds != 1 else ''} ago"
+
+
 def local(utc: str) -> str:
     """A time from the API ("2026-01-31T10:00:00.123456789Z") in the user's zone, to the second.
 
     A text that is no such time is returned as it is. No ``re`` here: ``engine ps`` does without.
     """
+    seconds = _seconds_of(utc)
     try:
-        if len(utc) < 20 or utc[10] != "T" or not utc.endswith("Z"):
-            return utc
-        days = _days_since_epoch(int(utc[:4]), int(utc[5:7]), int(utc[8:10]))
-        seconds = days * 86400 + int(utc[11:13]) * 3600 + int(utc[14:16]) * 60 + int(utc[17:19])
-        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+        return utc if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
     except (ValueError, OverflowError, OSError):
         return utc
+
+
+def _seconds_of(utc: str) -> int | None:
+    """Since the epoch; None for a text that is no such time."""
+    try:
+        if len(utc) < 20 or utc[10] != "T" or not utc.endswith("Z"):
+            return None
+        days = _days_since_epoch(int(utc[:4]), int(utc[5:7]), int(utc[8:10]))
+        return days * 86400 + int(utc[11:13]) * 3600 + int(utc[14:16]) * 60 + int(utc[17:19])
+    except ValueError:
+        return None

@@ -45,4 +45,4 @@ def update(args: Namespace) -> int:
             client.update(name, **changes)
             return name
 
-        return for_each(args.names, update_one)
+        return for_each(args.names, update_one, client)

@@ -23,7 +23,7 @@ Plain classes and no dataclasses, because the command line pays for every import
 
 from wherry.client.client import Client
 from wherry.client.config import MAX_MIB, absolute
-from wherry.client.replies import Container, RunResult, StartedContainer
+from wherry.client.replies import Container, ProcessTable, RunResult, StartedContainer
 from wherry.client.stream import STDERR, STDOUT, LogStream
 from wherry.client.transport import socket_path
 
@@ -34,6 +34,7 @@ __all__ = [
     "Client",
     "Container",
     "LogStream",
+    "ProcessTable",
     "RunResult",
     "StartedContainer",
     "absolute",

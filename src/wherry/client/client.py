@@ -11,6 +11,7 @@ from wherry.client.disk import DiskCalls
 from wherry.client.replies import (
     MAKES_SENSE,
     Container,
+    ProcessTable,
     RunResult,
     StartedContainer,
     json_object,
@@ -151,9 +152,19 @@ class Client(DiskCalls):
             raise errors.Unavailable(CLOSED)
         raise errors.Unavailable(f"the supervisor at {self.socket} did not say how the container ended")
 
-    def ps(self, running: bool = False) -> list[Container]:
-        """The tracked containers, ended ones too, newest first; ``running`` leaves out the others."""
-        reply = self._fetch("GET", "/containers/json", {"all": queries.boolean("running", running, no="1", yes="0")})
+    def ps(
+        self,
+        running: bool = False,
+        *,
+        filters: Mapping[str, str | Sequence[str]] | None = None,
+        limit: int | None = None,
+    ) -> list[Container]:
+        """The tracked containers, ended ones too, newest first; ``running`` leaves out the others, ``limit`` all but
+        the newest. ``filters`` are docker's: ``{"label": "app=web", "status": ["exited", "created"]}``.
+
+        Raises InvalidRequest for a filter that there is not.
+        """
+        reply = self._fetch("GET", "/containers/json", queries.ps(running, filters, limit))
         with MAKES_SENSE:
             return [Container(entry) for entry in reply]
 
@@ -251,6 +262,42 @@ class Client(DiskCalls):
         """
         self._done("POST", path_of(name, "kill"), queries.kill(signal))
 
+    def restart(self, name: str, seconds: float | None = None) -> None:
+        """``stop`` it if it runs, and start it as it was made; one that removes itself when it has ended stays.
+
+        Raises what ``stop`` and ``start`` do; Conflict for one that is just being removed.
+        """
+        self._done("POST", path_of(name, "restart"), queries.stop(seconds), patient=True)
+
+    def pause(self, name: str) -> None:
+        """Stop all processes of a container where they are; returns when they have. Its end, by ``stop``, ``kill`` or
+        ``rm``, lets them go on; other signals reach them when they do.
+
+        Raises NotFound, Conflict when it does not run or is paused, NotSupported without a freezer for control groups.
+        """
+        self._done("POST", path_of(name, "pause"))
+
+    def unpause(self, name: str) -> None:
+        """Let a paused container go on. Raises NotFound, and Conflict when it is not paused."""
+        self._done("POST", path_of(name, "unpause"))
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Give a container another name, whatever its state. Its log stays where it is.
+
+        Raises NotFound, InvalidRequest for a name that cannot be one or is its own, NameInUse.
+        """
+        self._done("POST", path_of(name, "rename"), queries.rename(new_name))
+
+    def top(self, name: str, options: str = "") -> ProcessTable:
+        """The processes of a container, with the host's pids, as the host's ``ps`` lists them with these options ("":
+        -ef), which must show the column PID.
+
+        Raises NotFound, Conflict when it does not run, InvalidRequest for options that ps refuses.
+        """
+        reply = self._fetch("GET", path_of(name, "top"), queries.top(options))
+        with MAKES_SENSE:
+            return ProcessTable(reply["Titles"], reply["Processes"])
+
     def update(self, name: str, **changes: Unpack[Changes]) -> None:
         """Change what a container may use, at once if it runs, else from its next start on.
 
@@ -269,14 +316,29 @@ class Client(DiskCalls):
         query = {"force": queries.boolean("force", force)}
         self._done("DELETE", f"/containers/{quoted_name(name)}", query, patient=True)
 
-    def wait(self, name: str, condition: Literal["not-running", "next-exit", "removed"] = "not-running") -> int:
-        """Wait for a container and return its exit code (128+N after signal N). Raises NotFound.
+    def wait(
+        self,
+        name: str,
+        condition: Literal["not-running", "next-exit", "removed"] = "not-running",
+        timeout: float | None = None,
+    ) -> int:
+        """Wait for a container and return its exit code (128+N after signal N). Raises NotFound, and WaitTimeout when
+        that takes longer than ``timeout`` seconds, whereupon the container goes on; 0 asks once.
 
         How the last 10,000 removed containers ended is remembered for 7 days, also by the next supervisor:
         "not-running" and "removed" give that at once, by id, unique beginning of an id, or name (of a name the
         container that lives, else the one removed last).
         """
-        reply = self._fetch("POST", path_of(name, "wait"), queries.wait(condition), patient=True)
+        limit = queries.timeout(timeout)
+        # The head of the reply comes before the end.
+        response = self._send("POST", path_of(name, "wait"), queries.wait(condition), patient=True)
+        response.set_timeout(limit)
+        try:
+            reply = decoded(self._body(response))
+        except errors.Unavailable as error:
+            if isinstance(error.__cause__, TimeoutError):
+                raise errors.WaitTimeout(f"{name} has not ended within {timeout:g} s") from None
+            raise
         with MAKES_SENSE:
             return int(reply["StatusCode"])
 

@@ -21,6 +21,8 @@ to 1000.
 and ``dns_options`` those of /etc/resolv.conf; ``cap_add`` and ``cap_drop`` are names such as "NET_RAW"; ``sysctls``
 maps kernel parameters of the container's namespaces to values.
 
+``userns`` is "host", "auto", "keep-id" or "UID:GID:SIZE"; None is the supervisor's default.
+
 ``security_opt`` is docker's: "seccomp=FILE", a profile in JSON that is read here, or "seccomp=unconfined".
 
 ``log_mode`` says what gives way when the log's buffer, of ``log_buffer_bytes``, is full: the container, which waits
@@ -91,6 +93,7 @@ if TYPE_CHECKING:
         volumes: Sequence[StrPath] | None
         tmpfs: Mapping[str, str] | None
         network: Literal["none", "host"] | None
+        userns: str | None
         pids_limit: int | None
         cpus: float | None
         cpu_shares: int | None
@@ -224,6 +227,7 @@ OPTIONS: dict[str, tuple[str, str, Check]] = {
     "volumes": (_HOST, "Binds", _volumes),
     "tmpfs": (_HOST, "Tmpfs", texts),
     "network": (_HOST, "NetworkMode", text),
+    "userns": (_HOST, "UsernsMode", text),
     "pids_limit": (_HOST, "PidsLimit", whole),
     "cpus": (_HOST, "NanoCpus", _nano_cpus),
     "cpu_shares": (_HOST, "CpuShares", _from_zero),

@@ -220,6 +220,7 @@ class Response:
         self._done = [done]
         self.was_closed = False
         """Before its body had been read to the end."""
+        self.set_timeout = connection.set_timeout
         modern, self.status, self.reason = self._final_status(reader)
         self.headers = _fields(reader, "header")
         options = {option.strip().lower() for option in self.headers.get("connection", "").split(",")}
@@ -329,6 +330,10 @@ class Connection:
         except OSError as error:
             return not isinstance(error, BlockingIOError)
         return True
+
+    def set_timeout(self, seconds: float | None) -> None:
+        """For each wait from now on."""
+        self._sock.settimeout(seconds)
 
     def exchange(self, method: str, request: bytes, timeout: float | None, done: Callable[[bool], None]) -> Response:
         """Send one whole request and read the head of its reply; NoReplyError when nothing came back."""

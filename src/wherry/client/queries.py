@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     Query = dict[str, str | None]
 
 _CONDITIONS = ("not-running", "next-exit", "removed")
+_LIVE = ("running", "paused", "restarting")
 _A_TIME = "a whole number of nanoseconds since the epoch, as time.time_ns() gives"
 
 
@@ -60,6 +61,19 @@ def logs(
     }
 
 
+def ps(running: bool, filters: Mapping[str, str | Sequence[str]] | None, limit: int | None) -> Query:
+    """Of ``Client.ps``."""
+    lists = {} if filters is None else _filters(filters)
+    query: Query = {"all": boolean("running", running, no="1", yes="0")}
+    if running and "status" in lists:
+        arguments.refuse("filters", filters, "filters without status when running is True")
+    if limit is not None:
+        query["limit"] = str(arguments.whole("limit", limit, 1, what="a whole number of containers from 1 up, or None"))
+        if running:  # a limit of docker's is one of containers in any state
+            lists["status"] = list(_LIVE)
+    return {**query, "filters": jsontext.encode(lists) if lists else None}
+
+
 def events(since_ns: int | None, until_ns: int | None, filters: Mapping[str, str | Sequence[str]] | None) -> Query:
     """Of ``Client.events``."""
     lists = {} if filters is None else _filters(filters)
@@ -96,6 +110,24 @@ def stop(seconds: float | None) -> Query:
         return {"t": None if seconds is None else "-1"}
     given = arguments.number("seconds", seconds, 0, 1e9, "a number of seconds to wait, from 0 up, or -1")
     return {"t": f"{given:.9f}".rstrip("0").rstrip(".")}
+
+
+def rename(new_name: str) -> Query:
+    """Of ``Client.rename``."""
+    return {"name": arguments.text("new_name", new_name)}
+
+
+def top(options: str) -> Query:
+    """Of ``Client.top``."""
+    return {"ps_args": None if options == "" else arguments.text("options", options)}
+
+
+def timeout(seconds: float | None) -> float | None:
+    """Of ``Client.wait``."""
+    if seconds is None:
+        return None
+    # 0 would have the socket not wait at all, also for what has been sent.
+    return max(arguments.number("timeout", seconds, 0, 1e9, "a number of seconds from 0 up, or None"), 0.05)
 
 
 def kill(signal: str | int) -> Query:

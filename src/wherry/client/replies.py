@@ -6,7 +6,7 @@ from wherry import errors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
 
@@ -47,6 +47,16 @@ class StartedContainer(_Started):
         self.was_running = was_running
 
 
+class ProcessTable(Value):
+    """What ``ps`` lists: the titles of its columns, and rows of as many cells."""
+
+    __slots__ = ("titles", "rows")  # noqa: RUF023 (the order a reader expects)
+
+    def __init__(self, titles: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+        self.titles = tuple(map(str, titles))
+        self.rows = tuple(tuple(map(str, row)) for row in rows)
+
+
 class RunResult(Value):
     """How a container ended, and what it wrote (empty when ``on_output`` took it).
 
@@ -79,11 +89,11 @@ class RunResult(Value):
 class Container(Value):
     """One line of ``ps``.
 
-    ``state`` is "created", "running" or "exited"; ``reason`` says why it ended ("" before). ``pid`` is the host's,
-    None when not running. ``being_killed`` says that SIGKILL has been sent and the end not been seen. ``created``,
-    ``started`` and ``finished`` are RFC 3339 in UTC, None for never. Sizes are bytes, None where there is no limit or
-    nobody measured. ``log_error`` is why the log cannot be written at the moment, None when it can. The slots are the
-    keys of ``engine ps --format json``, which stay.
+    ``state`` is "created", "running", "paused" or "exited"; ``reason`` says why it ended ("" before). ``pid`` is the
+    host's, None when not running. ``being_killed`` says that SIGKILL has been sent and the end not been seen.
+    ``created``, ``started`` and ``finished`` are RFC 3339 in UTC, None for never. Sizes are bytes, None where there is
+    no limit or nobody measured. ``log_error`` is why the log cannot be written at the moment, None when it can. The
+    slots are the keys of ``engine ps --format json``, which stay.
     """
 
     __slots__ = (  # noqa: RUF023

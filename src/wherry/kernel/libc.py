@@ -20,6 +20,11 @@ AT_EMPTY_PATH = 0x1000  # include/uapi/linux/fcntl.h
 AT_RECURSIVE = 0x8000
 
 
+def at_flags(recursive: bool) -> int:
+    """For a call about the mount that a descriptor is open on."""
+    return AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
+
+
 def call_error(number: int, call: str, path: str | None = None) -> OSError:
     """The OSError (FileNotFoundError and so on) for an errno, which also knows the system call: ``call_of`` tells
     it.
@@ -90,6 +95,10 @@ sethostname = _function("sethostname", c_char_p, c_size_t)
 setdomainname = _function("setdomainname", c_char_p, c_size_t)
 
 syncfs = _function("syncfs", c_int)
+
+# <sys/fsuid.h>, setfsuid(2): of the calling thread alone. The result is the id before.
+setfsuid = _function("setfsuid", c_uint)
+setfsgid = _function("setfsgid", c_uint)
 
 # <sys/timerfd.h>, timerfd_create(2)
 timerfd_create = _function("timerfd_create", c_int, c_int)
@@ -195,8 +204,10 @@ class _MountAttr(ctypes.Structure):  # struct mount_attr, include/uapi/linux/mou
     _fields_ = [(name, ctypes.c_uint64) for name in ("attr_set", "attr_clr", "propagation", "userns_fd")]
 
 
-def mount_setattr(dirfd: int, path: bytes, flags: int, attr_set: int, attr_clr: int, propagation: int) -> None:
-    attributes = _MountAttr(attr_set=attr_set, attr_clr=attr_clr, propagation=propagation)
+def mount_setattr(
+    dirfd: int, path: bytes, flags: int, attr_set: int, attr_clr: int, propagation: int, userns: int = 0
+) -> None:
+    attributes = _MountAttr(attr_set=attr_set, attr_clr=attr_clr, propagation=propagation, userns_fd=userns)
     _mount_setattr(dirfd, path, flags, ctypes.byref(attributes), ctypes.sizeof(attributes))
 
 

@@ -97,15 +97,11 @@ def clone_tree(path: str, dirfd: int = libc.AT_FDCWD, recursive: bool = False) -
         raise
     # A copy stays in the peer group of its original: whatever was mounted on it would appear on the host as well.
     try:
-        libc.mount_setattr(tree, b"", _at_flags(recursive), 0, 0, MS_PRIVATE)
+        libc.mount_setattr(tree, b"", libc.at_flags(recursive), 0, 0, MS_PRIVATE)
     except BaseException:
         os.close(tree)
         raise
     return tree
-
-
-def _at_flags(recursive: bool) -> int:
-    return libc.AT_EMPTY_PATH | (libc.AT_RECURSIVE if recursive else 0)
 
 
 def attach(tree: int, target: int) -> None:
@@ -117,7 +113,7 @@ def attach(tree: int, target: int) -> None:
 
 def set_attributes(tree: int, attributes: int, recursive: bool = False) -> None:
     """Set MOUNT_ATTR_* bits of a mount: mount_setattr(2), Linux 5.12. Bits that are not named stay."""
-    libc.mount_setattr(tree, b"", _at_flags(recursive), attributes, 0, 0)
+    libc.mount_setattr(tree, b"", libc.at_flags(recursive), attributes, 0, 0)
 
 
 def new_filesystem(fstype: str, options: list[tuple[str, str | None]], attributes: int = 0) -> int:
@@ -155,19 +151,21 @@ def _explanation(context: int) -> str:
     return text[2:] if text[1:2] == " " else text
 
 
-def overlay(lower: int, upper: int, work: int) -> int:
+def overlay_of(lower: int, upper: int, work: int) -> int:
     """A detached overlay of three open directories.
 
     They are named by /proc/self/fd so that no character of a path (``:``, ``,``, a backslash) means anything to the
-    option parser. Its mount is as ``ROOT_ATTRIBUTES`` says.
+    option parser.
     """
-    options: list[tuple[str, str | None]] = [
-        ("source", "overlay"),
-        ("lowerdir", f"/proc/self/fd/{lower}"),
-        ("upperdir", f"/proc/self/fd/{upper}"),
-        ("workdir", f"/proc/self/fd/{work}"),
-    ]
-    return new_filesystem("overlay", options, ROOT_ATTRIBUTES)
+    return overlay(*(f"/proc/self/fd/{each}" for each in (lower, upper, work)))
+
+
+def overlay(lower: str, upper: str, work: str) -> int:
+    """A detached overlay of directories whose paths mean nothing to the option parser. Its mount is as
+    ``ROOT_ATTRIBUTES`` says.
+    """
+    options = [("source", "overlay"), ("lowerdir", lower), ("upperdir", upper), ("workdir", work)]
+    return new_filesystem("overlay", [*options], ROOT_ATTRIBUTES)
 
 
 def points_of(kind: str) -> set[str]:

@@ -23,10 +23,17 @@ FLAGS = {
     "network": 0x40000000,
 }
 
+_FIRST_USER_NAMESPACE = 0xEFFFFFFD  # include/linux/proc_ns.h
+
 
 def flags_of(names: list[str]) -> int:
     """The CLONE_NEW* bits of OCI namespace types. Raises KeyError for an unknown type."""
     return sum(FLAGS[name] for name in set(names))
+
+
+def in_user_namespace() -> bool:
+    """Whether we are in another than the first one: that has a fixed inode number (PROC_USER_INIT_INO)."""
+    return os.stat("/proc/self/ns/user").st_ino != _FIRST_USER_NAMESPACE
 
 
 def unshare(names: list[str]) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import functools
+import os
 import signal
 
 from wherry.kernel import libc
 
 _PR_SET_DUMPABLE = 4
 _PR_SET_NAME = 15
+_PR_SET_SECUREBITS = 28
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
+_SECBIT_NO_SETUID_FIXUP = 1 << 2
 _CLOSE_RANGE_CLOEXEC = 4
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 _LAST = 0xFFFFFFFF
@@ -38,10 +41,19 @@ def _argument_area() -> tuple[int, int]:
     return int(fields[45]), int(fields[46])
 
 
-def set_oom_score_adjustment(value: int) -> None:
-    """/proc/self/oom_score_adj, -1000 to 1000. Raises PermissionError when it is lowered without CAP_SYS_RESOURCE."""
-    with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+def set_oom_score_adjustment(value: int, pid: int | None = None) -> None:
+    """/proc/PID/oom_score_adj, our own by default, -1000 to 1000. From who has CAP_SYS_RESOURCE it is also the lowest
+    that the process can set itself. Raises PermissionError when it is lowered without.
+    """
+    with open(f"/proc/{pid or 'self'}/oom_score_adj", "w", encoding="ascii") as file:
         file.write(str(value))
+
+
+def become_root() -> None:
+    """Of the user namespace that we are in, whose ids have been written: until then we are nobody in there."""
+    os.setgroups([])
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
 
 
 def set_dumpable(dumpable: bool) -> None:
@@ -56,6 +68,13 @@ def set_no_new_privileges() -> None:
     void.
     """
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def keep_capabilities_of_other_users() -> None:
+    """Setting another user id, also with setfsuid(2), leaves the calling thread's capabilities alone:
+    SECBIT_NO_SETUID_FIXUP, capabilities(7).
+    """
+    libc.prctl(_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP, 0, 0, 0)
 
 
 def become_subreaper() -> None:

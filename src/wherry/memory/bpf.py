@@ -66,7 +66,8 @@ _TICKS = 100
 """Clock ticks a second that the program knows of: without them it does not tell namespaces of one number apart."""
 _LINGER_SECONDS = 2.0
 """So long the programs stay attached when there is nothing to watch any more: containers often come one after another,
-and the kernel waits for all its CPUs when a tracepoint's last program goes and the next one comes at once.
+and the kernel waits for all its CPUs when a tracepoint's last program goes and the next one comes at once. Again as
+long after the shim was told to let go of them.
 """
 _SOFT_INTERVAL_NS = 50_000_000
 """SOFT_INTERVAL of the program: no soft crossing of a container is told sooner after its last."""
@@ -336,8 +337,14 @@ class BpfLimiter:
             self._looks.plan(last + _SOFT_INTERVAL_NS, container_id)
 
     def _detach_when_idle(self) -> None:
-        is_idle = not self._slots and not self._found and time.monotonic() - self._last_used >= _LINGER_SECONDS
-        if is_idle and self._programs.are_attached:
+        now = time.monotonic()
+        is_idle = not self._slots and not self._found and now - self._last_used >= _LINGER_SECONDS
+        if not is_idle or not self._programs.are_attached:
+            return
+        if not self._programs.are_leaving:
+            self._programs.leave()
+            self._last_used = now
+        else:
             self._programs.detach()
             for key in list(bpf.keys(self._maps["mms"], 8)):  # nobody would hear of their ends
                 self._programs.act(layout.ACT_FORGET, *struct.unpack("=Q", key))

@@ -24,6 +24,7 @@ class Programs:
     def __init__(self, programs: dict[str, int], links: dict[str, int]) -> None:
         self._programs = programs
         self._links = links
+        self._is_leaving = False
 
     @classmethod
     def load(cls, loaded: BpfObject) -> Programs:
@@ -63,6 +64,7 @@ class Programs:
 
     def attach(self) -> None:
         """All or, when this raises OSError, none. Does nothing when they are."""
+        self._is_leaving = False
         if self._links:
             return
         links: dict[str, int] = {}
@@ -84,9 +86,18 @@ class Programs:
                 raise
             return -1
 
+    @property
+    def are_leaving(self) -> bool:
+        return self._is_leaving
+
+    def leave(self) -> None:
+        """The shim is to let go of its duplicates, and ``detach`` follows when it has had time to. Until it has, they
+        cannot be attached a second time (EEXIST on Linux 6.1), and with our own links they need not be.
+        """
+        self._is_leaving = True
+
     def detach(self) -> None:
-        """They run on until the shim has let go of its duplicates."""
-        links, self._links = self._links, {}
+        links, self._links, self._is_leaving = self._links, {}, False
         for link in links.values():
             os.close(link)
 
@@ -95,8 +106,8 @@ class Programs:
         bpf.run_raw_tracepoint(self._programs[_ACT], what, on)
 
     def descriptors(self) -> dict[str, int]:
-        """What the next supervisor needs to go on; {} while nothing is attached."""
-        return {**self._links, _ACT: self._programs[_ACT]} if self._links else {}
+        """What the next supervisor needs to go on; {} while nothing is attached, or soon will be."""
+        return {**self._links, _ACT: self._programs[_ACT]} if self._links and not self._is_leaving else {}
 
     def close(self) -> None:
         self.detach()

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import signal
 from typing import Any, NamedTuple
 
 from wherry.errors import CommandNotFound, NotExecutable, StartFailed
@@ -13,32 +14,73 @@ from wherry.kernel import namespaces
 from wherry.kernel.libc import describe_errno
 from wherry.runtime import init
 from wherry.runtime.messages import Message, Said, Wanted, packed
-from wherry.runtime.steps import Step, encode
+from wherry.runtime.steps import AwaitIds, Step, encode
+from wherry.runtime.user_namespace import UserNamespace
 
 _NOT_FOUND = (errno.ENOENT, errno.ENOTDIR)
 
 
 CHANNEL = "channel"
 TARGET = "target"
-"""Names of descriptors that a child is made with: its end of the socket; a pidfd of the process that it joins."""
+GATE = "gate"
+"""Names of descriptors that a child is made with: its end of the socket; a pidfd of the process that it joins; where it
+waits for its ids.
+"""
 
 
-def spawn(prepare: list[Step], descriptors: dict[str, int], new: list[str], joined: list[str]) -> tuple[int, int]:
+def spawn(
+    prepare: list[Step],
+    descriptors: dict[str, int],
+    new: list[str],
+    joined: list[str],
+    namespace: UserNamespace | None = None,
+) -> tuple[int, int]:
     """Clone a process in ``new`` namespaces, which runs ``prepare`` and parks; returns (pid, pidfd).
 
     It has the ``descriptors``, which stay the caller's, CHANNEL among them. With "pid" among ``joined`` it is in the
-    pid namespace of TARGET; others are joined by the step JoinNamespaces. The calling process must have one thread: a
-    copy of a process whose other thread held a lock would wait for it for ever.
+    pid namespace of TARGET; others are joined by the step JoinNamespaces. ``namespace`` goes with "user" among ``new``.
+    The calling process must have one thread: a copy of a process whose other thread held a lock would wait for it for
+    ever.
 
     Raises OSError: ESRCH or ENOMEM when TARGET has ended.
     """
+    if namespace is not None:
+        return _spawn_mapped(prepare, descriptors, new, namespace)
     with contextlib.ExitStack() as around:
         if "pid" in joined:
             around.enter_context(namespaces.children_in_pid_namespace_of(descriptors[TARGET]))
-        pid, pidfd = namespaces.fork_into(new)
-        if pid == 0:
-            own = dict(descriptors)
-            init.main(own.pop(CHANNEL), prepare, own)
+        return _clone(prepare, descriptors, new)
+
+
+def _clone(prepare: list[Step], descriptors: dict[str, int], new: list[str]) -> tuple[int, int]:
+    pid, pidfd = namespaces.fork_into(new)
+    if pid == 0:
+        own = dict(descriptors)
+        init.main(own.pop(CHANNEL), prepare, own)
+    return pid, pidfd
+
+
+def _spawn_mapped(
+    prepare: list[Step], descriptors: dict[str, int], new: list[str], namespace: UserNamespace
+) -> tuple[int, int]:
+    gate, opener = os.pipe()
+    try:
+        try:
+            pid, pidfd = _clone([AwaitIds(GATE), *prepare], descriptors | {GATE: gate}, new)
+        except OSError as error:
+            error.strerror = f"{error.strerror}: cannot make a user namespace (/proc/sys/user/max_user_namespaces)"
+            raise
+        try:
+            namespace.give(pid)
+            os.write(opener, b"1")
+        except BaseException:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+            os.close(pidfd)
+            raise
+    finally:
+        os.close(gate)
+        os.close(opener)
     return pid, pidfd
 
 

@@ -27,6 +27,8 @@ class Options(NamedTuple):
     attributes: int
     data: list[tuple[str, str | None]]
     recursive: bool
+    mapped: str = ""
+    """``idmap``, ``ridmap`` (all that is mounted below as well) or "" for neither."""
 
     @property
     def read_only(self) -> bool:
@@ -43,6 +45,7 @@ def parse(options: tuple[str, ...]) -> Options:
     chosen: dict[str, tuple[int, int]] = {}
     data: list[tuple[str, str | None]] = []
     recursive = False
+    mapped = ""
     for option in options:
         if option in _SET:
             chosen[option] = _SET[option]
@@ -50,10 +53,12 @@ def parse(options: tuple[str, ...]) -> Options:
             chosen.pop(_CLEAR[option], None)
         elif option in _BIND:
             recursive = _BIND[option]
+        elif option in ("idmap", "ridmap"):
+            mapped = option
         elif option in ("shared", "rshared", "slave", "rslave", "remount"):
             raise InvalidRequest(f"mount option {option!r} is not supported")
         elif option and option not in _IGNORED:
             key, separator, value = option.partition("=")
             data.append((key, value if separator else None))
     flags = sum(flag for flag, _ in chosen.values())
-    return Options(flags, sum(attribute for _, attribute in chosen.values()), data, recursive)
+    return Options(flags, sum(attribute for _, attribute in chosen.values()), data, recursive, mapped)

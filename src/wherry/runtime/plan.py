@@ -2,8 +2,9 @@
 
 A plan has two halves. ``prepare`` depends on the spec only through its *template* (namespaces, kernel file systems,
 masked paths), and all containers with the same template can share processes that have been prepared ahead. ``finish``
-is the container's own. The seccomp filter comes last: whatever a step does need not be allowed by it. Where a later
-facility will go: a user namespace joins ``_NAMESPACE_ORDER`` and is unshared first.
+is the container's own. The seccomp filter comes last: whatever a step does need not be allowed by it. A user namespace
+comes with clone, so that all others belong to it; what then still takes privilege on the host is in
+``UserNamespace.give``.
 """
 
 from __future__ import annotations
@@ -15,20 +16,24 @@ import resource
 from typing import NamedTuple
 
 from wherry.errors import InvalidRequest, NotSupported
-from wherry.kernel import capabilities, mounts
+from wherry.kernel import capabilities, id_maps, mounts
+from wherry.kernel.id_maps import Extent, IdMap
 from wherry.runtime import mount_options, seccomp, steps, sysctls
 from wherry.runtime.spec import (
     ANNOTATION_INIT,
     ANNOTATION_NAME_FILE,
     ANNOTATION_ROOT_ITSELF,
     RLIM_INFINITY,
+    IdMapping,
     Linux,
     Mount,
     Process,
     Scheduler,
     Spec,
+    User,
 )
 from wherry.runtime.steps import Step, namefiles, workdir
+from wherry.runtime.user_namespace import Favours, UserNamespace
 
 _NAMESPACE_ORDER = ("mount", "uts", "ipc", "network", "cgroup")
 _STAGED_TYPES = ("proc", "tmpfs", "devpts", "mqueue", "sysfs")
@@ -44,15 +49,50 @@ class Bind(NamedTuple):
     destination: str
     recursive: bool
     attributes: int
+    mapped: str = ""
+    """``idmap`` or ``ridmap``: its files are to have the container's ids."""
+
+
+class Kind(NamedTuple):
+    """What a parked process is: two plans with the same kind can have the same process."""
+
+    template: str
+    namespace: UserNamespace | None = None
 
 
 class Plan(NamedTuple):
-    """``template`` is equal for two plans exactly when their prepare steps are (the cgroups to join apart)."""
+    """``template`` is equal for two plans exactly when their prepare steps are (the cgroups to join apart), and with it
+    what their parent does; ``namespace`` is None for a container in the host's user namespace.
+    """
 
     template: str
     prepare: list[Step]
     binds: list[Bind]
     spec: Spec
+    namespace: UserNamespace | None = None
+
+    @property
+    def kind(self) -> Kind:
+        return Kind(self.template, self.namespace)
+
+    @property
+    def output_owner(self) -> tuple[int, int] | None:
+        """User and group of the host that the pipes must be given to before they are handed over; None for none: the
+        first process does it.
+        """
+        if self.namespace is None:
+            return None
+        user, id_map = self.spec.process.user, self.namespace.id_map
+        uid, gid = id_maps.outside(id_map.uids, user.uid), id_maps.outside(id_map.gids, user.gid)
+        return (uid or 0, gid or 0)  # both are there: _check_ids
+
+    @property
+    def favours(self) -> Favours | None:
+        """What must be done for the parked process before it gets the finish message."""
+        if self.namespace is None:
+            return None
+        process, scheduler = self.spec.process, self.spec.process.scheduler
+        return Favours(tuple(_limits(process)), scheduler.nice, scheduler.policy, scheduler.priority)
 
     def finish(self, directory_binds: set[str]) -> list[Step]:
         """The finish steps; ``directory_binds`` names the bind descriptors that turned out to be directories."""
@@ -66,52 +106,100 @@ def make_plan(spec: Spec, stage: str) -> Plan:
     Raises NotSupported for what the runtime does not carry out (never ignored), InvalidRequest for what contradicts
     itself.
     """
+    id_map = _id_map(spec)
     _check_mounts(spec)
-    staged = tuple(mount for mount in spec.mounts if _is_staged(mount))
     linux, bounding = spec.linux, spec.process.capabilities.bounding
     types = frozenset(_namespaces(linux))
     oom = spec.process.oom_score_adj or 0
     sysctls.check(linux.sysctl.items(), types)
-    settings, files = tuple(linux.sysctl.items()), _staged_name_files(spec, "network" in types)
-    protected = (linux.masked_paths, linux.readonly_paths)
-    template, prepare = _prepare(types, staged, settings, files, protected, bounding, oom, stage)
-    return Plan(template, prepare, _binds(spec), spec)
+    staged = _Staged(
+        mounts=tuple(mount for mount in spec.mounts if _is_staged(mount)),
+        settings=tuple(linux.sysctl.items()),
+        files=_staged_name_files(spec, "network" in types),
+        masked=linux.masked_paths,
+        readonly=linux.readonly_paths,
+    )
+    template, prepare = _prepare(types, staged, bounding, oom, stage, id_map)
+    return Plan(template, prepare, _binds(spec), spec, None if id_map is None else UserNamespace(id_map, oom))
+
+
+class _Staged(NamedTuple):
+    """What there is to be in the stage."""
+
+    mounts: tuple[Mount, ...]
+    settings: tuple[tuple[str, str], ...]
+    files: tuple[str, ...]
+    masked: tuple[str, ...]
+    readonly: tuple[str, ...]
 
 
 @functools.lru_cache(maxsize=64)
 def _prepare(
-    types: frozenset[str],
-    staged: tuple[Mount, ...],
-    settings: tuple[tuple[str, str], ...],
-    files: tuple[str, ...],
-    protected: tuple[tuple[str, ...], tuple[str, ...]],
-    bounding: tuple[str, ...],
-    oom: int,
-    stage: str,
+    types: frozenset[str], staged: _Staged, bounding: tuple[str, ...], oom: int, stage: str, id_map: IdMap | None
 ) -> tuple[str, list[Step]]:
     unshare = steps.Unshare([name for name in _NAMESPACE_ORDER if name in types])
-    result: list[Step] = [steps.SetOomScore(oom), unshare]
+    result: list[Step] = [unshare] if id_map else [steps.SetOomScore(oom), unshare]
     if "network" in types:
         result.append(steps.LoopbackUp())
-    result.append(steps.MountStage(stage))
+    result.append(steps.MountStage(stage, mapped=id_map is not None))
     read_only: list[Step] = []
-    for mount in staged:
+    for mount in staged.mounts:
         parsed = mount_options.parse(mount.options)
         flags = parsed.flags & ~mounts.MS_RDONLY
         result.append(steps.MountStaged(mount.destination, mount.type, mount.source, flags, parsed.data_string()))
         if mount.destination == "/dev":
             result.append(steps.MakeDevices(list(steps.DEVICES)))
         if mount.destination == "/proc" and "network" in types:
-            result.append(steps.AllowPing())
-        if mount.destination == "/proc" and settings:
-            result.append(steps.SetParameters([(sysctls.path_of(name), value) for name, value in settings]))
+            result.append(steps.AllowPing(*([] if id_map is None else [_first_run(id_map.gids) - 1])))
+        if mount.destination == "/proc" and staged.settings:
+            result.append(steps.SetParameters([(sysctls.path_of(name), value) for name, value in staged.settings]))
         if parsed.read_only:
             read_only.append(steps.ReadOnlyStaged(mount.destination, flags))
-    result.append(namefiles.StageNameFiles(list(files)))
-    result += [steps.MaskStaged(path) for path in protected[0]]
-    result += [steps.ProtectStaged(path) for path in protected[1]]
+    result.append(namefiles.StageNameFiles(list(staged.files)))
+    result += [steps.MaskStaged(path) for path in staged.masked]
+    result += [steps.ProtectStaged(path) for path in staged.readonly]
     result += [*read_only, steps.LimitBoundingSet(_mask(bounding)), steps.EnterStage()]
     return json.dumps(steps.encode(result)), result
+
+
+def _first_run(extents: tuple[Extent, ...]) -> int:
+    """How many ids there are from 0 on."""
+    return next(each.size for each in extents if each.inside == 0)
+
+
+def _id_map(spec: Spec) -> IdMap | None:
+    linux = spec.linux
+    types = {namespace.type for namespace in linux.namespaces}
+    if "user" not in types:
+        if linux.uid_mappings or linux.gid_mappings:
+            raise InvalidRequest("id mappings without a user namespace")
+        return None
+    if "network" not in types:
+        raise InvalidRequest(
+            "a user namespace needs a network namespace of its own: the host's shows it neither sysfs nor settings"
+        )
+    id_map = IdMap(_extents("uid", linux.uid_mappings), _extents("gid", linux.gid_mappings))
+    _check_policy(spec.process.scheduler)
+    user = spec.process.user
+    _check_ids("user", (user.uid,), id_map.uids)
+    _check_ids("group", (user.gid, *user.additional_gids), id_map.gids)
+    return id_map
+
+
+def _extents(what: str, mappings: tuple[IdMapping, ...]) -> tuple[Extent, ...]:
+    result = tuple(Extent(each.container_id, each.host_id, each.size) for each in mappings)
+    if fault := id_maps.fault_of(result):
+        raise InvalidRequest(f"{what} mappings: {fault}")
+    if id_maps.outside(result, 0) is None:
+        raise InvalidRequest(f"{what} mappings: 0 is missing, and a container is set up by its own root")
+    return result
+
+
+def _check_ids(what: str, ids: tuple[int, ...], extents: tuple[Extent, ...]) -> None:
+    for number in ids:
+        if id_maps.outside(extents, number) is None:
+            there = id_maps.described(extents)
+            raise InvalidRequest(f"{what} id {number} does not exist in the container's user namespace: it has {there}")
 
 
 def _check_mounts(spec: Spec) -> None:
@@ -144,7 +232,7 @@ def _namespaces(linux: Linux) -> set[str]:
     for namespace in linux.namespaces:
         if namespace.path:
             raise NotSupported(f"joining the {namespace.type} namespace {namespace.path!r} is not supported yet")
-        if namespace.type not in (*_NAMESPACE_ORDER, "pid"):
+        if namespace.type not in (*_NAMESPACE_ORDER, "pid", "user"):
             raise NotSupported(f"{namespace.type} namespaces are not supported yet")
     types = {namespace.type for namespace in linux.namespaces}
     for needed in ("pid", "mount"):
@@ -172,8 +260,10 @@ def _binds(spec: Spec) -> list[Bind]:
             parsed = mount_options.parse(mount.options)
             if parsed.data:
                 raise InvalidRequest(f"mount {mount.destination}: unknown option {parsed.data_string()!r}")
-            bind = Bind(f"volume{number}", mount.source, mount.destination, parsed.recursive, parsed.attributes)
-            result.append(bind)
+            if parsed.mapped and not spec.linux.uid_mappings:
+                raise InvalidRequest(f"mount {mount.destination}: {parsed.mapped} without a user namespace")
+            place = (mount.source, mount.destination)
+            result.append(Bind(f"volume{number}", *place, parsed.recursive, parsed.attributes, parsed.mapped))
     return result
 
 
@@ -195,7 +285,7 @@ def _finish(spec: Spec, binds: list[Bind], directory_binds: set[str]) -> list[St
     result.append(steps.EnterRoot())
     if spec.hostname or spec.domainname:
         result.append(steps.SetHostname(spec.hostname, spec.domainname))
-    return result + _process_steps(process) + _filter(spec)
+    return result + _process_steps(process, bool(spec.linux.uid_mappings)) + _filter(spec)
 
 
 def _filter(spec: Spec) -> list[Step]:
@@ -228,20 +318,32 @@ def _mount_in_root(mount: Mount, bind: Bind | None, directory_binds: set[str]) -
     raise NotSupported(f"mount {mount.destination}: file system type {mount.type!r} is not supported yet")
 
 
-def _process_steps(process: Process) -> list[Step]:
+def _process_steps(process: Process, mapped: bool) -> list[Step]:
     user = process.user
-    result = [*_scheduling(process.scheduler), steps.SetStdio("stdout", "stderr", user.uid, user.gid)]
+    result: list[Step] = []
+    if mapped:  # the rest is Plan.favours, and the pipes are its own already: Plan.output_owner
+        user = User()
+    else:
+        result += _scheduling(process.scheduler)
+    result.append(steps.SetStdio("stdout", "stderr", user.uid, user.gid))
     if process.rlimits:
-        limits = [(_rlimit(each.type), _bound(each.soft), _bound(each.hard)) for each in process.rlimits]
-        result.append(steps.SetRlimits(limits))
+        result.append(steps.SetRlimits(_limits(process)))
     if process.cwd == "/":
         return [*result, _privileges(process)]
     return [*result, workdir.EnterDirectory(process.cwd), _privileges(process), workdir.ChangeDirectory(process.cwd)]
 
 
-def _scheduling(scheduler: Scheduler) -> list[Step]:
+def _limits(process: Process) -> list[tuple[int, int, int]]:
+    return [(_rlimit(each.type), _bound(each.soft), _bound(each.hard)) for each in process.rlimits]
+
+
+def _check_policy(scheduler: Scheduler) -> None:
     if scheduler.policy not in _POLICIES:
         raise NotSupported(f"scheduling policy {scheduler.policy!r} is not supported: only {', '.join(_POLICIES)}")
+
+
+def _scheduling(scheduler: Scheduler) -> list[Step]:
+    _check_policy(scheduler)
     result: list[Step] = [steps.SetNice(scheduler.nice)]
     if scheduler.policy != "SCHED_OTHER":
         result.append(steps.SetScheduler(scheduler.policy, scheduler.priority))

@@ -78,7 +78,9 @@ class Root(_Model, frozen=True, kw_only=True):
 
 
 class Mount(_Model, frozen=True, kw_only=True):
-    """``options`` as of mount(8); for a bind mount ``source`` is a host path."""
+    """``options`` as of mount(8); for a bind mount ``source`` is a host path. ``idmap`` and ``ridmap`` show its files
+    with the ids of the container's user namespace as those on disk.
+    """
 
     destination: str
     type: str = ""
@@ -163,8 +165,20 @@ class Seccomp(_Model, frozen=True, kw_only=True):
     syscalls: tuple[SeccompRule, ...] = ()
 
 
+class IdMapping(_Model, frozen=True, kw_only=True):
+    """``size`` ids from ``container_id`` on are the host's from ``host_id`` on."""
+
+    container_id: int = msgspec.field(name="containerID")
+    host_id: int = msgspec.field(name="hostID")
+    size: int
+
+
 class Linux(_Model, frozen=True, kw_only=True):
+    """The mappings are those of a new user namespace."""
+
     namespaces: tuple[Namespace, ...] = ()
+    uid_mappings: tuple[IdMapping, ...] = ()
+    gid_mappings: tuple[IdMapping, ...] = ()
     resources: Resources = Resources()
     cgroups_path: str = ""
     masked_paths: tuple[str, ...] = ()

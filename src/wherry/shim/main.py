@@ -22,6 +22,7 @@ from wherry.kernel import cgroup_trees, process
 from wherry.kernel.descriptors import raise_own_limit
 from wherry.kernel.signalfd import SignalDescriptor
 from wherry.runtime import launch, steps
+from wherry.runtime.user_namespace import UserNamespace
 from wherry.shim import protocol, standin
 from wherry.shim.standin import StandIn
 
@@ -225,7 +226,9 @@ class Shim:
             raise OSError(errno.EMFILE, "the shim has too many open descriptors")
         by_name = dict(zip(message["names"], descriptors, strict=True))
         plan = steps.in_cgroups(message["cgroups"], steps.decode(message["template"]))
-        pid, pidfd = launch.spawn(plan, by_name, message["new"], message["joined"])
+        given = message.get("namespace")
+        namespace = None if given is None else UserNamespace.of(given)
+        pid, pidfd = launch.spawn(plan, by_name, message["new"], message["joined"], namespace)
         slot = Slot(name, pid, pidfd, [os.path.dirname(path) for path in message["cgroups"]])
         self.slots[name] = self.by_pid[pid] = slot
         self.tell({"type": "spawned", "slot": name, "pid": pid}, [pidfd])

@@ -6,12 +6,13 @@ Who: one supervisor at a time; a new connection takes the place of the old one. 
 1. On connect the shim sends ``hello`` {version, pid, dialect}, then for each slot it has ``slot`` (fields of
    ``Slot.describe``) with the slot's descriptors attached, in the order of the field ``held``, then ``kept`` {names,
    alarms} with what ``keep`` left, then ``synced``. That is how a new supervisor takes over.
-2. ``spawn`` {slot, template, cgroups, new, joined, names} with descriptors of these ``names``: clone a process, in
-   ``new`` namespaces (types of the OCI runtime specification), that runs the template's steps in these cgroups. The
-   descriptor ``channel`` is its end of the socket over which everything after happens between supervisor and child
-   (``runtime.messages``); the others are for its steps. ``joined`` are namespaces that it shares with the process of
-   which ``target`` is a pidfd: of "pid" the shim sees to that, of the others a step of the template. Answer:
-   ``spawned`` {slot, pid} with the pidfd, or ``failed`` {slot, message, errno}.
+2. ``spawn`` {slot, template, cgroups, new, joined, namespace, names} with descriptors of these ``names``: clone a
+   process, in ``new`` namespaces (types of the OCI runtime specification), that runs the template's steps in these
+   cgroups. The descriptor ``channel`` is its end of the socket over which everything after happens between supervisor
+   and child (``runtime.messages``); the others are for its steps. ``joined`` are namespaces that it shares with the
+   process of which ``target`` is a pidfd: of "pid" the shim sees to that, of the others a step of the template.
+   ``namespace`` is a ``UserNamespace``, which goes with "user" in ``new``, or null. Answer: ``spawned`` {slot, pid}
+   with the pidfd, or ``failed`` {slot, message, errno}.
 3. ``claim`` {slot, names} with as many descriptors: the slot is a container now; keep these for the next supervisor.
    Slots that nobody has claimed are killed when the supervisor goes away. A second claim adds descriptors and replaces
    those of the same names. Optional: how its crossing of a hard limit is found, by ``element`` [id, number] (of an

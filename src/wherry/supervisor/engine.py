@@ -20,9 +20,10 @@ from wherry.errors import Conflict, InternalError, InvalidRequest, NameInUse, No
 from wherry.kernel.libc import describe
 from wherry.logs import Log
 from wherry.supervisor import turns
-from wherry.supervisor.containers import states, usage
+from wherry.supervisor.containers import process_list, states, usage
 from wherry.supervisor.containers.container import Container
 from wherry.supervisor.containers.names import find, generate_name
+from wherry.supervisor.containers.process_list import ProcessList
 from wherry.supervisor.containers.record import End, EngineInfo, Record, State
 from wherry.supervisor.containers.request import CreateRequest
 from wherry.supervisor.containers.usage import Resident
@@ -276,6 +277,16 @@ class Engine(Lifespan):
                     self._forget(container)
                     await self._remove_layer(container)
                     return
+
+    async def processes(self, ref: str, options: str) -> ProcessList:
+        """``options`` are ps's: ``process_list.list_processes``. Raises Conflict when it does not run."""
+        container = self._find(ref)
+        words = process_list.options_of(options)
+        states.require(states.can_list_processes, container.record)
+        if container.child is None:  # it is just ending
+            raise Conflict(f"container {container.record.name} is not running")
+        async with self._listing:
+            return await process_list.list_processes(container.child.group, words)
 
     def get(self, ref: str) -> Record:
         return self._find(ref).record

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import secrets
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 
 from wherry.defaults import PIDS_LIMIT
@@ -29,6 +29,7 @@ from wherry.supervisor.containers.record import Record, State
 from wherry.supervisor.disk import Disk
 from wherry.supervisor.event_log import EventLog
 from wherry.supervisor.events import Events
+from wherry.supervisor.id_ranges import IdRanges, Userns
 from wherry.supervisor.lifecycle import ending, killing, leaving, recovery, stopping
 from wherry.supervisor.lifecycle.starting import Starter
 from wherry.supervisor.lifecycle.takeover import Takeover
@@ -44,6 +45,8 @@ from wherry.supervisor.state_directory import StateDirectory
 _log = logging.getLogger(__name__)
 _REMOVALS = 2
 """Layers that are deleted at once: more threads of that kind keep the event loop from the interpreter."""
+_LISTINGS = 2
+"""Runs of ps at once, in threads that others need as well."""
 
 
 class Lifespan(abc.ABC):
@@ -58,9 +61,13 @@ class Lifespan(abc.ABC):
         pids_limit: int | None = PIDS_LIMIT,
         limits: ArchiveLimits | None = None,
         bpffs: str | None = None,
+        userns: Userns = Userns(),  # noqa: B008 (it does not change)
     ) -> None:
         self.pids_limit = pids_limit
         """Of containers that are created without one."""
+        self.userns = userns.default
+        """Likewise."""
+        self._id_ranges = IdRanges(userns.range, self._all_records)
         self._state = state
         self._socket = socket
         self._spare_count = spares
@@ -77,6 +84,7 @@ class Lifespan(abc.ABC):
         self._room = room.Room()
         self._rootfs = ""
         self._removing = asyncio.Semaphore(_REMOVALS)
+        self._listing = asyncio.Semaphore(_LISTINGS)
 
     @abc.abstractmethod
     async def stop(self, ref: str, seconds: float | None = None) -> bool: ...
@@ -124,6 +132,7 @@ class Lifespan(abc.ABC):
             layer_store=self._layers,
             memory=self._memory,
             stage=str(self._state.stage),
+            id_ranges=self._id_ranges,
         )
         self._ender = ending.Ender(
             self._children, self._records, self._pipeline, self._starter, self._events, self._memory
@@ -170,7 +179,7 @@ class Lifespan(abc.ABC):
         if rootfs is not None:
             await self._disk.keep_ready(rootfs)
             self._rootfs = rootfs
-        self._starter.prepare_ahead()
+        self._starter.prepare_ahead(self.userns)
 
     def _make_parent_group(self) -> None:
         group = cgroups.Group(self._layout, self._parent)
@@ -205,6 +214,8 @@ class Lifespan(abc.ABC):
                 container.log.set_stats(record.log_stats)
                 container.log.finish()
                 container.log_ended.set()
+            if slot is None:
+                states.gave_ids_back(record)
             if container.is_to_go and slot is None:
                 self._background(self.remove(record.id, force=False))  # nobody was there to do it when it ended
         await asyncio.gather(*adopting)
@@ -282,6 +293,9 @@ class Lifespan(abc.ABC):
     def _record_of(self, container_id: str) -> Record | None:
         container = self._containers.get(container_id)
         return None if container is None else container.record
+
+    def _all_records(self) -> Iterator[Record]:
+        return (container.record for container in self._containers.values())
 
     # What happens by itself.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -288,3 +289,43 @@ def test_docker_py_sees_the_networks(supervisor: Supervisor) -> None:
             api.services()
     finally:
         api.close()
+
+
+def test_pause_unpause_restart_rename_top(supervisor: Supervisor, rootfs: Path) -> None:
+    supervisor.client.start("job", str(rootfs), ["/bin/sleep", "1000"])
+    assert docker(supervisor, "pause", "job").stdout == "job\n"
+    assert re.search(r"Up .* \(Paused\)", docker(supervisor, "ps", "--format", "{{.Status}}").stdout)
+    assert docker(supervisor, "ps", "-q", "--filter", "status=paused").stdout.count("\n") == 1
+    assert "Paused: 1" in docker(supervisor, "info").stdout
+    assert (
+        docker(supervisor, "inspect", "--format", "{{.State.Status}} {{.State.Paused}}", "job").stdout
+        == "paused true\n"
+    )
+    again = docker(supervisor, "pause", "job", check=False)
+    assert (again.returncode, "already" in again.stderr) == (1, True)
+    table = docker(supervisor, "top", "job", "-o", "pid,args").stdout.splitlines()
+    assert [line.split(None, 1)[1].strip() for line in table] == ["COMMAND", "/bin/sleep 1000"]
+    assert "/bin/sleep 1000" in docker(supervisor, "top", "job").stdout
+    docker(supervisor, "unpause", "job")
+    docker(supervisor, "rename", "job", "other")
+    pid = docker(supervisor, "inspect", "--format", "{{.State.Pid}}", "other").stdout
+    assert docker(supervisor, "restart", "-t", "1", "other").stdout == "other\n"
+    assert docker(supervisor, "inspect", "--format", "{{.State.Pid}}", "other").stdout not in (pid, "0\n")
+    docker(supervisor, "pause", "other")
+    docker(supervisor, "rm", "-f", "other")
+    assert supervisor.ps() == []
+
+
+def test_docker_py_lives_with_containers(supervisor: Supervisor, rootfs: Path) -> None:
+    supervisor.client.start("job", str(rootfs), ["/bin/sleep", "1000"])
+    with contextlib.closing(docker_library.DockerClient(base_url=f"unix://{supervisor.socket}")) as client:
+        container = client.containers.get("job")
+        container.pause()
+        container.reload()
+        assert container.status == "paused"
+        container.unpause()
+        container.rename("other")
+        assert container.top(ps_args="-o pid,args")["Titles"] == ["PID", "COMMAND"]
+        container.restart(timeout=1)
+        container.reload()
+        assert (container.name, container.status) == ("other", "running")

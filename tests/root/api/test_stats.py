@@ -31,6 +31,8 @@ def test_a_busy_container(supervisor: Supervisor, rootfs: Path) -> None:
     assert second["pids_stats"] == {"current": 1, "limit": 7}
     (line,) = supervisor.engine("stats", "--no-stream", "--format", "json").stdout.splitlines()
     assert json.loads(line)["name"] == "/busy"
+    shown = supervisor.engine("stats", "--no-stream", "--format", "{{.Name}} {{.PIDs}} {{.MemUsage}}").stdout
+    assert (shown.startswith("busy 1 "), shown.endswith(" / 64 MiB\n")) == (True, True)
     header, row = supervisor.engine("stats", "--no-stream").stdout.splitlines()
     assert header.split() == "NAME CPU MEMORY / LIMIT PIDS LOG IN HELD MOST LOST FULL".split()
     assert row.startswith("busy ")

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import struct
 import subprocess
+import termios
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.attacks.programs import kept
+from tests.forked import in_child
 from tests.root.harness import Supervisor
 from tests.root.patched import Weaken
 from tests.root.runtime.unsupervised import Unsupervised, unique, with_capability
+from tests.waiting import wait_until
 
+from wherry.errors import CommandNotFound
 from wherry.kernel import mounts, paths
 from wherry.kernel.capabilities import mask_of
-from wherry.runtime.steps import DropPrivileges, Step, Unshare
+from wherry.runtime.steps import DropPrivileges, NewSession, Step, Unshare
 
 pytestmark = pytest.mark.root
 
@@ -161,16 +166,13 @@ BELL = "\x1b]0;owned\x07"
 
 @pytest.mark.attack("terminal-escapes")
 def test_what_a_container_chose_does_not_reach_a_terminal_as_it_is(
-    supervisor: Supervisor, hostile: Path, tmp_path: Path
+    supervisor: Supervisor, rootfs: Path, tmp_path: Path
 ) -> None:
-    """By errors, lists and events; and by a name, which is refused."""
+    """By lists; and by a name, which is refused."""
     raw = "from wherry.cli import terminal\nterminal.escaped = lambda text: text\n"
     main = "import sys\nfrom wherry.cli.main import main\nsys.exit(main())"
-    (hostile / f"bin/{BELL}").write_text(f"#!/none{BELL}\n")
-    (hostile / f"bin/{BELL}").chmod(0o755)
-    named = ["run", f"b{BELL}", str(hostile), "/bin/true"]
-    words = [["run", "a", str(hostile), f"/bin/{BELL}"], ["ps"], ["ps", "--format", "{{.Command}}"], named]
-    supervisor.client.start("long", str(hostile), ["/bin/sleep", "1000", BELL], labels={"x": BELL})
+    supervisor.client.start("long", str(rootfs), ["/bin/sleep", "1000", BELL], labels={"x": BELL})
+    words = [["ps"], ["ps", "--format", "{{.Command}}"], ["run", f"b{BELL}", str(rootfs), "/bin/true"]]
     for command in words:
         shown = []
         for prelude in ("", raw):
@@ -184,3 +186,62 @@ def test_what_a_container_chose_does_not_reach_a_terminal_as_it_is(
             shown.append(b"\x1b" in done.stdout + done.stderr)
             assert b"owned" in done.stdout + done.stderr, done
         assert shown == [False, True], command
+
+
+RAW_LOG = "from wherry.supervisor import log_lines\nlog_lines.printable = lambda text: text"
+
+
+@pytest.mark.attack("terminal-escapes")
+@pytest.mark.parametrize("is_blocked", [True, False])
+def test_names_of_files_do_not_write_the_supervisors_log(weaken: Weaken, rootfs: Path, is_blocked: bool) -> None:
+    """A directory that cannot be deleted, with a line and an escape sequence in its name."""
+    name = f"{BELL}\nERROR forged"
+    with weaken("" if is_blocked else RAW_LOG) as supervisor:
+        supervisor.client.run("c", str(rootfs), ["/bin/mkdir", f"/{name}"])
+        (busy,) = supervisor.state_dir.glob(f"containers/*/upper/{name}")
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", busy], check=True)
+        try:
+            supervisor.client.rm("c")
+            wait_until(lambda: "cannot delete layer" in supervisor.log.read_text())
+        finally:
+            subprocess.run(["umount", busy], check=True)
+        told = supervisor.log.read_text()
+    assert ("\nERROR forged" in told, BELL in told) == (not is_blocked, not is_blocked)
+
+
+@pytest.mark.attack("terminal-injected")
+@pytest.mark.parametrize("is_blocked", [True, False])
+def test_the_terminal_of_who_started_it_is_not_the_containers(unsupervised: Unsupervised, is_blocked: bool) -> None:
+    """It could type into it (TIOCSTI), or write over what is there, after the engine has gone."""
+
+    def without_session(plan: list[Step]) -> list[Step]:
+        return [step for step in plan if is_blocked or not isinstance(step, NewSession)]
+
+    def on_a_terminal() -> tuple[str, bytes]:
+        master, slave = os.openpty()
+        os.setsid()
+        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+        ended = unsupervised.shell("(echo typed >/dev/tty) 2>&1 | sed 's/.*: //'; echo end", prepare=without_session)
+        os.set_blocking(master, False)
+        try:
+            return ended.stdout, os.read(master, 100)
+        except BlockingIOError:
+            return ended.stdout, b""
+
+    expected = ("No such device or address\nend\n", b"") if is_blocked else ("end\n", b"typed\r\n")
+    assert in_child(on_a_terminal) == expected
+
+
+RAW_ANSWERS = "from wherry.api.http import replies\nreplies.printable = lambda text: text"
+
+
+@pytest.mark.attack("terminal-escapes")
+@pytest.mark.parametrize("is_blocked", [True, False])
+def test_answers_are_printable(weaken: Weaken, rootfs: Path, is_blocked: bool) -> None:
+    """docker's client prints them as they are."""
+    with weaken("" if is_blocked else RAW_ANSWERS) as supervisor:
+        with pytest.raises(CommandNotFound) as caught:
+            supervisor.client.run(None, str(rootfs), [f"/bin/{BELL}"])
+        with pytest.raises(CommandNotFound) as started:
+            supervisor.client.start("c", str(rootfs), [f"/bin/{BELL}"])
+    assert [str(each.value).isprintable() for each in (caught, started)] == [is_blocked] * 2

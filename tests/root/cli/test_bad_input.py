@@ -29,43 +29,43 @@ def refused(supervisor: Supervisor, code: int, message: str, *words: Word) -> No
     assert list((supervisor.state_dir / "logs").iterdir()) == []
 
 
-def test_a_missing_rootfs(supervisor: Supervisor, tmp_path: Path) -> None:
-    refused(supervisor, 125, "no such file or directory", "c", tmp_path / "nowhere", "/bin/true")
+def test_a_missing_rootfs(shared: Supervisor, tmp_path: Path) -> None:
+    refused(shared, 125, "no such file or directory", "c", tmp_path / "nowhere", "/bin/true")
 
 
-def test_a_rootfs_that_is_a_file(supervisor: Supervisor, tmp_path: Path) -> None:
+def test_a_rootfs_that_is_a_file(shared: Supervisor, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not an archive\n")
-    refused(supervisor, 125, f"{tmp_path}/file", "c", tmp_path / "file", "/bin/true")
+    refused(shared, 125, f"{tmp_path}/file", "c", tmp_path / "file", "/bin/true")
 
 
-def test_a_command_that_is_missing(supervisor: Supervisor, rootfs: Path) -> None:
+def test_a_command_that_is_missing(shared: Supervisor, rootfs: Path) -> None:
     message = "cannot start c: execute /bin/nope: no such file or directory (ENOENT)"
-    refused(supervisor, 127, message, "c", rootfs, "/bin/nope")
-    refused(supervisor, 127, "execute nope: no such file", "c", rootfs, "nope")
-    refused(supervisor, 127, "execute /bin/nope: no such file", "--init", "c", rootfs, "/bin/nope")
+    refused(shared, 127, message, "c", rootfs, "/bin/nope")
+    refused(shared, 127, "execute nope: no such file", "c", rootfs, "nope")
+    refused(shared, 127, "execute /bin/nope: no such file", "--init", "c", rootfs, "/bin/nope")
 
 
-def test_a_command_that_cannot_be_executed(supervisor: Supervisor, rootfs: Path) -> None:
-    refused(supervisor, 126, "execute /etc/passwd: permission denied (EACCES)", "c", rootfs, "/etc/passwd")
-    refused(supervisor, 126, "execute /tmp: permission denied: it is a directory (EACCES)", "c", rootfs, "/tmp")
+def test_a_command_that_cannot_be_executed(shared: Supervisor, rootfs: Path) -> None:
+    refused(shared, 126, "execute /etc/passwd: permission denied (EACCES)", "c", rootfs, "/etc/passwd")
+    refused(shared, 126, "execute /tmp: permission denied: it is a directory (EACCES)", "c", rootfs, "/tmp")
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", ".hidden", "-x", "a\nb", "é", "a" * 200, "\x1b[31mred"])
-def test_a_name_that_is_none(supervisor: Supervisor, rootfs: Path, name: str) -> None:
-    done = supervisor.engine("start", "--", name, rootfs, "/bin/true", check=False)
+def test_a_name_that_is_none(shared: Supervisor, rootfs: Path, name: str) -> None:
+    done = shared.engine("start", "--", name, rootfs, "/bin/true", check=False)
     assert done.returncode == 125
     assert "nvalid" in done.stderr
     assert "\x1b" not in done.stderr
     assert done.stderr.count("\n") == 1
-    assert supervisor.ps() == []
+    assert shared.ps() == []
 
 
-def test_a_name_in_use(supervisor: Supervisor, rootfs: Path) -> None:
-    supervisor.engine("start", "c", rootfs, "/bin/sleep", "1000")
-    done = supervisor.engine("start", "c", rootfs, "/bin/sleep", "1000", check=False)
+def test_a_name_in_use(shared: Supervisor, rootfs: Path) -> None:
+    shared.engine("start", "c", rootfs, "/bin/sleep", "1000")
+    done = shared.engine("start", "c", rootfs, "/bin/sleep", "1000", check=False)
     assert (done.returncode, "name in use: c" in done.stderr) == (125, True)
-    supervisor.engine("stop", "c")
-    done = supervisor.engine("run", "c", rootfs, "/bin/true", check=False)
+    shared.engine("stop", "c")
+    done = shared.engine("run", "c", rootfs, "/bin/true", check=False)
     assert "engine rm c" in done.stderr
 
 
@@ -97,18 +97,18 @@ def test_a_name_in_use(supervisor: Supervisor, rootfs: Path) -> None:
         ["--no-such-option"],
     ],
 )
-def test_options_that_make_no_sense(supervisor: Supervisor, rootfs: Path, options: list[str]) -> None:
-    done = supervisor.engine("run", *options, "c", rootfs, "/bin/true", check=False)
+def test_options_that_make_no_sense(shared: Supervisor, rootfs: Path, options: list[str]) -> None:
+    done = shared.engine("run", *options, "c", rootfs, "/bin/true", check=False)
     assert done.returncode == 125, done
     assert done.stdout == ""
     assert done.stderr.startswith(("engine: ", "usage: ", "engine run: "))
     assert "Traceback" not in done.stderr
-    assert supervisor.ps() == []
+    assert shared.ps() == []
 
 
 @pytest.mark.parametrize("words", [["stop", "nobody"], ["kill", "nobody"], ["rm", "nobody"], ["logs", "nobody"]])
-def test_an_unknown_container(supervisor: Supervisor, words: list[str]) -> None:
-    done = supervisor.engine(*words, check=False)
+def test_an_unknown_container(shared: Supervisor, words: list[str]) -> None:
+    done = shared.engine(*words, check=False)
     assert done.returncode == 1
     assert "no such container: nobody" in done.stderr.lower()
 
@@ -138,13 +138,13 @@ def ask(supervisor: Supervisor, request: bytes) -> bytes:
         return answer
 
 
-def test_hostile_http(supervisor: Supervisor) -> None:
-    ask(supervisor, b"POST /containers/create HTTP/1.1\r\nHost: d\r\nContent-Le")
-    ask(supervisor, b"\x00\xff" * 1000)
+def test_hostile_http(shared: Supervisor) -> None:
+    ask(shared, b"POST /containers/create HTTP/1.1\r\nHost: d\r\nContent-Le")
+    ask(shared, b"\x00\xff" * 1000)
     head = b"POST /containers/create HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\n"
     body = head + b"Content-Length: 104857600\r\n\r\n"
-    assert b" 413 " in ask(supervisor, body + b"x" * 5_000_000).split(b"\r\n")[0]
-    assert supervisor.ps() == []
+    assert b" 413 " in ask(shared, body + b"x" * 5_000_000).split(b"\r\n")[0]
+    assert shared.ps() == []
 
 
 @pytest.mark.parametrize("option", ["--socket", "--state-dir"])

@@ -26,6 +26,23 @@ def test_start_and_logs(supervisor: Supervisor, rootfs: Path) -> None:
     assert supervisor.engine("logs", "-f", "alpha").stdout == "alpha\n"
 
 
+def test_ps_by_filters(supervisor: Supervisor, rootfs: Path) -> None:
+    supervisor.client.run("one", str(rootfs), ["/bin/true"], labels={"app": "a"})
+    supervisor.client.run("two", str(rootfs), ["/bin/false"], labels={"app": "a"})
+    supervisor.client.start("three", str(rootfs), ["/bin/sleep", "1000"])
+
+    def names(*words: str) -> list[str]:
+        return supervisor.engine("ps", "--format", "{{.Name}}", *words).stdout.split()
+
+    assert names("-f", "label=app=a") == ["two", "one"]
+    assert names("-f", "label=app=a", "-f", "exited=0") == ["one"]
+    assert names("-n", "2") == ["three", "two"]
+    assert names("-l", "--running") == ["three"]
+    assert names("-f", "status=exited", "-l") == ["two"]
+    refused = supervisor.engine("ps", "-f", "colour=red", check=False)
+    assert (refused.returncode, "invalid filter 'colour'" in refused.stderr) == (1, True)
+
+
 def test_run_shows_its_own_namespace_and_returns_the_exit_code(supervisor: Supervisor, rootfs: Path) -> None:
     script = "echo $$; ps | wc -l; ls /proc/1/exe; exit 7"
     done = supervisor.engine("run", "c", rootfs, "/bin/sh", "-c", script, check=False)

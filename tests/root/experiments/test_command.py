@@ -37,8 +37,8 @@ def wait_for_containers(supervisor: Supervisor, count: int) -> None:
     wait_until(look)
 
 
-def test_they_are_listed(supervisor: Supervisor) -> None:
-    done = experiment(supervisor, "list")
+def test_they_are_listed(shared: Supervisor) -> None:
+    done = experiment(shared, "list")
     assert (done.returncode, done.stderr) == (0, "")
     assert set(NAMES) <= {line.split()[0] for line in done.stdout.splitlines()}
 
@@ -60,9 +60,9 @@ def test_a_run_leaves_report_plots_and_data_and_no_container(supervisor: Supervi
     assert supervisor.ps() == []
 
 
-def test_without_json_there_is_a_table_with_bars(supervisor: Supervisor, tmp_path: Path) -> None:
+def test_without_json_there_is_a_table_with_bars(shared: Supervisor, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = experiment(supervisor, "run", "nice", "--nices", "0,10", "--seconds", "1", "--repeat", "1", "--out", out)
+    done = experiment(shared, "run", "nice", "--nices", "0,10", "--seconds", "1", "--repeat", "1", "--out", out)
     assert done.returncode == 0, done
     assert "PREDICTED %" in done.stdout
     assert "#" * 20 in done.stdout
@@ -217,24 +217,24 @@ BAD = {
 
 @pytest.mark.parametrize(("words", "named"), BAD.values(), ids=BAD.keys())
 def test_bad_input_is_named_and_starts_nothing(
-    supervisor: Supervisor, tmp_path: Path, words: list[str], named: str
+    shared: Supervisor, tmp_path: Path, words: list[str], named: str
 ) -> None:
     out = tmp_path / "out"
     extra = [] if "--out" in words else ["--out", str(out)]
-    done = experiment(supervisor, *words, *extra)
+    done = experiment(shared, *words, *extra)
     assert done.returncode in {1, 2}, done
     assert (named in done.stderr, done.stdout, "Traceback" in done.stderr) == (True, "", False), done
     assert not out.exists()
-    assert supervisor.ps() == []
+    assert shared.ps() == []
 
 
-def test_a_root_file_system_without_the_workloads_is_refused(supervisor: Supervisor, tmp_path: Path) -> None:
+def test_a_root_file_system_without_the_workloads_is_refused(shared: Supervisor, tmp_path: Path) -> None:
     empty, out = tmp_path / "empty", tmp_path / "out"
     empty.mkdir()
-    done = experiment(supervisor, "run", "nice", "--rootfs", empty, "--out", out)
+    done = experiment(shared, "run", "nice", "--rootfs", empty, "--out", out)
     assert done.returncode == 2
     assert all(word in done.stderr for word in ("/cpu_hog", "make setup", str(empty)))
-    assert (out.exists(), supervisor.ps()) == (False, [])
+    assert (out.exists(), shared.ps()) == (False, [])
 
 
 def test_without_a_supervisor_it_says_so(tmp_path: Path) -> None:
@@ -246,16 +246,16 @@ def test_without_a_supervisor_it_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("package", ["matplotlib", "jinja2", "rich"])
-def test_without_the_extra_it_says_how_to_install_it(supervisor: Supervisor, tmp_path: Path, package: str) -> None:
+def test_without_the_extra_it_says_how_to_install_it(shared: Supervisor, tmp_path: Path, package: str) -> None:
     blocker, out = tmp_path / "blocker", tmp_path / "out"
     blocker.mkdir()
     (blocker / f"{package}.py").write_text(f"raise ModuleNotFoundError(\"No module named '{package}'\")")
-    environment = os.environ | {"ENGINE_SOCKET": str(supervisor.socket), "PYTHONPATH": f"{blocker}:{PACKAGES}"}
+    environment = os.environ | {"ENGINE_SOCKET": str(shared.socket), "PYTHONPATH": f"{blocker}:{PACKAGES}"}
     command = [sys.executable, "-m", "wherry.cli", "experiment", "run", "nice", "--out", str(out)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, "Traceback" in done.stderr) == (1, "", False), done
     assert package in done.stderr
     assert "pip install 'wherry[experiments]'" in done.stderr
-    assert (out.exists(), supervisor.ps()) == (False, [])
+    assert (out.exists(), shared.ps()) == (False, [])
     listed = subprocess.run([*command[:4], "list"], env=environment, capture_output=True, text=True, check=False)
     assert (listed.returncode, "nice-multicore" in listed.stdout) == (0, True)

@@ -198,7 +198,7 @@ def test_an_overlay_of_directories_with_any_name(tmp_path: Path) -> None:
 
     def check() -> None:
         directories = [os.open(path, os.O_PATH | os.O_DIRECTORY) for path in (lower, upper, work)]
-        tree = mounts.overlay(*directories)
+        tree = mounts.overlay_of(*directories)
         for descriptor in directories:
             os.close(descriptor)
         attach(tree, target)
@@ -219,7 +219,7 @@ def test_an_overlay_that_cannot_be(tmp_path: Path) -> None:
     def check() -> None:
         lower, upper = (os.open(tmp_path / name, os.O_PATH | os.O_DIRECTORY) for name in ("lower", "upper"))
         with pytest.raises(OSError, match="Invalid argument"):
-            mounts.overlay(lower, upper, upper)
+            mounts.overlay_of(lower, upper, upper)
         os.close(lower)
         os.close(upper)
 

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import pytest
 from tests.patience import PATIENCE
-from tests.root.harness import Supervisor, Traces
+from tests.root.harness import PREPARED, Supervisor, Traces
 from tests.waiting import wait_until
 
 from wherry.logs import STDERR, STDOUT, Log, read
@@ -30,15 +30,13 @@ from wherry.logs import index as ix
 from wherry.logs.files import ReadFile
 from wherry.logs.segments import index_path, rotated_numbers, rotated_path
 
-KILLS = int(os.environ.get("WHERRY_KILLS", "200"))
+KILLS = int(os.environ.get("WHERRY_KILLS", "60"))
 CONTAINERS = 10_000 if os.environ.get("WHERRY_CHAOS", "") not in {"", "0"} else 200
-SPARES = 2
-"""How many containers a supervisor prepares ahead, if it is not told."""
 MIB = 1024 * 1024
 LONGEST_WRITE = 32 * MIB
 MARKER = re.compile(rb"\[wherry: ([0-9]+) bytes lost here\]\n")
 
-pytestmark = [pytest.mark.root, pytest.mark.slow_start, pytest.mark.timeout(120 + 3 * KILLS)]
+pytestmark = [pytest.mark.root, pytest.mark.slow_start, pytest.mark.timeout(300 + 3 * KILLS)]
 
 
 class Storm(NamedTuple):
@@ -318,7 +316,7 @@ def test_what_ended_containers_had_is_released(supervisor: Supervisor, rootfs: P
 
     info = supervisor.info()
     run(20)
-    wait_until(lambda: supervisor.info()["spares"] == SPARES)
+    wait_until(lambda: supervisor.info()["spares"] == PREPARED)
     before = descriptors()
     run(CONTAINERS)
     # Spares come and go in the background, each with some descriptors.

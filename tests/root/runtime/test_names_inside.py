@@ -16,6 +16,11 @@ pytestmark = pytest.mark.root
 
 
 @pytest.fixture
+def supervisor(shared: Supervisor) -> Supervisor:
+    return shared
+
+
+@pytest.fixture
 def root(rootfs: Path, tmp_path: Path) -> Path:
     """Without /etc/hosts and /etc/hostname."""
     return tinyroot.make(rootfs, tmp_path / "tiny")

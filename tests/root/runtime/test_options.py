@@ -18,6 +18,11 @@ from wherry.kernel import cgroups
 pytestmark = pytest.mark.root
 
 
+@pytest.fixture
+def supervisor(shared: Supervisor) -> Supervisor:
+    return shared
+
+
 def shell(supervisor: Supervisor, rootfs: Path, script: str, *options: Word) -> list[str]:
     """Standard output of ``sh -c script``, in lines."""
     done = supervisor.engine("run", "--rm", *options, "c", rootfs, "/bin/sh", "-c", script)

@@ -9,16 +9,18 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import msgspec
 from tests.forked import in_child
 from tests.patience import PATIENCE
 
-from wherry.kernel import libc
+from wherry.kernel import id_maps, libc, namespaces
 from wherry.kernel.capabilities import mask_of
+from wherry.kernel.id_maps import IdMap
 from wherry.runtime import binds, defaults, launch, seccomp, users
 from wherry.runtime.exit_status import ExitStatus
 from wherry.runtime.launch import Report
@@ -26,8 +28,10 @@ from wherry.runtime.plan import Plan, make_plan, wants_init
 from wherry.runtime.spec import (
     ANNOTATION_INIT,
     ANNOTATION_NAME_FILE,
+    IdMapping,
     Linux,
     Mount,
+    Namespace,
     Process,
     Rlimit,
     Root,
@@ -36,7 +40,7 @@ from wherry.runtime.spec import (
     User,
 )
 from wherry.runtime.steps import DropPrivileges, LimitBoundingSet, Step, in_cgroups
-from wherry.storage.layers import Layers, open_rootfs
+from wherry.storage.layers import Layers, Mapping, open_rootfs
 
 T = TypeVar("T")
 _PR_SET_PDEATHSIG = 1
@@ -97,6 +101,17 @@ def make_spec(  # noqa: PLR0913 (a spec has as many)
     )
 
 
+def in_user_namespace(spec: Spec, id_map: IdMap) -> Spec:
+    """Volumes have its ids with the option ``ridmap``."""
+    uids, gids = (
+        tuple(IdMapping(container_id=each.inside, host_id=each.outside, size=each.size) for each in extents)
+        for extents in id_map
+    )
+    own = (Namespace(type="user"), *spec.linux.namespaces)
+    linux = msgspec.structs.replace(spec.linux, namespaces=own, uid_mappings=uids, gid_mappings=gids)
+    return msgspec.structs.replace(spec, linux=linux)
+
+
 class Ended(NamedTuple):
     """What became of a container: its reports, how its first process ended, and what it wrote."""
 
@@ -134,7 +149,9 @@ class Parked:
         steps = in_cgroups(list(cgroups), plan.prepare)
         with theirs:
             descriptors = {launch.CHANNEL: theirs.fileno()}
-            self.pid, self.pidfd = launch.spawn(prepare(steps) if prepare else steps, descriptors, ["pid"], [])
+            new = ["pid"] if plan.namespace is None else ["user", "pid"]
+            steps = prepare(steps) if prepare else steps
+            self.pid, self.pidfd = launch.spawn(steps, descriptors, new, [], plan.namespace)
 
     def wait_ready(self) -> bool:
         """False when it has ended instead."""
@@ -157,13 +174,21 @@ class Parked:
             outputs = [os.pipe(), os.pipe()]
             for _, writer in outputs:
                 used.callback(os.close, writer)
+                if self.plan.output_owner:
+                    os.fchown(writer, *self.plan.output_owner)
+            namespace = -1
+            if self.plan.namespace is not None:
+                namespace = id_maps.namespace_of(self.pid, self.pidfd)
+                used.callback(os.close, namespace)
             descriptors = {"root": self.root, "stdout": outputs[0][1], "stderr": outputs[1][1]} | (extra or {})
             directories = set()
             for bind in self.plan.binds:
-                tree, is_directory = binds.open_bind(bind)
+                tree, is_directory = binds.open_bind(bind, namespace)
                 used.callback(os.close, tree)
                 descriptors[bind.descriptor] = tree
                 directories |= {bind.descriptor} if is_directory else set()
+            if self.plan.favours:
+                self.plan.favours.do(self.pid)
             steps = self.plan.finish(directories)
             process = self.plan.spec.process
             message = launch.finish_message(
@@ -217,16 +242,16 @@ class Unsupervised:
         self.stage = directory / "stage"
         self.stage.mkdir()
 
-    def plan(self, *command: str, user: str = "", **fields: Any) -> tuple[Plan, int]:
+    def plan(self, *command: str, user: str = "", id_map: IdMap | None = None, **fields: Any) -> tuple[Plan, int]:
         """The plan of a container with these fields of ``make_spec``, and its root mount."""
-        directory, layers = open_rootfs(str(self.rootfs)), Layers(self.layers, 0)
-        try:
-            _, root = layers.mount("", directory)
-        finally:
-            os.close(directory)
-            layers.close()
+        with ExitStack() as used:
+            directory, layers = open_rootfs(str(self.rootfs)), Layers(self.layers, 0)
+            used.callback(os.close, directory)
+            used.callback(layers.close)
+            mapping = None if id_map is None else Mapping(id_map, used.enter_context(namespace_with(id_map)))
+            _, root = layers.mount("", directory, mapping)
         spec = make_spec(self.rootfs, command, users.lookup(root, user), **fields)
-        return make_plan(spec, str(self.stage)), root
+        return make_plan(spec if id_map is None else in_user_namespace(spec, id_map), str(self.stage)), root
 
     def park(self, *command: str, prepare: Change | None = None, **fields: Any) -> Parked:
         """To be called in a child: see ``apart``."""
@@ -267,6 +292,25 @@ class Unsupervised:
             return result
 
         return in_child(checked)
+
+
+@contextmanager
+def namespace_with(id_map: IdMap) -> Iterator[int]:
+    """A user namespace without a process."""
+    pid, pidfd = namespaces.fork_into(["user"])
+    if pid == 0:
+        signal.pause()
+    try:
+        id_maps.write(pid, id_map)
+        namespace = id_maps.namespace_of(pid, pidfd)
+    finally:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+        os.close(pidfd)
+    try:
+        yield namespace
+    finally:
+        os.close(namespace)
 
 
 def with_capability(name: str) -> Change:

@@ -37,6 +37,7 @@ from wherry.storage import trees
 from wherry.storage.catalogue import Unpacked
 from wherry.storage.tar.budget import Space
 from wherry.supervisor.containers.names import generate_name
+from wherry.supervisor.containers.process_list import ProcessList
 from wherry.supervisor.containers.record import End, EngineInfo, Reason, Record, State
 from wherry.supervisor.containers.request import CreateRequest
 from wherry.supervisor.containers.usage import Resident, Usage
@@ -185,6 +186,7 @@ class FakeEngine:
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
         self.pids_limit: int | None = 100
+        self.userns = "host"
         self.slow = 0.0  # seconds that create and start take
         self.stop_calls: builtins.list[float | None] = []
         self.stop_signals: builtins.list[int | None] = []
@@ -291,6 +293,34 @@ class FakeEngine:
             raise errors.Conflict(f"container {entry.record.name} is not running")
         self.kill_calls.append(signal)
         self.end(entry, Reason.SIGNALED, None, signal)
+
+    async def restart(self, ref: str, seconds: float | None = None, signal: int | None = None) -> Record:
+        await self.stop(ref, seconds, signal)
+        return await self._launch(self._entry(ref))
+
+    async def pause(self, ref: str) -> None:
+        self._move(ref, State.RUNNING, State.PAUSED)
+
+    async def unpause(self, ref: str) -> None:
+        self._move(ref, State.PAUSED, State.RUNNING)
+
+    def _move(self, ref: str, before: State, after: State) -> None:
+        record = self._entry(ref).record
+        if record.state is not before:
+            raise errors.Conflict(f"container {record.name} is {record.state}")
+        record.state = after
+
+    async def rename(self, ref: str, name: str) -> None:
+        entry = self._entry(ref)
+        if name in self.entries:
+            raise errors.NameInUse(f"name in use: {name}")
+        del self.entries[entry.record.name]
+        entry.record.name = name
+        self.entries[name] = entry
+
+    async def processes(self, ref: str, options: str) -> ProcessList:
+        record = self._entry(ref).record
+        return ProcessList(["PID", "CMD"], [[str(record.pid), f"{record.request.command[0]} {options}"]])
 
     async def update(self, ref: str, changes: Mapping[str, Any]) -> None:
         entry = self._entry(ref)

@@ -106,6 +106,55 @@ def test_stop_passes_the_time_on(api: Api, t: str, seconds: float) -> None:
     assert api.engine.stop_calls == [seconds]
 
 
+def test_restart_passes_time_and_signal_on(api: Api) -> None:
+    api.start("alpha", "sleep")
+    assert api.request("POST", "/containers/alpha/restart?t=2&signal=INT").status == 204
+    assert api.engine.stop_calls == [2.0]
+    assert api.request("POST", "/containers/alpha/restart?t=x").status == 400
+    assert api.request("POST", "/containers/nope/restart").status == 404
+
+
+def test_pause_and_unpause(api: Api) -> None:
+    api.start("alpha", "sleep")
+    assert api.request("POST", "/containers/alpha/unpause").status == 409
+    assert api.request("POST", "/containers/alpha/pause").status == 204
+    assert api.request("POST", "/containers/alpha/pause").status == 409
+    state = api.request("GET", "/containers/alpha/json").json()["State"]
+    assert (state["Status"], state["Running"], state["Paused"], state["Pid"] > 0) == ("paused", True, True, True)
+    (shown,) = api.request("GET", "/containers/json").json()
+    assert (shown["State"], shown["Status"]) == ("paused", "Up Less than a second (Paused)")
+    assert len(api.request("GET", '/containers/json?filters={"status":["paused"]}').json()) == 1
+    assert api.request("GET", '/containers/json?filters={"status":["running"]}').json() == []
+    info = api.request("GET", "/info").json()
+    assert (info["Containers"], info["ContainersRunning"], info["ContainersPaused"]) == (1, 0, 1)
+    assert api.request("POST", "/containers/alpha/unpause").status == 204
+    assert api.request("POST", "/containers/nope/pause").status == 404
+
+
+def test_rename(api: Api) -> None:
+    api.create("alpha")
+    api.create("beta")
+    assert api.request("POST", "/containers/alpha/rename?name=/gamma").status == 204
+    assert api.request("GET", "/containers/gamma/json").json()["Name"] == "/gamma"
+    assert api.request("POST", "/containers/alpha/rename?name=x").status == 404
+    taken = api.request("POST", "/containers/gamma/rename?name=beta")
+    assert (taken.status, taken.json()["code"]) == (409, "name_in_use")
+
+
+@pytest.mark.parametrize("query", ["", "?name=", "?name=/", "?name=a/b", "?name=-a", "?name=" + "a" * 129, "?name=%00"])
+def test_rename_refuses_what_is_no_name(api: Api, query: str) -> None:
+    api.create("alpha")
+    reply = api.request("POST", f"/containers/alpha/rename{query}")
+    assert (reply.status, "name" in reply.json()["message"]) == (400, True)
+    assert api.request("GET", "/containers/alpha/json").status == 200
+
+
+def test_top_passes_the_options_of_ps_on(api: Api) -> None:
+    api.start("alpha", "sleep")
+    reply = api.request("GET", "/containers/alpha/top?ps_args=aux%20-ww")
+    assert reply.json() == {"Titles": ["PID", "CMD"], "Processes": [["1000", "sleep aux -ww"]]}
+
+
 @pytest.mark.parametrize("t", ["abc", "1e5", "nan", "inf", "--1", "9" * 30, "%00"])
 def test_stop_refuses_what_is_no_time(api: Api, t: str) -> None:
     api.start("alpha", "sleep")

@@ -82,7 +82,7 @@ def test_refusals_say_what_is_wrong(api: Api, method: str, path: str, status: in
 
 
 def test_what_there_is_none_of_is_an_empty_list(api: Api) -> None:
-    assert api.request("GET", "/volumes").json() == {"Volumes": [], "Warnings": None}
+    assert api.request("GET", "/volumes").json() == {"Volumes": [], "Warnings": []}
     assert api.request("GET", "/plugins").json() == []
     assert api.request("DELETE", "/volumes/data?force=1").status == 204
 

@@ -14,6 +14,7 @@ from types import ModuleType
 
 import pytest
 from tests.patience import PATIENCE
+from tests.unit.cli.conftest import Engine
 from tests.unit.fake_supervisor import (
     FakeSupervisor,
     Handler,
@@ -28,27 +29,6 @@ from tests.unit.fake_supervisor import (
 import wherry
 from wherry.cli import main
 from wherry.errors import Conflict
-
-
-@pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSupervisor]:
-    with FakeSupervisor(tmp_path / "s") as supervisor:
-        monkeypatch.setenv("ENGINE_SOCKET", str(supervisor.path))
-        yield supervisor
-
-
-@pytest.fixture
-def engine(capfd: pytest.CaptureFixture[str]) -> Engine:
-    return Engine(capfd)
-
-
-class Engine:
-    def __init__(self, capture: pytest.CaptureFixture[str]) -> None:
-        self._capture = capture
-
-    def __call__(self, *words: str) -> tuple[int, str, str]:
-        code = main.main(words)
-        return code, *self._capture.readouterr()
 
 
 def unknown(name: str) -> Handler:
@@ -375,6 +355,34 @@ Memory:           3.0 GiB
 """
 
 
+def test_inspect_by_a_template(fake: FakeSupervisor, engine: Engine) -> None:
+    fake.on("GET", "/containers/a/json", reply({"Id": "1", "State": {"Pid": 5}, "Args": ["x", "\x1b"]}))
+    fake.on("GET", "/containers/b/json", reply({"Id": "2", "State": {"Pid": 6}, "Args": []}))
+    text = "{{.State.Pid}} {{range .Args}}<{{.}}>{{end}}"
+    assert engine("inspect", "-f", text, "a", "b") == (0, "5 <x><\\x1b>\n6 \n", "")
+    lines = engine("inspect", "--format", "json", "a", "b")[1].splitlines()
+    assert [json.loads(line)["Id"] for line in lines] == ["1", "2"]
+    code, out, err = engine("inspect", "-f", "{{.Nope}}", "a")
+    assert (code, out) == (1, "")
+    assert err == "engine: template: no field .Nope; there are .Id, .State, .Args\n"
+    fake.requests.clear()
+    code, _, err = engine("inspect", "-f", "{{.Id", "a")
+    assert (code, fake.requests) == (2, [])
+    assert "'{{' has no counterpart" in err
+
+
+def test_one_line_of_json_and_templates_everywhere(fake: FakeSupervisor, engine: Engine) -> None:
+    fake.on("GET", "/info", reply(INFO))
+    assert engine("info", "--format", "json")[1].count("\n") == 1
+    assert engine("info", "--format", "{{.NCPU}} {{len .Wherry}}")[1].startswith(f"{INFO['NCPU']} ")
+    fake.on("GET", "/version", reply({"Version": "9"}))
+    assert engine("version", "--format", "{{.Server.Version}}")[1] == "9\n"
+    code, out, _ = engine("doctor", "--format", "{{.State}} {{.Subject}}")
+    assert (code in (0, 1), out.splitlines()[0].partition(" ")[0] in ("ok", "warning", "problem")) == (True, True)
+    finding = json.loads(engine("doctor", "--format", "json")[1].splitlines()[0])
+    assert [*finding] == ["State", "Subject", "Found", "Fix"]
+
+
 def test_info_is_for_people_or_json(fake: FakeSupervisor, engine: Engine) -> None:
     fake.on("GET", "/info", reply(INFO))
     assert engine("info") == (0, INFO_TEXT, "")
@@ -453,6 +461,7 @@ def test_supervisor_hands_its_options_over(
     words = ("--debug", "--prepared", "0", "--state-dir", "d", "--socket", "s", "--memory-enforcer", "bpf")
     more: tuple[str, ...] = ("--pin-enforcer", "/sys/fs/bpf")
     more += ("--default-pids-limit", "-1", "--rootfs-limit", "0", "--rootfs-cache", "2g", "--disk-reserve", "100m")
+    more += ("--userns", "auto", "--userns-range", "1:2:65536")
     assert engine("supervisor", "rootfs", *words, *more)[0] == 3
     assert engine("--socket", "unix:///s", "supervisor", "/r")[0] == 3
     usual = {
@@ -462,11 +471,13 @@ def test_supervisor_hands_its_options_over(
         "bpffs": None,
         "allow_containers": False,
         "pids_limit": 2048,
+        "userns": "host",
+        "userns_range": "",
     }
     usual |= {"disk": {}}
     limits = {"unpacked": 0, "entries": 0, "cache": 2 << 30, "reserve": 100 << 20}
     given = usual | {"debug": True, "prepared": 0, "enforcer": "bpf", "bpffs": "/sys/fs/bpf"}
-    given |= {"pids_limit": None, "disk": limits}
+    given |= {"pids_limit": None, "disk": limits, "userns": "auto", "userns_range": "1:2:65536"}
     assert stub.calls == [
         (None, "/run/wherry/engine.sock", "/var/lib/wherry", usual),
         (f"{tmp_path}/rootfs", f"{tmp_path}/s", f"{tmp_path}/d", given),

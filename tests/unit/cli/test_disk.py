@@ -68,8 +68,11 @@ Free on the file system: 10 GiB; 1 GiB are kept free.
     assert "aaaaaaaaaaaa   3 MiB   7       1       2026-01-31 10:00:00   /a\\x1b.tar\n" in out
     assert "two         exited    8 KiB   0 B\n" in out
     assert main.main(["df", "--format", "json"]) == 0
-    assert json.loads(capfd.readouterr().out) == DF
-    assert len(fake.requests) == 3
+    out = capfd.readouterr().out
+    assert (json.loads(out), out.count("\n")) == (DF, 1)
+    assert main.main(["df", "--format", "{{len .Wherry.Archives}}"]) == 0
+    assert capfd.readouterr().out == "2\n"
+    assert len(fake.requests) == 4
 
 
 @pytest.mark.parametrize(

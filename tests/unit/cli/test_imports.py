@@ -40,11 +40,12 @@ OURS = {
 BUILT_IN = {"__future__", "_json", "_socket", "errno"}
 START = {"wherry.cli.starting", "wherry.cli.placement", "wherry.cli.values"}
 LIFECYCLE = {"wherry.cli.lifecycle", "wherry.cli.names", "wherry.cli.values"}
+PS = {"wherry.cli.listing", "wherry.cli.filters", "wherry.cli.times"}
 
 LOADED = {
-    "ps": {"wherry.cli.listing", "wherry.cli.times"},
-    "--socket {socket} ps -a --running": {"wherry.cli.listing", "wherry.cli.times"},
-    "ps -q": {"wherry.cli.listing", "wherry.cli.times"},
+    "ps": PS,
+    "--socket {socket} ps -a --running": PS,
+    "ps -q": PS,
     "start alpha /r /bin/true --soft-mib 3": START,
     "run --rm alpha /r /bin/true": START | {"wherry.cli.interrupts"},
     "stop alpha": LIFECYCLE,

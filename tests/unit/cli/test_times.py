@@ -105,3 +105,28 @@ def test_what_is_no_time_of_the_api_is_shown_as_it_is(text: str) -> None:
 def test_local_agrees_with_datetime(moment: datetime) -> None:
     utc = moment.astimezone(UTC)
     assert times.local(f"{utc:%Y-%m-%dT%H:%M:%S}.000000000Z") == f"{utc.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (-5, "0 seconds ago"),
+        (1, "1 second ago"),
+        (59, "59 seconds ago"),
+        (60, "1 minute ago"),
+        (3599, "59 minutes ago"),
+        (3600, "1 hour ago"),
+        (86400, "1 day ago"),
+        (13 * 86400, "13 days ago"),
+        (14 * 86400, "2 weeks ago"),
+        (700 * 86400, "100 weeks ago"),
+        (730 * 86400, "2 years ago"),
+    ],
+)
+def test_how_long_ago(seconds: int, said: str) -> None:
+    then = times.parse("2026-01-31T10:00:00Z", 0)
+    assert times.ago("2026-01-31T10:00:00.999999999Z", then + seconds * times.SECOND) == said
+
+
+def test_what_is_no_time_is_shown_as_it_is() -> None:
+    assert times.ago("yesterday", 0) == "yesterday"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.patience import PATIENCE
@@ -30,7 +32,7 @@ from tests.unit.fake_supervisor import (
 )
 
 import wherry
-from wherry import Client, StartedContainer, errors
+from wherry import Client, ProcessTable, StartedContainer, errors
 from wherry.client import socket_path
 
 
@@ -229,6 +231,28 @@ def test_a_stream_that_does_not_say_how_it_ended_is_no_success(fake: FakeSupervi
         client.run("a", "/r", ["x"])
 
 
+def test_ps_by_filters_and_up_to_a_limit(fake: FakeSupervisor, client: Client) -> None:
+    fake.on("GET", "/containers/json", reply([]))
+    client.ps(filters={"label": "a=b", "name": ["x", "y"]}, limit=3)
+    client.ps(running=True, limit=1)
+    asked = [(each.query["all"], each.query["limit"], json.loads(each.query["filters"])) for each in fake.requests]
+    assert asked == [
+        ("1", "3", {"label": ["a=b"], "name": ["x", "y"]}),
+        ("0", "1", {"status": ["running", "paused", "restarting"]}),
+    ]
+    wrongs: list[dict[str, Any]] = [
+        {"limit": 0},
+        {"limit": True},
+        {"filters": "x"},
+        {"running": True, "filters": {"status": "exited"}},
+    ]
+    for wrong in wrongs:
+        with pytest.raises(errors.InvalidRequest) as refused:
+            client.ps(**wrong)
+        assert refused.value.argument in wrong
+    assert len(fake.requests) == 2
+
+
 def test_ps_asks_for_all_or_for_the_running(fake: FakeSupervisor, client: Client) -> None:
     fake.on("GET", "/containers/json", reply([entry("b"), entry("a", State="exited", Reason="exited", ExitCode=3)]))
     assert [(each.name, each.exit_code) for each in client.ps()] == [("b", None), ("a", 3)]
@@ -288,6 +312,44 @@ def test_stop_says_when_there_was_nothing_to_stop(fake: FakeSupervisor, client: 
 def test_stop_refuses_what_is_no_time(client: Client, seconds: float) -> None:
     with pytest.raises(errors.InvalidRequest, match="seconds"):
         client.stop("a", seconds)
+
+
+def test_pause_unpause_restart_rename_top(fake: FakeSupervisor, client: Client) -> None:
+    for call in ("pause", "unpause", "restart", "rename"):
+        fake.on("POST", f"/containers/a/{call}", empty())
+    fake.on("GET", "/containers/a/top", reply({"Titles": ["PID", "CMD"], "Processes": [["7", "sh -c x"]]}))
+    client.pause("a")
+    client.unpause("a")
+    client.restart("a", 2.5)
+    client.rename("a", "b")
+    assert client.top("a", "-o pid,cmd") == ProcessTable(["PID", "CMD"], [["7", "sh -c x"]])
+    client.top("a")
+    sent = [request.query for request in fake.requests]
+    assert sent == [{}, {}, {"t": "2.5"}, {"name": "b"}, {"ps_args": "-o pid,cmd"}, {}]
+
+
+def test_waiting_ends_in_time_and_the_client_goes_on(fake: FakeSupervisor, client: Client) -> None:
+    """The head of the reply comes at once, its body with the end."""
+    over = threading.Event()
+
+    def wait(_: Request) -> Iterator[bytes]:
+        yield b"HTTP/1.1 200 OK\r\nContent-Length: 16\r\n\r\n"
+        over.wait(PATIENCE)
+        yield b'{"StatusCode":7}'
+
+    fake.on("POST", "/containers/a/wait", wait)
+    for seconds in (0, 0.01):
+        with pytest.raises(errors.WaitTimeout, match=f"a has not ended within {seconds} s") as late:
+            client.wait("a", timeout=seconds)
+        assert isinstance(late.value, TimeoutError)
+    over.set()
+    assert client.wait("a", timeout=PATIENCE) == 7
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), "3"])
+def test_wait_refuses_what_is_no_time(client: Client, seconds: Any) -> None:
+    with pytest.raises(errors.InvalidRequest, match="timeout"):
+        client.wait("a", timeout=seconds)
 
 
 def test_kill_rm_wait_inspect_info_version(fake: FakeSupervisor, client: Client) -> None:

@@ -17,8 +17,6 @@ from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 from tests import reportsamples
 
-from wherry.experiments import report
-
 pytestmark = pytest.mark.browser
 
 WIDTH, HEIGHT = 1280, 900
@@ -68,6 +66,7 @@ def log(browser: webdriver.Chrome, kind: str) -> list[dict[str, Any]]:
 
 
 def look_at(browser: webdriver.Chrome, path: Path) -> Seen:
+    browser.get("about:blank")  # or the browser's own first page could still be loading
     for kind in ("browser", "performance"):
         log(browser, kind)  # what came before
     browser.get(path.as_uri())
@@ -79,8 +78,8 @@ def look_at(browser: webdriver.Chrome, path: Path) -> Seen:
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Path(report.write([reportsamples.result()], str(tmp_path_factory.mktemp("report"))))
+def path(folder: Path) -> Path:
+    return folder / "report.html"
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from typing import Any
 
 import msgspec
@@ -10,10 +11,12 @@ import pytest
 
 from wherry.errors import InvalidRequest, NotSupported
 from wherry.kernel import mounts
+from wherry.kernel.id_maps import IdMap
 from wherry.runtime import defaults, plan, steps
 from wherry.runtime.spec import (
     ANNOTATION_INIT,
     Capabilities,
+    IdMapping,
     Linux,
     Mount,
     Namespace,
@@ -26,6 +29,7 @@ from wherry.runtime.spec import (
 )
 from wherry.runtime.steps import Step, namefiles
 from wherry.runtime.steps.workdir import ChangeDirectory, EnterDirectory, MakeWorkingDirectory
+from wherry.runtime.user_namespace import Favours, UserNamespace
 
 STAGE = "/run/stage"
 SAFE = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC
@@ -281,10 +285,69 @@ def namespaces_with(namespace: Namespace) -> dict[str, Any]:
     return {"namespaces": (*kept, namespace)}
 
 
+def mapped_ids(inside: int, outside: int, size: int) -> IdMapping:
+    return IdMapping(container_id=inside, host_id=outside, size=size)
+
+
+IDS = (mapped_ids(0, 100000, 100),)
+OWN_USERS = (Namespace(type="user"), *defaults.NAMESPACES)
+USER_NAMESPACE: dict[str, Any] = {"namespaces": OWN_USERS, "uid_mappings": IDS, "gid_mappings": IDS}
+
+
+def test_what_is_different_in_a_user_namespace() -> None:
+    """Less is done by the process itself: it is nobody on the host."""
+    settings: dict[str, Any] = {
+        "user": User(uid=7, gid=8),
+        "scheduler": Scheduler(policy="SCHED_BATCH", nice=-5),
+        "rlimits": (Rlimit(type="RLIMIT_NOFILE", soft=10, hard=20),),
+        "oom_score_adj": 5,
+        "mounts": (*defaults.MOUNTS, volume("/data", "/d", "ridmap", "ro")),
+    }
+    mapped, plain = spec(**USER_NAMESPACE, **settings), spec(**settings | {"mounts": defaults.MOUNTS})
+    missing = [step for step in prepare(plain) if step not in prepare(mapped)]
+    assert missing == sent(steps.SetOomScore(5), steps.MountStage(STAGE), steps.AllowPing())
+    added = [step for step in prepare(mapped) if step not in prepare(plain)]
+    assert added == sent(steps.MountStage(STAGE, mapped=True), steps.AllowPing(99))
+    missing = [step for step in finish(plain) if step not in finish(mapped)]
+    assert missing == sent(
+        steps.SetNice(-5), steps.SetScheduler("SCHED_BATCH", 0), steps.SetStdio("stdout", "stderr", 7, 8)
+    )
+    made = plan.make_plan(mapped, STAGE)
+    id_map = IdMap.of([[0, 100000, 100]], [[0, 100000, 100]])
+    assert made.namespace == UserNamespace(id_map, 5)
+    assert made.output_owner == (100007, 100008)
+    assert made.favours == Favours(((resource.RLIMIT_NOFILE, 10, 20),), -5, "SCHED_BATCH", 0)
+    assert made.binds == [plan.Bind("volume6", "/d", "/data", False, mounts.MOUNT_ATTR_RDONLY, "ridmap")]
+    assert plan.make_plan(plain, STAGE)[4:] == (None,)
+
+
+def test_other_ids_are_another_kind() -> None:
+    """Steps may be the same: the child is given its ids from outside."""
+    other = USER_NAMESPACE | {"uid_mappings": (mapped_ids(0, 200000, 100),)}
+    one, two = (plan.make_plan(spec(**each), STAGE) for each in (USER_NAMESPACE, other))
+    assert one.template == two.template
+    assert one.kind != two.kind
+
+
 REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     (namespaces_with(Namespace(type="network", path="/run/netns/x")), NotSupported, "joining the network namespace"),
     (namespaces_with(Namespace(type="pid", path="/proc/1/ns/pid")), NotSupported, "joining the pid namespace"),
-    (namespaces_with(Namespace(type="user")), NotSupported, "user namespaces are not supported"),
+    (namespaces_with(Namespace(type="user")), InvalidRequest, "uid mappings: 0 lines"),
+    (
+        {**namespaces_with(Namespace(type="user")), "uid_mappings": IDS, "gid_mappings": (mapped_ids(1, 5, 10),)},
+        InvalidRequest,
+        "gid mappings: 0 is missing",
+    ),
+    ({"uid_mappings": IDS}, InvalidRequest, "id mappings without a user namespace"),
+    (
+        {**USER_NAMESPACE, "namespaces": tuple(each for each in OWN_USERS if each.type != "network")},
+        InvalidRequest,
+        "needs a network namespace of its own",
+    ),
+    ({**USER_NAMESPACE, "user": User(uid=100)}, InvalidRequest, "user id 100 does not exist .* it has 0-99"),
+    ({**USER_NAMESPACE, "user": User(additional_gids=(7, 100))}, InvalidRequest, "group id 100 does not exist"),
+    ({**USER_NAMESPACE, "scheduler": Scheduler(policy="SCHED_DEADLINE")}, NotSupported, "'SCHED_DEADLINE'"),
+    ({"mounts": (volume("/a", "/b", "ridmap"),)}, InvalidRequest, "mount /a: ridmap without a user namespace"),
     (namespaces_with(Namespace(type="time")), NotSupported, "time namespaces are not supported"),
     ({"namespaces": defaults.NAMESPACES[1:]}, NotSupported, "without a pid namespace"),
     ({"namespaces": ()}, NotSupported, "without a pid namespace"),
@@ -304,7 +367,7 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ),
     *(({"mounts": (volume(path),)}, InvalidRequest, "place of the runtime's own") for path in ("/dev", "/sys")),
     ({"mounts": (volume("/a", "/x", "rshared"),)}, InvalidRequest, "'rshared' is not supported"),
-    ({"mounts": (volume("/a", "/x", "idmap"),)}, InvalidRequest, "mount /a: unknown option 'idmap'"),
+    ({"mounts": (volume("/a", "/x", "Idmap"),)}, InvalidRequest, "mount /a: unknown option 'Idmap'"),
     ({"mounts": (tmpfs("/dev/shm", "shared"),)}, InvalidRequest, "'shared' is not supported"),
     ({"mounts": (Mount(destination="/mnt", type="ext4", source="/dev/sda"),)}, NotSupported, "type 'ext4'"),
     ({"mounts": (Mount(destination="/sys/fs/cgroup", type="cgroup"),)}, NotSupported, "type 'cgroup'"),

@@ -35,7 +35,7 @@ UNKNOWN: dict[str, dict[str, Any]] = {
     "hooks": {"hooks": {"prestart": [{"path": "/bin/true"}]}},
     "process.terminal": {"process": {"args": ["sh"], "terminal": True}},
     "process.user.username": {"process": {"args": ["sh"], "user": {"username": "root"}}},
-    "linux.uidMappings": {"linux": {"uidMappings": [{"containerID": 0, "hostID": 1000, "size": 1}]}},
+    "linux.uidMappings[0].x": {"linux": {"uidMappings": [{"containerID": 0, "hostID": 1000, "size": 1, "x": 1}]}},
     "linux.resources.memory.kernel": {"linux": {"resources": {"memory": {"kernel": 1}}}},
     "mounts[1].uidMappings": {"mounts": [{"destination": "/a"}, {"destination": "/b", "uidMappings": [{}]}]},
     "linux.seccomp.syscalls[0].comment": {

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from wherry.errors import InternalError, InvalidRequest, NameInUse
+from wherry.kernel.id_maps import IdMap
 from wherry.logs import BufferStats
 from wherry.supervisor.containers.record import MemoryDeath, Reason, Record, State
 from wherry.supervisor.containers.request import CreateRequest, Volume
@@ -59,6 +60,7 @@ def test_every_field_is_kept(records: Records) -> None:
     values: dict[str, object] = {"state": State.RUNNING, "reason": Reason.LOST, "request": record(1).request}
     values["log_stats"] = BufferStats(*range(1, 9))
     values["memory_death"] = MemoryDeath(enforcer="bpf", pid=7, comm="hog", rss_bytes=8, death_ns=9)
+    values["id_map"] = IdMap.of([[0, 1, 2]], [[0, 3, 4]])
     kinds = {"str": "text", "int": 7, "bool": True, "int | None": 8}
     annotations = {field.name: str(field.type) for field in msgspec.structs.fields(Record)}
     for field in msgspec.structs.fields(Record):

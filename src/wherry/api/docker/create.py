@@ -52,6 +52,7 @@ class HostConfig(msgspec.Struct, rename="pascal", kw_only=True):
     binds: list[str] | None = None
     tmpfs: dict[str, str] | None = None
     network_mode: str | None = None
+    userns_mode: str | None = None
     pids_limit: int | None = None
     nano_cpus: int | None = None
     cpu_shares: int | None = None
@@ -93,8 +94,11 @@ class ContainerConfig(msgspec.Struct, rename="pascal", kw_only=True):
     wherry: WherryConfig | None = None
 
 
-def create_request(body: Any, pids_limit: int | None = defaults.PIDS_LIMIT, version: Version = NEWEST) -> CreateRequest:
-    """The request that a decoded JSON body stands for, checked. ``pids_limit`` is for one that does not name any.
+def create_request(
+    body: Any, pids_limit: int | None = defaults.PIDS_LIMIT, version: Version = NEWEST, userns: str = "host"
+) -> CreateRequest:
+    """The request that a decoded JSON body stands for, checked. ``pids_limit`` and ``userns`` are for one that does not
+    name any.
 
     Raises:
         InvalidRequest: a value of the wrong type or out of range.
@@ -113,6 +117,7 @@ def create_request(body: Any, pids_limit: int | None = defaults.PIDS_LIMIT, vers
     host = config.host_config or HostConfig()
     if host.pids_limit is None:
         host.pids_limit = pids_limit
+    host.userns_mode = host.userns_mode or userns
     return check(_translate(config, host, config.wherry or WherryConfig()))
 
 
@@ -134,6 +139,7 @@ def _translate(config: ContainerConfig, host: HostConfig, ours: WherryConfig) ->
         volumes=tuple(parse_bind(bind) for bind in host.binds or ()),
         tmpfs=_tmpfs(host),
         network=_network(host.network_mode or "default"),
+        userns=host.userns_mode or "host",
         pids_limit=None if host.pids_limit in (None, 0, -1) else host.pids_limit,
         cpus=host.nano_cpus / 1e9 if host.nano_cpus else None,
         soft_bytes=ours.soft_limit,

@@ -256,7 +256,7 @@ def details(record: Record, log: Log) -> dict[str, Any]:
         "AppArmorProfile": "",
         "ExecIDs": None,
         "HostConfig": _host_config(request),
-        "GraphDriver": {"Name": "none" if request.rw_rootfs else "overlayfs", "Data": None},
+        "GraphDriver": {"Name": "none" if request.rw_rootfs else "overlayfs", "Data": {}},
         "Mounts": _mounts(request),
         "Config": _config(record),
         "NetworkSettings": {**_NO_ADDRESSES, "Networks": {request.network: _endpoint(request.network)}},
@@ -329,7 +329,7 @@ def _config(record: Record) -> dict[str, Any]:
         "OnBuild": None,
         "Labels": request.labels,
         "StopSignal": request.stop_signal,
-        "StopTimeout": None if request.stop_seconds is None else round(request.stop_seconds),
+        **({} if request.stop_seconds is None else {"StopTimeout": round(request.stop_seconds)}),
     }
 
 
@@ -368,6 +368,7 @@ def _host_config(request: CreateRequest) -> dict[str, Any]:
         "Sysctls": request.sysctls or None,
         "Tmpfs": request.tmpfs,
         "Ulimits": [{"Name": each.name, "Soft": each.soft, "Hard": each.hard} for each in request.ulimits] or None,
+        "UsernsMode": request.userns,
     }
 
 

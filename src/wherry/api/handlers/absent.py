@@ -12,7 +12,7 @@ from wherry.errors import NotFound, quoted
 async def volumes(call: Call) -> web.StreamResponse:
     filters = known_filters(call.query.only("filters").text("filters"), "dangling", "driver", "label", "name")
     wanted_flag(filters, "dangling")
-    return call.replies.json({"Volumes": [], "Warnings": None})
+    return call.replies.json({"Volumes": [], "Warnings": []})
 
 
 async def volume(call: Call) -> web.StreamResponse:

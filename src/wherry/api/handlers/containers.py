@@ -32,11 +32,11 @@ async def wanted(call: Call) -> tuple[str | None, CreateRequest]:
     name = call.query.text("name").removeprefix("/")
     if name:
         check_name(name)
-    limit = call.engine.pids_limit
+    defaults = (call.engine.pids_limit, call.version, call.engine.userns)
     body = await read_json(call.request)
     if (call.request.content_length or LARGE_BODY) < LARGE_BODY:
-        return name or None, create_request(body, limit, call.version)
-    return name or None, await asyncio.to_thread(create_request, body, limit, call.version)
+        return name or None, create_request(body, *defaults)
+    return name or None, await asyncio.to_thread(create_request, body, *defaults)
 
 
 async def create(call: Call) -> web.StreamResponse:
@@ -66,10 +66,38 @@ async def start_again(call: Call) -> web.StreamResponse:
 
 
 async def stop(call: Call) -> web.StreamResponse:
-    query = call.query.only("t", "signal")
-    signal = signal_number(query.text("signal")) if query.text("signal") else None
-    stopped = await call.lifetime.finish(call.engine.stop(call.ref, query.seconds("t"), signal))
+    stopped = await call.lifetime.finish(call.engine.stop(call.ref, *_how_to_stop(call)))
     return call.replies.empty(204 if stopped else 304)
+
+
+async def restart(call: Call) -> web.StreamResponse:
+    await call.lifetime.finish(call.engine.restart(call.ref, *_how_to_stop(call)))
+    return call.replies.empty(204)
+
+
+def _how_to_stop(call: Call) -> tuple[float | None, int | None]:
+    query = call.query.only("t", "signal")
+    return query.seconds("t"), signal_number(query.text("signal")) if query.text("signal") else None
+
+
+async def pause(call: Call) -> web.StreamResponse:
+    call.query.only()
+    await call.lifetime.finish(call.engine.pause(call.ref))
+    return call.replies.empty(204)
+
+
+async def unpause(call: Call) -> web.StreamResponse:
+    call.query.only()
+    await call.lifetime.finish(call.engine.unpause(call.ref))
+    return call.replies.empty(204)
+
+
+async def rename(call: Call) -> web.StreamResponse:
+    name = call.query.only("name").text("name").removeprefix("/")
+    if not name:
+        raise InvalidRequest("query parameter 'name' is missing: the container's new name")
+    await call.lifetime.finish(call.engine.rename(call.ref, check_name(name)))
+    return call.replies.empty(204)
 
 
 async def kill(call: Call) -> web.StreamResponse:

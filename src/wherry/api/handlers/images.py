@@ -97,7 +97,7 @@ def _details(version: Version, rootfs: str, first_ns: int) -> dict[str, Any]:
         "Os": "linux",
         **sizes(version, 0),
         "Config": {"Cmd": None, "Entrypoint": None, "Env": None, "Labels": {}, "ExposedPorts": None, "Volumes": None},
-        "GraphDriver": {"Name": "overlayfs", "Data": None},
+        "GraphDriver": {"Name": "overlayfs", "Data": {}},
         "RootFS": {"Type": "layers", "Layers": []},
         "Metadata": {"LastTagTime": durations.ZERO},
         "Wherry": {"Rootfs": rootfs},

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from wherry.api.http.peers import Peers
 from wherry.api.http.replies import JSON, Replies, TooManyConnectionsError, encode
-from wherry.errors import InternalError, InvalidRequest, WherryError
+from wherry.errors import InternalError, InvalidRequest, WherryError, printable
 
 _log = logging.getLogger(__name__)
 
@@ -188,7 +188,7 @@ class Connection(web.RequestHandler):
 
 def _raw_response(error: WherryError) -> bytes:
     """A response before there is any request: written as it is, since aiohttp answers requests only."""
-    body = encode({"message": str(error), "code": error.code})
+    body = encode({"message": printable(str(error)), "code": error.code})
     head = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\nContent-Type: {JSON}\r\n"
     return f"{head}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 

@@ -10,7 +10,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from wherry.api.http.versions import NEWEST, Version, shown
-from wherry.errors import InternalError, InvalidRequest, WherryError
+from wherry.errors import InternalError, InvalidRequest, WherryError, printable
 
 API_VERSION = shown(NEWEST)
 JSON = "application/json"
@@ -139,7 +139,7 @@ class Replies:
         headers = self._json
         if isinstance(error, MethodNotAllowedError):
             headers = CIMultiDict({**headers, "Allow": error.allowed})
-        body = encode({"message": str(error), "code": error.code})
+        body = encode({"message": printable(str(error)), "code": error.code})
         response = web.Response(body=body, status=error.status, headers=headers)
         if isinstance(error, BodyTooLargeError | BodyTooSlowError):
             response.force_close()

@@ -13,6 +13,7 @@ from wherry.runtime.steps.codec import decode, dialect, encode, in_cgroups
 from wherry.runtime.steps.context import Context, Step
 from wherry.runtime.steps.namefiles import AttachNameFile, StageNameFiles
 from wherry.runtime.steps.process import (
+    AwaitIds,
     DropPrivileges,
     InstallFilter,
     JoinCgroups,
@@ -51,6 +52,7 @@ __all__ = [
     "AttachNameFile",
     "AttachRoot",
     "AttachVolume",
+    "AwaitIds",
     "ChangeDirectory",
     "Context",
     "DropPrivileges",

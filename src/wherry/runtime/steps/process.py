@@ -25,6 +25,25 @@ class NewSession(NamedTuple):
         process.join_new_session_keyring()
 
 
+class AwaitIds(NamedTuple):
+    """The parent says by a byte that our new user namespace has its ids. Until then we are nobody there, and when it
+    never says so we end.
+    """
+
+    descriptor: str
+
+    def describe(self) -> str:
+        return "wait for the ids of the user namespace"
+
+    def execute(self, context: Context) -> None:
+        gate = context.descriptors.pop(self.descriptor)
+        try:
+            if os.read(gate, 1) != b"1":
+                raise BrokenPipeError(errno.EPIPE, "the parent has gone")
+        finally:
+            os.close(gate)
+
+
 class SetOomScore(NamedTuple):
     """Before the namespaces: it needs the host's /proc. Not what a service manager gave the supervisor."""
 

@@ -6,7 +6,7 @@ import os
 import stat
 from typing import NamedTuple
 
-from wherry.kernel import mounts
+from wherry.kernel import mounts, namespaces, process
 from wherry.kernel.libc import call_error
 from wherry.runtime.steps.context import Context
 
@@ -24,24 +24,39 @@ LINKS = (
 
 
 class MountStage(NamedTuple):
-    """A tmpfs of our own over ``path``. Slave propagation first: nothing of ours reaches the host, and a host's
-    unmount reaches us.
+    """A tmpfs of our own over ``path``, which becomes the working directory: ``Context.stage`` is relative, since who
+    is nobody on the host (``mapped``) may not walk there. Slave propagation first: nothing of ours reaches the host,
+    and a host's unmount reaches us.
     """
 
     path: str
+    mapped: bool = False
+    """Become root of our user namespace, whose root is to own the tmpfs; only the host's could open ``path``."""
 
     def describe(self) -> str:
         return f"mount stage {self.path}"
 
     def execute(self, context: Context) -> None:
         mounts.mount("", "/", "", mounts.MS_REC | mounts.MS_SLAVE)
-        restrict = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC
-        mounts.mount("stage", self.path, "tmpfs", restrict, "mode=700,size=4m")
+        target = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if self.mapped:
+                process.become_root()
+            restrict = mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV | mounts.MOUNT_ATTR_NOEXEC
+            options: list[tuple[str, str | None]] = [("source", "stage"), ("mode", "700"), ("size", "4m")]
+            tree = mounts.new_filesystem("tmpfs", options, restrict)
+            try:
+                mounts.attach(tree, target)
+                os.fchdir(tree)
+            finally:
+                os.close(tree)
+        finally:
+            os.close(target)
         # MS_SLAVE of a host mount may still be a peer of nobody; the stage itself must be private or move_mount(2)
         # refuses.
-        mounts.mount("", self.path, "", mounts.MS_PRIVATE)
-        context.stage = self.path
-        os.mkdir(f"{self.path}/root", 0o700)
+        mounts.mount("", ".", "", mounts.MS_PRIVATE)
+        context.stage = "."
+        os.mkdir("root", 0o700)
 
 
 class MountStaged(NamedTuple):
@@ -59,7 +74,16 @@ class MountStaged(NamedTuple):
     def execute(self, context: Context) -> None:
         target = context.stage + self.destination
         os.makedirs(target, 0o755, exist_ok=True)
-        mounts.mount(self.source, target, self.fstype, self.flags, self.data)
+        try:
+            mounts.mount(self.source, target, self.fstype, self.flags, self.data)
+        except PermissionError as error:
+            if self.fstype in ("proc", "sysfs") and namespaces.in_user_namespace():
+                # mount_too_revealing() in the kernel's fs/namespace.c
+                error.strerror = (
+                    f"something is mounted over a part of the host's own {self.fstype}, "
+                    "and a user namespace is shown no more than that"
+                )
+            raise
 
 
 class ReadOnlyStaged(NamedTuple):
@@ -108,8 +132,10 @@ class MakeDevices(NamedTuple):
 class AllowPing(NamedTuple):
     """Every group may open the datagram sockets of ICMP, which need no CAP_NET_RAW (icmp(7)): as docker and podman.
 
-    /proc/sys/net shows the network namespace of who looks.
+    /proc/sys/net shows the network namespace of who looks, and takes no group that is not mapped.
     """
+
+    last_group: int = 2147483647
 
     def describe(self) -> str:
         return "allow ping"
@@ -120,7 +146,7 @@ class AllowPing(NamedTuple):
         except FileNotFoundError:  # a kernel without it
             return
         try:
-            os.write(descriptor, b"0 2147483647")
+            os.write(descriptor, f"0 {self.last_group}".encode())
         finally:
             os.close(descriptor)
 

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
+from wherry.kernel.id_maps import IdMap
 from wherry.logs import BufferStats
 from wherry.memory import Traits, choice
 from wherry.supervisor.containers.request import CreateRequest
@@ -94,6 +95,8 @@ class Record(msgspec.Struct, kw_only=True):
     slot: str = ""
     layer: str = ""
     unpacked: str = ""
+    id_map: IdMap | None = None
+    """Of the user namespace of the current start, until nothing is left of it: these ids are in use."""
     peak_memory_bytes: int | None = None
     peak_pids: int | None = None
     peak_rss_bytes: int | None = None

@@ -21,7 +21,7 @@ from wherry.logs.options import BUFFER_MAX, BUFFER_MIN, FILE_MIN, MODES, LogOpti
 from wherry.runtime import sysctls
 from wherry.runtime.signals import signal_number
 from wherry.runtime.spec import ANNOTATION_PREFIX
-from wherry.supervisor.containers import name_service, privileges, process_limits
+from wherry.supervisor.containers import name_service, privileges, process_limits, userns
 from wherry.supervisor.containers.bounds import check_sizes
 from wherry.supervisor.containers.process_limits import Ulimit
 
@@ -75,6 +75,7 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     ``memory_swap_bytes`` is memory and swap together, -1 for any amount, None for twice the memory;
     ``nice`` (of the container), ``cpu_shares`` and ``sched_policy`` "idle" each set the container's weight against
     others, so that one excludes the rest; ``sched_policy`` is other, batch, idle, fifo:N or rr:N, "" is other;
+    ``userns`` is host, auto, keep-id or UID:GID:SIZE;
     ``seccomp`` is a profile in docker's JSON, "" for the default one, "unconfined" for none;
     ``ulimits`` take the place of the default ones by name; ``shm_bytes`` is the size of /dev/shm, None for 64 MiB;
     ``group_add`` are names or numbers, looked up as ``user``; ``extra_hosts`` are "NAME:IP" for /etc/hosts, ``dns*``
@@ -100,6 +101,7 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     volumes: tuple[Volume, ...] = ()
     tmpfs: dict[str, str] = {}
     network: str = "none"
+    userns: str = userns.HOST
     pids_limit: int | None = None
     cpus: float | None = None
     soft_bytes: int | None = None
@@ -388,6 +390,7 @@ def _check_identity(request: CreateRequest) -> None:
         raise InvalidRequest(f"invalid user: {quoted(request.user)}")
     if request.network not in ("none", "host"):
         raise InvalidRequest(f"invalid network: {quoted(request.network)}: only none and host exist")
+    userns.check(request.userns, request.user, request.network)
 
 
 def _check_world(request: CreateRequest) -> None:

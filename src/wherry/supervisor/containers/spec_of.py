@@ -6,6 +6,8 @@ import resource
 
 import msgspec
 
+from wherry.kernel import id_maps
+from wherry.kernel.id_maps import Extent, IdMap
 from wherry.runtime import defaults, seccomp
 from wherry.runtime.spec import (
     ANNOTATION_HARD_LIMIT,
@@ -17,6 +19,7 @@ from wherry.runtime.spec import (
     BlockIO,
     Capabilities,
     Cpu,
+    IdMapping,
     Linux,
     Memory,
     Mount,
@@ -38,10 +41,13 @@ from wherry.supervisor.namefiles import name_files
 from wherry.weights import weight_of_nice
 
 _CPU_PERIOD = 100_000  # microseconds; docker's
+_TTY = 5  # the group that defaults.MOUNTS gives terminals
 
 
-def make_spec(name: str, request: CreateRequest, rootfs: str, user: User) -> Spec:
-    """``rootfs`` is the directory the container's root is made of; ``user`` the request's user, looked up in it."""
+def make_spec(name: str, request: CreateRequest, rootfs: str, user: User, id_map: IdMap | None = None) -> Spec:
+    """``rootfs`` is the directory the container's root is made of; ``user`` the request's user, looked up in it;
+    ``id_map`` is of the user namespace that it is to have, None for none.
+    """
     hostname = request.hostname or name[:63]
     annotations = request.annotations | _limit_annotations(request)
     if request.init:
@@ -55,9 +61,11 @@ def make_spec(name: str, request: CreateRequest, rootfs: str, user: User) -> Spe
         root=Root(path=rootfs, readonly=request.read_only),
         hostname=hostname,
         domainname=request.domainname,
-        mounts=(*_base_mounts(request), *_own_mounts(request)),
+        mounts=(*_base_mounts(request, id_map), *_own_mounts(request, id_map)),
         linux=Linux(
-            namespaces=_namespaces(request),
+            namespaces=_namespaces(request, id_map),
+            uid_mappings=() if id_map is None else _mappings(id_map.uids),
+            gid_mappings=() if id_map is None else _mappings(id_map.gids),
             resources=resources(request),
             masked_paths=defaults.MASKED_PATHS,
             readonly_paths=defaults.READONLY_PATHS,
@@ -125,17 +133,25 @@ def _environment(asked: tuple[str, ...], hostname: str, home: str) -> tuple[str,
     return tuple(f"{key}={value}" for key, value in variables.items())
 
 
-def _namespaces(request: CreateRequest) -> tuple[Namespace, ...]:
+def _namespaces(request: CreateRequest, id_map: IdMap | None) -> tuple[Namespace, ...]:
     shared = {"network"} if request.network == "host" else set()
-    return tuple(namespace for namespace in defaults.NAMESPACES if namespace.type not in shared)
+    own = [Namespace(type="user")] if id_map is not None else []
+    return (*own, *(namespace for namespace in defaults.NAMESPACES if namespace.type not in shared))
 
 
-def _base_mounts(request: CreateRequest) -> tuple[Mount, ...]:
+def _mappings(extents: tuple[Extent, ...]) -> tuple[IdMapping, ...]:
+    return tuple(IdMapping(container_id=each.inside, host_id=each.outside, size=each.size) for each in extents)
+
+
+def _base_mounts(request: CreateRequest, id_map: IdMap | None) -> tuple[Mount, ...]:
     # A tmpfs or volume over one of the defaults takes its place, as in docker (--tmpfs /dev/shm:size=1g).
-    mounts = (mount for mount in defaults.MOUNTS if mount.destination not in _taken(request))
-    if request.shm_bytes is None:
-        return tuple(mounts)
-    return tuple(_sized(mount, request.shm_bytes) if mount.destination == "/dev/shm" else mount for mount in mounts)
+    mounts = tuple(mount for mount in defaults.MOUNTS if mount.destination not in _taken(request))
+    if request.shm_bytes is not None:
+        size = request.shm_bytes
+        mounts = tuple(_sized(mount, size) if mount.destination == "/dev/shm" else mount for mount in mounts)
+    if id_map is None or id_maps.outside(id_map.gids, _TTY) is not None:
+        return mounts
+    return tuple(_without_group(mount) for mount in mounts)
 
 
 def _sized(mount: Mount, size: int) -> Mount:
@@ -143,13 +159,20 @@ def _sized(mount: Mount, size: int) -> Mount:
     return msgspec.structs.replace(mount, options=(*options, f"size={size}"))
 
 
-def _own_mounts(request: CreateRequest) -> list[Mount]:
+def _without_group(mount: Mount) -> Mount:
+    """Terminals belong to the group of who opens them where there is no group ``tty``: podman does so."""
+    options = tuple(option for option in mount.options if option != f"gid={_TTY}")
+    return msgspec.structs.replace(mount, options=options)
+
+
+def _own_mounts(request: CreateRequest, id_map: IdMap | None) -> list[Mount]:
+    mapped = ("ridmap",) if id_map is not None else ()
     result = [
         Mount(
             destination=clean_path(volume.destination),
             type="bind",
             source=volume.source,
-            options=("rbind", "ro" if volume.read_only else "rw"),
+            options=("rbind", "ro" if volume.read_only else "rw", *mapped),
         )
         for volume in request.volumes
     ]

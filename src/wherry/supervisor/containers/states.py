@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from wherry.errors import Conflict, InternalError, WherryError
+from wherry.kernel.id_maps import IdMap
 from wherry.logs import BufferStats
 from wherry.runtime.exit_status import ExitStatus
 from wherry.supervisor.containers.cause import MemoryEvidence, decide
@@ -38,6 +39,10 @@ def can_start(record: Record) -> bool:
 
 def can_signal(record: Record) -> bool:
     """Stop and kill."""
+    return record.is_live
+
+
+def can_list_processes(record: Record) -> bool:
     return record.is_live
 
 
@@ -240,6 +245,14 @@ def took_slot(record: Record, slot: str, cgroup: str) -> None:
 
 def gave_slot_back(record: Record) -> None:
     record.slot = record.cgroup = ""
+
+
+def took_ids(record: Record, id_map: IdMap) -> None:
+    record.id_map = id_map
+
+
+def gave_ids_back(record: Record) -> None:
+    record.id_map = None
 
 
 def took_layer(record: Record, layer: str) -> None:

@@ -7,13 +7,17 @@ import contextlib
 import logging
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from wherry.errors import InvalidRequest, RootfsInUse, StartFailed, WherryError
+from wherry.kernel.id_maps import IdMap
 from wherry.kernel.libc import describe_errno
 from wherry.logs import Pipeline, duplicate_pipe, make_buffer, make_pipe
 from wherry.runtime import binds, cgroup_limits, launch, users
-from wherry.runtime.plan import Plan, make_plan, wants_init
+from wherry.runtime.plan import Kind, Plan, make_plan, wants_init
 from wherry.storage import layers
 from wherry.storage.rootfs import RootfsStore
 from wherry.supervisor.containers import states
@@ -23,6 +27,7 @@ from wherry.supervisor.containers.record import Record
 from wherry.supervisor.containers.request import CreateRequest
 from wherry.supervisor.containers.spec_of import make_spec
 from wherry.supervisor.events import Notice
+from wherry.supervisor.id_ranges import IdRanges
 from wherry.supervisor.memory_watch.memory import Memory
 from wherry.supervisor.processes.children import Child, Children
 from wherry.supervisor.processes.shims import Shims
@@ -32,12 +37,13 @@ from wherry.supervisor.user_lookup import find_user
 _log = logging.getLogger(__name__)
 _REFILL_SECONDS = 0.02
 _LOG_SECONDS = 2
+_PLAIN = CreateRequest(rootfs="/", command=("/bin/true",))
 
 
 class Starter:
     """What a start needs of the supervisor."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (by name)
         self,
         *,
         shims: Shims,
@@ -48,6 +54,7 @@ class Starter:
         layer_store: layers.Layers,
         memory: Memory,
         stage: str,
+        id_ranges: IdRanges,
     ) -> None:
         self._shims = shims
         self._children = children
@@ -57,8 +64,10 @@ class Starter:
         self._layers = layer_store
         self._memory = memory
         self._stage = stage
+        self._id_ranges = id_ranges
         self._unpacking = asyncio.Semaphore(2)
         self._template = ""
+        self._last = _PLAIN
         self._refill_timer: asyncio.TimerHandle | None = None
         self._refilling: asyncio.Task[None] | None = None
         self._in_use: dict[tuple[int, int], list[tuple[Record, bool]]] = {}
@@ -77,14 +86,15 @@ class Starter:
                 rootfs = await self._open_rootfs(container, used)
                 self._reserve(container, rootfs)
                 undo.callback(self.release_rootfs, container)
-                root = self._mount_root(container, rootfs)
+                child, mapping = await self._take_ids(container, undo)
+                root = self._mount_root(container, rootfs, mapping)
                 unowned = await undo.enter_async_context(contextlib.AsyncExitStack())
                 # In a thread: the last reference to an overlay syncs the file system under it.
                 unowned.push_async_callback(asyncio.to_thread, os.close, root)
                 plan = await self._plan(container, root)
-                names, descriptors, directories = self._open_binds(plan, used)
-                child = await self._children.get(plan)
-                undo.push_async_callback(self._children.discard, child)
+                names, descriptors, directories = self._open_binds(plan, used, -1 if child is None else child.namespace)
+                child = child or await self._take_child(plan, undo)
+                child.close_namespace()
                 unowned.pop_all()
                 child.root = root
                 self._limit(child, plan)
@@ -98,6 +108,7 @@ class Starter:
                 undo.callback(states.gave_slot_back, record)
                 self._records.save(record)
                 self._hand_over(container, child, outputs, kept)
+                self._favour(child, plan, outputs)
                 message = launch.finish_message(
                     ["root", "stdout", "stderr", *names],
                     plan.finish(directories),
@@ -109,14 +120,35 @@ class Starter:
             self._capture_output(container, outputs, unread)
             started = await self._wait_executed(container, child)
             undo.pop_all()
-        self._refill_later(plan.template)
+        self._refill_later(plan.template, record.request)
         return started
 
-    def prepare_ahead(self) -> None:
+    async def _take_ids(
+        self, container: Container, undo: contextlib.AsyncExitStack
+    ) -> tuple[Child | None, layers.Mapping | None]:
+        """With ids of its own, a child comes first: the root is mounted with the ids of its user namespace."""
+        record = container.record
+        id_map = self._id_ranges.choose(record.request)
+        if id_map is None:
+            return None, None
+        states.took_ids(record, id_map)
+        undo.callback(states.gave_ids_back, record)
+        child = await self._take_child(self._outline(record.request, id_map), undo)
+        return child, layers.Mapping(id_map, child.namespace)
+
+    async def _take_child(self, plan: Plan, undo: contextlib.AsyncExitStack) -> Child:
+        child = await self._children.get(plan)
+        undo.push_async_callback(self._children.discard, child)
+        return child
+
+    def _outline(self, request: CreateRequest, id_map: IdMap | None) -> Plan:
+        """A plan of the right kind, before anything of the container has been looked at."""
+        return make_plan(make_spec("prepared", request, "/", users.User(0, 0, (), "/"), id_map), self._stage)
+
+    def prepare_ahead(self, default_userns: str) -> None:
         """Have spare children made for containers without special wishes."""
-        request = CreateRequest(rootfs="/", command=("/bin/true",))
-        spec = make_spec("prepared", request, "/", users.User(0, 0, (), "/"))
-        self._template = make_plan(spec, self._stage).template
+        self._last = msgspec.structs.replace(_PLAIN, userns=default_userns)
+        self._template = self._outline(_PLAIN, None).template
         self.refill()
 
     def refill(self) -> None:
@@ -126,19 +158,30 @@ class Starter:
             self._refill_timer = None
         if not self._template:
             return  # a container taken over has ended before anything was prepared
-        self._children.refill(self._template)
+        maps = self._id_ranges.reserve(self._last, self._children.spare_count)
+        plain = Kind(self._template)
+        self._children.refill([plain if each is None else self._outline(self._last, each).kind for each in maps])
         if self._refilling is None or self._refilling.done():
-            self._refilling = asyncio.get_running_loop().create_task(self._refill_layers())
+            self._refilling = asyncio.get_running_loop().create_task(self._refill_layers(maps))
 
-    async def _refill_layers(self) -> None:
-        await self._layers.refill()
+    async def _refill_layers(self, maps: Sequence[IdMap | None]) -> None:
+        """A mapped one needs the user namespace of a child that is there."""
+        if any(maps):
+            await self._children.refilled()
+        namespaces = {id_map: os.dup(descriptor) for id_map, descriptor in self._children.mappings() if id_map in maps}
+        try:
+            wanted = (None if each is None else layers.Mapping(each, namespaces.get(each, -1)) for each in maps)
+            await self._layers.refill([each for each in wanted if each is None or each.namespace >= 0])
+        finally:
+            for descriptor in namespaces.values():
+                os.close(descriptor)
         if self._layers.has_retired:
             await asyncio.to_thread(self._layers.drop_retired)
 
-    def _refill_later(self, template: str) -> None:
+    def _refill_later(self, template: str, request: CreateRequest) -> None:
         # Not at once: cloning and mounting would compete with the container's own first milliseconds, which many a
         # container's whole life fits in. The end of a container calls refill as well, whichever comes first.
-        self._template = template
+        self._template, self._last = template, request
         if self._refill_timer is None:
             self._refill_timer = asyncio.get_running_loop().call_later(_REFILL_SECONDS, self.refill)
 
@@ -205,12 +248,12 @@ class Starter:
             else:
                 del self._in_use[key]
 
-    def _mount_root(self, container: Container, rootfs: int) -> int:
+    def _mount_root(self, container: Container, rootfs: int, mapping: layers.Mapping | None) -> int:
         record = container.record
         if record.request.rw_rootfs:
             self._layers.stop_sparing(rootfs)
-            return layers.clone_writable(rootfs)
-        layer, root = self._layers.mount(record.layer, rootfs)
+            return layers.clone_writable(rootfs, mapping)
+        layer, root = self._layers.mount(record.layer, rootfs, mapping)
         states.took_layer(record, layer)
         return root
 
@@ -223,19 +266,21 @@ class Starter:
 
     def _make_plan(self, container: Container, user: users.User) -> Plan:
         record = container.record
-        spec = make_spec(record.name, record.request, record.request.rootfs, user)
+        spec = make_spec(record.name, record.request, record.request.rootfs, user, record.id_map)
         plan = make_plan(spec, self._stage)
         if _log.isEnabledFor(logging.DEBUG):
             for step in [*plan.prepare, *plan.finish(set())]:
                 _log.debug("%s: step: %s", record.name, step.describe())
         return plan
 
-    def _open_binds(self, plan: Plan, used: contextlib.ExitStack) -> tuple[list[str], list[int], set[str]]:
+    def _open_binds(
+        self, plan: Plan, used: contextlib.ExitStack, namespace: int
+    ) -> tuple[list[str], list[int], set[str]]:
         names: list[str] = []
         descriptors: list[int] = []
         directories: set[str] = set()
         for bind in plan.binds:
-            tree, is_directory = binds.open_bind(bind)
+            tree, is_directory = binds.open_bind(bind, namespace)
             used.callback(os.close, tree)
             names.append(bind.descriptor)
             descriptors.append(tree)
@@ -279,6 +324,17 @@ class Starter:
         if child.channel is not None:
             held["channel"] = child.channel.fileno()
         self._shims.claim(child.slot, held, self._memory.alarm_of(container))
+
+    def _favour(self, child: Child, plan: Plan, outputs: dict[str, int]) -> None:
+        """What a process in a user namespace of its own may not do itself."""
+        if plan.favours is None or plan.output_owner is None:
+            return
+        try:
+            plan.favours.do(child.pid)
+            for stream in ("write1", "write2"):
+                os.fchown(outputs[stream], *plan.output_owner)
+        except OSError as error:
+            raise StartFailed(f"set limits and scheduling: {describe_errno(error.errno or 0)}") from error
 
     def _capture_output(self, container: Container, outputs: dict[str, int], unread: contextlib.ExitStack) -> None:
         done = container.log_ended_in_thread()

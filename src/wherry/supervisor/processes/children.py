@@ -13,15 +13,16 @@ import secrets
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from wherry.errors import StartFailed, WherryError
-from wherry.kernel import procfs, unix_sockets
+from wherry.kernel import id_maps, procfs, unix_sockets
 from wherry.kernel.cgroups import Group, Layout
+from wherry.kernel.id_maps import IdMap
 from wherry.kernel.libc import describe
 from wherry.runtime import launch
 from wherry.runtime.exit_status import ExitStatus
-from wherry.runtime.plan import Plan
+from wherry.runtime.plan import Kind, Plan
 from wherry.supervisor.lifecycle import killing
 from wherry.supervisor.processes.shimlink import Spawn
 from wherry.supervisor.processes.shims import Shims
@@ -41,6 +42,9 @@ class Child:
         self.pidfd = -1
         self.root = -1
         """A descriptor of the root mount: see ``remove_group``."""
+        self.kind = Kind("")
+        self.namespace = -1
+        """A descriptor of its user namespace, if it has one of its own, for as long as it is prepared."""
         # None: it has ended, but its status went to another process (the shim that was its parent died).
         self.exited: asyncio.Future[ExitStatus | None] = asyncio.get_running_loop().create_future()
         self.killing: asyncio.Task[None] | None = None
@@ -119,8 +123,14 @@ class Child:
             self.channel.close()
             self.channel = None
 
+    def close_namespace(self) -> None:
+        if self.namespace >= 0:
+            os.close(self.namespace)
+            self.namespace = -1
+
     def close(self) -> None:
         self.close_channel()
+        self.close_namespace()
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
@@ -137,15 +147,14 @@ async def _readable(channel: socket.socket) -> None:
 
 
 class Children:
-    """Makes children, and keeps some of the last asked for template prepared ahead (``spare_count``)."""
+    """Makes children, and keeps some of the kinds last asked for prepared ahead (``spare_count``)."""
 
     def __init__(self, shims: Shims, layout: Layout, cgroup_parent: str, spare_count: int) -> None:
         self._shims = shims
         self._layout = layout
         self._parent = cgroup_parent
-        self._spare_count = spare_count
+        self.spare_count = spare_count
         self._spares: deque[Child] = deque()
-        self._template = ""
         self._making = asyncio.Semaphore(_MAKING_AT_ONCE)
         self._refilling: asyncio.Task[None] | None = None
         self._has_orphans = False
@@ -161,26 +170,32 @@ class Children:
         return len(self._spares)
 
     async def get(self, plan: Plan) -> Child:
-        """A child for this plan: a spare one when the template is the one that spares are kept for, else a new one."""
+        """A child for this plan: a spare one of its kind, else a new one."""
         await self._shims.ready()  # spare ones may belong to one that has just died
-        if plan.template == self._template:
-            while self._spares:
-                spare = self._spares.popleft()
-                if not spare.exited.done() and spare.channel is not None:  # closed when its shim died
-                    return spare
-                await self.discard(spare)
-        return await self._make(plan.template, at_once=True)
+        kind = plan.kind
+        while spare := next((each for each in self._spares if each.kind == kind), None):
+            self._spares.remove(spare)
+            if not spare.exited.done() and spare.channel is not None:  # closed when its shim died
+                return spare
+            await self.discard(spare)
+        return await self._make(kind, at_once=True)
 
-    async def _make(self, template: str, *, at_once: bool) -> Child:
+    def mappings(self) -> list[tuple[IdMap, int]]:
+        """Ids and user namespaces of the spares that have some; the descriptors stay theirs."""
+        namespaces = ((spare.kind.namespace, spare.namespace) for spare in self._spares)
+        return [(given.id_map, descriptor) for given, descriptor in namespaces if given and descriptor >= 0]
+
+    async def _make(self, kind: Kind, *, at_once: bool) -> Child:
         """``at_once``: somebody waits for it. Else the groups are made in a thread, and others are served meanwhile."""
         async with self._making:
-            return await self._clone(template, at_once)
+            return await self._clone(kind, at_once)
 
-    async def _clone(self, template: str, at_once: bool) -> Child:
+    async def _clone(self, kind: Kind, at_once: bool) -> Child:
         slot = secrets.token_hex(32)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         ours.setblocking(False)
         child = Child(slot, Group(self._layout, f"{self._parent}/{slot}"), ours)
+        child.kind = kind
         self.by_slot[slot] = child
         try:
             with theirs:
@@ -189,8 +204,12 @@ class Children:
                 else:
                     await _create_in_thread(child.group)
                 files = child.group.inner.process_files()
-                request = Spawn(json.loads(template), files, {launch.CHANNEL: theirs.fileno()}, ["pid"])
+                new = ["pid"] if kind.namespace is None else ["user", "pid"]
+                channel = {launch.CHANNEL: theirs.fileno()}
+                request = Spawn(json.loads(kind.template), files, channel, new, namespace=kind.namespace)
                 child.pid, child.pidfd = await self._shims.spawn(slot, request)
+            if kind.namespace is not None:
+                child.namespace = _namespace_of(child)
         except BaseException:
             await self.discard(child)
             raise
@@ -229,18 +248,27 @@ class Children:
         self.by_slot.pop(child.slot, None)
         self.lingering.pop(child, None)
 
-    def refill(self, template: str) -> None:
-        """See to it, in the background, that spares of this template are there; those of another one go."""
+    def refill(self, kinds: Sequence[Kind]) -> None:
+        """See to it, in the background, that spares of these kinds are there, one for each; others go."""
         if self._refilling is None or self._refilling.done():
-            self._refilling = asyncio.get_running_loop().create_task(self._refill(template))
+            self._refilling = asyncio.get_running_loop().create_task(self._refill(kinds))
 
-    async def _refill(self, template: str) -> None:
-        if template != self._template:
-            await self.drop_spares()
-            self._template = template
+    async def refilled(self) -> None:
+        """Until the refill is done that is under way."""
+        if self._refilling is not None:
+            await asyncio.wait([self._refilling])
+
+    async def _refill(self, kinds: Sequence[Kind]) -> None:
+        missing = list(kinds)
+        for spare in list(self._spares):
+            if spare.kind in missing:
+                missing.remove(spare.kind)
+            elif spare in self._spares:  # still: we have waited meanwhile
+                self._spares.remove(spare)
+                await self.discard(spare)
         try:
-            while len(self._spares) < self._spare_count:
-                child = await self._make(template, at_once=False)
+            for kind in missing:
+                child = await self._make(kind, at_once=False)
                 try:
                     await child.wait_ready()
                 except BaseException:
@@ -259,7 +287,7 @@ class Children:
         if self._refilling is not None:
             self._refilling.cancel()
             await asyncio.gather(self._refilling, return_exceptions=True)
-        self._spare_count = 0
+        self.spare_count = 0
         await self.drop_spares()
 
     def exited(self, slot: str, status: ExitStatus) -> None:
@@ -307,6 +335,13 @@ class Children:
                 status = ExitStatus(information.si_code, information.si_status, time.monotonic_ns())
         if not child.exited.done():
             child.exited.set_result(status)
+
+
+def _namespace_of(child: Child) -> int:
+    try:
+        return id_maps.namespace_of(child.pid, child.pidfd)
+    except OSError as error:
+        raise StartFailed(f"open the user namespace of the prepared process: {describe(error)}") from error
 
 
 async def _create_in_thread(group: Group) -> None:

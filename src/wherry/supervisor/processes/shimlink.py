@@ -17,6 +17,7 @@ from wherry.kernel import trust, unix_sockets
 from wherry.memory import Alarm
 from wherry.runtime import steps
 from wherry.runtime.exit_status import ExitStatus
+from wherry.runtime.user_namespace import UserNamespace
 from wherry.shim import protocol
 
 _log = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ class Spawn(NamedTuple):
     """Namespaces, by type."""
     joined: tuple[str, ...] = ()
     """Of the process that is ``target`` among the descriptors."""
+    namespace: UserNamespace | None = None
+    """What to give to the user namespace, if there is one among the new."""
 
 
 class CloneFailed(InternalError):

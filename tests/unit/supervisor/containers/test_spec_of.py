@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from wherry.kernel.id_maps import IdMap
 from wherry.runtime import defaults
 from wherry.runtime.plan import make_plan
-from wherry.runtime.spec import Cpu, Memory, Mount, Scheduler, Spec
+from wherry.runtime.spec import Cpu, IdMapping, Memory, Mount, Namespace, Scheduler, Spec
 from wherry.runtime.users import User
 from wherry.supervisor.containers.process_limits import Ulimit
 from wherry.supervisor.containers.request import CreateRequest, Volume
@@ -19,13 +20,27 @@ PREFIX = "io.wherry.name-file."
 ROOT = User(0, 0, (0,), "/root")
 
 
-def spec(user: User = ROOT, name: str = "alpha", **fields: Any) -> Spec:
+def spec(user: User = ROOT, name: str = "alpha", id_map: IdMap | None = None, **fields: Any) -> Spec:
     request = CreateRequest(**({"rootfs": "/srv/rootfs", "command": ("/bin/true", "x")} | fields))
-    return make_spec(name, request, "/srv/unpacked", user)
+    return make_spec(name, request, "/srv/unpacked", user, id_map)
 
 
 def destinations(made: Spec) -> list[str]:
     return [mount.destination for mount in made.mounts]
+
+
+@pytest.mark.parametrize(("size", "has_group"), [(6, True), (5, False)])
+def test_with_ids_of_its_own(size: int, has_group: bool) -> None:
+    """Volumes have its ids; terminals belong to a group only when it has that."""
+    id_map = IdMap.of([[0, 100000, size]], [[0, 200000, size]])
+    made = spec(id_map=id_map, volumes=(Volume(source="/a", destination="/b"),))
+    assert made.linux.namespaces == (Namespace(type="user"), *spec().linux.namespaces)
+    assert made.linux.uid_mappings == (IdMapping(container_id=0, host_id=100000, size=size),)
+    assert made.linux.gid_mappings == (IdMapping(container_id=0, host_id=200000, size=size),)
+    assert made.mounts[-1].options == ("rbind", "rw", "ridmap")
+    (terminals,) = (mount for mount in made.mounts if mount.destination == "/dev/pts")
+    assert ("gid=5" in terminals.options) == has_group
+    assert make_plan(made, "/stage").namespace is not None
 
 
 def test_the_default_container() -> None:

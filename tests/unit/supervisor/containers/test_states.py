@@ -63,6 +63,7 @@ GUARDS: dict[Callable[[Record], bool], set[str]] = {
     states.can_start: {"created", "exited"},
     states.can_remove: {"created", "exited"},
     states.can_signal: {"running", "paused", "being killed"},
+    states.can_list_processes: {"running", "paused", "being killed"},
     states.can_update_limits: {"running", "paused", "being killed"},
     states.can_pause: {"running"},
     states.can_unpause: {"paused"},
