@@ -191,6 +191,13 @@ class Supervisor:
             text=True,
         )
 
+    def popen_fed(self, *words: Word) -> subprocess.Popen[bytes]:
+        """The command line, running; all its streams are in pipes, as bytes."""
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            self._command(*words), env=self._environment(), stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0
+        )
+
     def ps(self) -> list[dict[str, Any]]:
         """What ``engine ps --format json`` prints: newest first."""
         listing: list[dict[str, Any]] = [*map(json.loads, self.engine("ps", "--format", "json").stdout.splitlines())]
@@ -210,15 +217,16 @@ class Supervisor:
         return cgroups.Group(cgroups.detect(), f"{parent.lstrip('/')}/{found[1]}")
 
     def remains(self) -> list[str]:
-        """What there is of containers besides the two that are prepared: records, logs, groups, processes, layers."""
+        """What there is of containers besides those that are prepared: records, logs, groups, processes, layers."""
         info = self.info()
+        prepared = info["spares"]
         groups = cgroups.children(cgroups.detect(), info["cgroup_parent"].lstrip("/"))
         shim = Path(f"/proc/{info['shim_pid']}/task/{info['shim_pid']}/children")
         return [
             *(f"container {entry.name}" for entry in self.client.ps()),
             *(f"log {name}" for name in os.listdir(self.state_dir / "logs")),
-            *(f"group {name}" for name in groups[PREPARED:]),
-            *(f"process {pid}" for pid in shim.read_text().split()[PREPARED:]),
+            *(f"group {name}" for name in groups[prepared:]),
+            *(f"process {pid}" for pid in shim.read_text().split()[prepared:]),
             *(f"layer {name}" for name in os.listdir(self.state_dir / "containers")[PREPARED:]),
         ]
 

@@ -31,7 +31,9 @@ def add_logs(parser: Parser) -> None:
     parser.option("--since", metavar="TIME", type=moment, help="only what was written from TIME on")
     parser.option("--until", metavar="TIME", type=moment, help="only what was written before TIME")
     about_cursor = "begin behind what FILE says, if it is there, and note in it in the end how far this came"
-    parser.option("--cursor-file", metavar="FILE", help=about_cursor)
+    parser.option("--cursor-file", metavar="FILE", exclusive=True, help=about_cursor)
+    parser.option("--after", metavar="CURSOR", exclusive=True, help="begin behind a cursor that --cursor has given")
+    parser.flag("--cursor", help='write "cursor: CURSOR" to stderr in the end, with how far this came')
     parser.option("--stream", metavar="out|err", choices=["out", "err"], help="only one of the streams")
     parser.run = show
 
@@ -45,7 +47,7 @@ def moment(text: str) -> int:
 
 
 def show(args: Namespace) -> int:
-    cursor = _read_cursor(args.cursor_file)
+    cursor = args.after or _read_cursor(args.cursor_file)
     try:
         with (
             Client(args.socket) as client,
@@ -72,6 +74,8 @@ def show(args: Namespace) -> int:
             cursor = stream.cursor
     finally:
         _write_cursor(args.cursor_file, cursor)
+        if args.cursor and cursor:
+            terminal.write_error(f"cursor: {terminal.escaped(cursor)}\n")
     return 1 if told else 0
 
 

@@ -8,15 +8,17 @@ from wherry import errors
 from wherry.cli import placement, terminal, values
 from wherry.client import Client
 from wherry.client.config import OPTIONS
-from wherry.defaults import PIDS_LIMIT
+from wherry.defaults import PIDS_LIMIT, STOP_SECONDS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
+    from typing import Any, Self
 
+    from wherry.cli.option_files import IdFile
     from wherry.cli.parser import Namespace, Parser
-    from wherry.client import StartedContainer
+    from wherry.client import RunResult, StartedContainer
+    from wherry.client.feeding import Descriptor
 
 USAGE = "%(prog)s [OPTIONS] NAME ROOTFS COMMAND [ARG...] [LONG OPTIONS]"
 START_USAGE = f"{USAGE}\n       %(prog)s NAME"
@@ -42,6 +44,7 @@ RUN = """Start a container, pass on its output, wait for it, and exit with its e
 ROOTFS is a directory or a tar archive (plain, gz, xz, zst). SIGINT or SIGTERM asks the supervisor to stop the
 container and goes on waiting for its end; the second one kills the container, the third one leaves it. When nobody
 reads the output any more (run ... | head), run ends with 125 and the container goes on, as with docker.
+With -i the container reads run's own standard input (tar c . | %(prog)s -i ...), up to its end, or until run ends.
 Every byte of the output is passed on: when whoever reads it is slower than the container, the container waits in the
 end, as it would for a pipe (not with --log-mode non-blocking; run then ends with 125 if bytes are missing).
 Exit codes besides the container's own: 125 it could not be started or followed to its end, output is missing, or the
@@ -55,6 +58,7 @@ _MEMORY_ENDS = {
     "limit_lost": "killed: its hard memory limit could not be held any more after a take-over",
 }
 """What an exit code of 137 does not say."""
+_TERMINAL = frozenset({"-t", "-it", "-ti", "--tty"})
 
 
 def add_start(parser: Parser) -> None:
@@ -83,6 +87,8 @@ def _add(parser: Parser, description: str) -> None:
     parser.group("limits")
     parser.option("--soft-mib", metavar="N", type=values.mib, help="memory of all processes, told when crossed")
     parser.option("--hard-mib", metavar="N", type=values.mib, help="memory of all processes that ends it")
+    parser.option("--soft-limit", metavar="SIZE", type=values.size, help="--soft-mib as a size, such as 1.5g")
+    parser.option("--hard-limit", metavar="SIZE", type=values.size, help="--hard-mib as a size")
     about_action = "at the soft limit, beside being told: none, reclaim, or throttle (version 2 of control groups)"
     actions = ["none", "reclaim", "throttle"]
     parser.option("--soft-action", metavar="ACTION", choices=actions, help=about_action)
@@ -94,6 +100,11 @@ def _add(parser: Parser, description: str) -> None:
     parser.option("--memory-swap", metavar="SIZE", type=values.swap, help=about_swap)
     about_pids = f"most processes and threads (default: {PIDS_LIMIT} or the supervisor's; -1: no limit)"
     parser.option("--pids-limit", metavar="N", type=values.pids, help=about_pids)
+    about_ulimit = "a limit of setrlimit(2), such as nofile=1024:4096 (-1: none)"
+    parser.option("--ulimit", metavar="NAME=N[:N]", dest="ulimits", type=values.ulimit, repeats=True, help=about_ulimit)
+    about_oom = "whom the kernel's OOM killer takes first: -1000 (never) to 1000"
+    parser.option("--oom-score-adj", metavar="N", type=values.oom_score_adj, help=about_oom)
+    parser.option("--shm-size", metavar="SIZE", type=values.size, help="size of /dev/shm (default: 64m)")
     _add_cpu_options(parser)
     _add_command_options(parser)
     _add_container_options(parser)
@@ -116,18 +127,47 @@ def _add_cpu_options(parser: Parser) -> None:
 
 def _add_command_options(parser: Parser) -> None:
     parser.group("the command")
+    about_entry = "the program, to which COMMAND and ARG are then arguments"
+    parser.option("--entrypoint", metavar="PROGRAM", help=about_entry)
     about_env = "set a variable; without =V your own value"
     parser.option("-e", "--env", metavar="K[=V]", repeats=True, help=about_env)
+    about_file = "set the variables in FILE, one a line, before those of --env"
+    parser.option("--env-file", metavar="FILE", repeats=True, help=about_file)
     parser.option("-w", "--workdir", metavar="DIR", dest="working_dir", help="working directory in the container")
     parser.option("-u", "--user", metavar="USER[:GROUP]", help="name or number, from its /etc/passwd")
+    about_input = "give it a standard input: with run your own, with start one for attach (default: /dev/null)"
+    parser.flag("-i", "--interactive", dest="stdin", help=about_input)
+    about_group = "a further group, by name or number"
+    parser.option("--group-add", metavar="GROUP", repeats=True, help=about_group)
+    about_capability = "a capability besides the default ones, as far as it does not reach beyond the container"
+    parser.option("--cap-add", metavar="CAP", repeats=True, help=about_capability)
+    parser.option("--cap-drop", metavar="CAP", repeats=True, help="a capability to go without (ALL: every one)")
+    about_signal = "what engine stop sends, by name or number (default: TERM)"
+    parser.option("--stop-signal", metavar="SIG", help=about_signal)
+    about_stop = f"how long engine stop waits before it kills (default: {STOP_SECONDS:g}; -1: for ever)"
+    parser.option("--stop-timeout", metavar="S", dest="stop_seconds", type=values.whole_stop_seconds, help=about_stop)
 
 
 def _add_container_options(parser: Parser) -> None:
     parser.group("the container")
+    parser.option("--cidfile", metavar="FILE", help="write the container's id to FILE, which must not exist")
     parser.option("--hostname", metavar="NAME", help="host name (default: the container's name)")
+    parser.option("--domainname", metavar="NAME", help="domain name (NIS)")
+    about_label = "a label, for filters of ps, events and prune"
+    parser.option("-l", "--label", metavar="K[=V]", dest="labels", repeats=True, help=about_label)
+    parser.option("--label-file", metavar="FILE", repeats=True, help="the labels in FILE, one a line")
     parser.flag("--init", help="run a small init before the command, to reap zombies")
     about_network = "none: loopback only; host: the host's"
     parser.option("--network", metavar="none|host", choices=["none", "host"], help=about_network)
+    about_host = "a line of /etc/hosts"
+    parser.option("--add-host", metavar="NAME:IP", dest="extra_hosts", repeats=True, help=about_host)
+    parser.option("--dns", metavar="IP", repeats=True, help="a name server in /etc/resolv.conf")
+    parser.option("--dns-search", metavar="DOMAIN", repeats=True, help="a search domain in it (.: none)")
+    parser.option("--dns-option", metavar="OPT", dest="dns_options", repeats=True, help="an option in it")
+    about_sysctl = "a kernel parameter of the container's namespaces"
+    parser.option(
+        "--sysctl", metavar="NAME=VALUE", dest="sysctls", type=values.setting, repeats=True, help=about_sysctl
+    )
     about_userns = "root inside is nobody outside: auto, keep-id (but for --user UID:GID), UID:GID:SIZE; or host"
     parser.option("--userns", metavar="MODE", help=about_userns)
     parser.flag("--replace", help="stop and remove a container that has the name before")
@@ -165,6 +205,8 @@ def parse(parser: Parser, words: Sequence[str], found: Namespace) -> None:
     """The command line of start or run; wrong ones end the program with 125."""
     vocabulary = placement.Vocabulary(parser.options)
     options, others = placement.split(words, vocabulary)
+    for word in _TERMINAL.intersection(options):
+        parser.error(f"{word}: terminals are not supported yet; -i gives a standard input without one")
     parser.parse(options, found)
     if len(others) == 1 and parser.usage == START_USAGE:
         _check_alone(parser, options)
@@ -172,21 +214,45 @@ def parse(parser: Parser, words: Sequence[str], found: Namespace) -> None:
         if found.name is None:
             parser.error("NAME is empty")
         return
-    if len(others) < 3:
-        missing = ("NAME", "ROOTFS", "COMMAND")[len(others) :]
+    needed = ("NAME", "ROOTFS", "COMMAND") if found.entrypoint is None else ("NAME", "ROOTFS")
+    if missing := needed[len(others) :]:
         from wherry.cli import hints  # noqa: PLC0415 (only when something is wrong)
 
         hint = hints.order(others[0]) if others else ""
         parser.error(f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing{hint}")
     if others[-1] in {"--soft-mib", "--hard-mib"} and "--" not in words[: len(words) - len(others)]:
         parser.error(f"{others[-1]}: a value is missing (put -- before COMMAND to pass the word to it)")
-    found.name, found.rootfs, found.command, *found.arguments = others
+    found.name, found.rootfs, *found.arguments = others
+    found.command = found.arguments.pop(0) if found.arguments else None
     if found.soft_mib is not None and found.hard_mib is not None and found.soft_mib > found.hard_mib:
         parser.error(f"--soft-mib {found.soft_mib} is more than --hard-mib {found.hard_mib}")
-    for empty in (word for word in ("name", "rootfs", "command") if not getattr(found, word)):
+    for kind in ("soft", "hard"):
+        if None not in (getattr(found, f"{kind}_mib"), getattr(found, f"{kind}_limit")):
+            parser.error(f"--{kind}-mib and --{kind}-limit say the same: give one")
+    for empty in (word for word in ("name", "rootfs", "command") if getattr(found, word) == ""):
         parser.error(f"{empty.upper()} is empty")
+    _interpret(parser, found)
+
+
+def _interpret(parser: Parser, found: Namespace) -> None:
+    """Make of words what the client takes."""
+    labels = found.labels
+    if found.env_file or found.label_file:
+        from wherry.cli.option_files import lines  # noqa: PLC0415 (few command lines have them)
+
+        try:
+            variables = [line for path in found.env_file for line in lines("--env-file", path)]
+            # One without a value that the caller has not either is left out, as with docker; -e takes it away.
+            found.env = [*(line for line in variables if "=" in line or line in os.environ), *found.env]
+            labels = [*(line for path in found.label_file for line in lines("--label-file", path)), *labels]
+        except errors.InvalidRequest as error:
+            parser.error(str(error))
     found.env = [_variable(parser, text) for text in found.env]
+    found.labels = {name: value for name, _, value in (text.partition("=") for text in labels)}
     found.tmpfs = {path: options for path, _, options in (text.partition(":") for text in found.tmpfs)}
+    found.ulimits, found.sysctls = dict(found.ulimits), dict(found.sysctls)
+    if "" in found.labels:
+        parser.error("-l/--label: there is no name before '='")
 
 
 def _check_alone(parser: Parser, options: Sequence[str]) -> None:
@@ -211,19 +277,46 @@ def _options(args: Namespace) -> Any:
     return {name: given[name] for name in OPTIONS if name in given}
 
 
+def _command(args: Namespace) -> list[str]:
+    """Empty only beside ``--entrypoint``."""
+    return [] if args.command is None else [args.command, *args.arguments]
+
+
+class _NoIdFile:
+    """Without ``--cidfile``."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def write(self, container_id: str) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def _id_file(path: str | None) -> IdFile | _NoIdFile:
+    if path is None:
+        return _NoIdFile()
+    from wherry.cli.option_files import IdFile  # noqa: PLC0415 (few command lines have it)
+
+    return IdFile(path)
+
+
 def start(args: Namespace) -> int:
     try:
         with Client(args.socket) as client:
             if args.rootfs is None:
                 started = client.start(args.name)
             else:
-                command = [args.command, *args.arguments]
-                started = client.start(args.name, args.rootfs, command, replace=args.replace, **_options(args))
+                with _id_file(args.cidfile) as id_file:
+                    started = client.start(
+                        args.name, args.rootfs, _command(args), replace=args.replace, **_options(args)
+                    )
+                    id_file.write(started.id)
     except errors.WherryError as error:
         return _cannot_start(args, error)
     what = "was running already" if started.was_running else "started"
     print(terminal.escaped(f"OK: {started.name} {what}, pid={started.pid}"))
-    if args.rootfs is not None:
+    if args.rootfs is not None and not args.stdin:
         _mention_missing_input(args)
     return 0
 
@@ -239,39 +332,53 @@ def run(args: Namespace) -> int:
         terminal.write_all(stream, data)
 
     try:
-        with Client(args.socket) as client, Interrupts(client) as interrupts:
+        with Client(args.socket) as client, Interrupts(client) as interrupts, _id_file(args.cidfile) as id_file:
 
             def on_start(started: StartedContainer) -> None:
                 known.append(started)
+                id_file.write(started.id)
                 interrupts.aim_at(started)
 
-            command = [args.command, *args.arguments]
+            given = _own_input() if args.stdin else None
+            args.stdin = None  # what start means by it stays open
             result = client.run(
                 args.name,
                 args.rootfs,
-                command,
+                _command(args),
                 replace=args.replace,
                 on_output=write,
                 on_start=on_start,
+                input=given,
                 **_options(args),
             )
     except errors.WherryError as error:
-        return _lost(args.name, error) if known else _cannot_start(args, error)
+        return lost(args.name, error) if known else _cannot_start(args, error)
     except BrokenPipeError:
         terminal.complain(f"nobody reads the output any more; {args.name} goes on without it")
         return 125
     except OSError as error:
         terminal.complain(f"cannot write the output: {error.strerror}; {args.name} goes on without it")
         return 125
-    if result.error or result.reason in _MEMORY_ENDS:
-        terminal.complain(f"{args.name}: {result.error or _MEMORY_ENDS[result.reason]}")
-    elif result.exit_code == 0 and not written:
+    if result.exit_code == 0 and not (written or given or result.error):
         _mention_missing_input(args)
+    return ended(args.name, result)
+
+
+def ended(name: str, result: RunResult) -> int:
+    """The exit code for a container that has been followed to its end; says what that code does not."""
+    if result.error or result.reason in _MEMORY_ENDS:
+        terminal.complain(f"{name}: {result.error or _MEMORY_ENDS[result.reason]}")
     if result.lost_bytes:
         lost = f"at least {result.lost_bytes} bytes of its output are lost"
-        terminal.complain(f"{args.name}: {lost} (exit code {result.exit_code})")
+        terminal.complain(f"{name}: {lost} (exit code {result.exit_code})")
         return 125
     return result.exit_code
+
+
+def _own_input() -> Descriptor:
+    from wherry.client.feeding import Descriptor  # noqa: PLC0415 (only with -i)
+
+    return Descriptor(0)
 
 
 def _cannot_start(args: Namespace, error: errors.WherryError) -> int:
@@ -292,12 +399,13 @@ def _mention_missing_input(args: Namespace) -> None:
         return
     from wherry.cli import hints  # noqa: PLC0415 (not for scripts)
 
-    if hints.reads_input(args.command, args.arguments):
-        text = f"standard input is not supported yet: {args.command} finds nothing to read there and ends"
+    program, *words = [args.entrypoint, *_command(args)] if args.entrypoint else _command(args)
+    if hints.reads_input(program, words):
+        text = f"without -i standard input is /dev/null: {program} finds nothing to read there and ends"
         terminal.complain(f"{args.name}: {text}")
 
 
-def _lost(name: str, error: errors.WherryError) -> int:
+def lost(name: str, error: errors.WherryError) -> int:
     """The container was running when the connection broke; 1 would look like its own exit code."""
     terminal.complain(f"{error}; {name} may still be running (see engine ps)")
     return 125

@@ -23,6 +23,8 @@ def add_update(parser: Parser) -> None:
     add_names(parser, many=True)
     parser.option("--soft-mib", metavar="N", type=values.mib, help="a new soft limit in place of the one it has")
     parser.option("--hard-mib", metavar="N", type=values.mib, help="a new hard limit in place of the one it has")
+    parser.option("--soft-limit", metavar="SIZE", type=values.size, help="--soft-mib as a size, such as 1.5g")
+    parser.option("--hard-limit", metavar="SIZE", type=values.size, help="--hard-mib as a size")
     parser.option("--nice", metavar="N", type=values.nice, help="of the container: -20 (most) to 19 (least)")
     parser.option("--cpus", metavar="N", type=values.cpus_or_zero, help="most CPU time, in CPUs (0: no limit)")
     parser.option(

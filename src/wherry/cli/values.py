@@ -111,6 +111,37 @@ def seconds(text: str) -> float:
     return number
 
 
+def ulimit(text: str) -> tuple[str, tuple[int, int]]:
+    """NAME=SOFT[:HARD]; -1 is no limit."""
+    name, _, limits = text.partition("=")
+    soft, colon, hard = limits.partition(":")
+    numbers = _whole(soft), _whole(hard if colon else soft)
+    if not name or None in numbers or min(number or 0 for number in numbers) < -1:
+        raise BadValue(f"{text!r} is not NAME=SOFT[:HARD], such as nofile=1024:4096 (-1: no limit)")
+    return name, (numbers[0] or 0, numbers[1] or 0)
+
+
+def setting(text: str) -> tuple[str, str]:
+    """NAME=VALUE."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise BadValue(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
+def oom_score_adj(text: str) -> int:
+    """-1000 (never) to 1000 (first)."""
+    return _between(text, -1000, 1000)
+
+
+def whole_stop_seconds(text: str) -> int:
+    """A span in whole seconds; -1 for ever."""
+    number = _whole(text)
+    if number is None or not -1 <= number < 1e9:
+        raise BadValue(f"{text!r} is not a whole number of seconds from 0 up, or -1")
+    return number
+
+
 def stop_seconds(text: str) -> float:
     """A span in seconds; -1 for ever."""
     return -1.0 if text == "-1" else seconds(text)

@@ -1,10 +1,12 @@
 """Keyword options of ``Client.run``, ``start`` and ``update`` as Docker's container configuration: one table.
 
-``soft_mib`` and ``hard_mib`` are memory limits in MiB; ``soft_action`` says what happens at the soft one beside an
+``soft_limit`` and ``hard_limit`` are memory limits in bytes or as text ("64m"), ``soft_mib`` and ``hard_mib`` the same
+in MiB; ``soft_action`` says what happens at the soft one beside an
 event: "none" (the default), "reclaim" (the kernel is asked to take back what is above it) or "throttle" (whoever
 allocates above it is slowed down); ``memory``, ``memory_reservation`` and ``memory_swap`` are docker's, in bytes or as
 text ("64m"), and set the control group; ``env`` is a mapping to strings, whole numbers or paths, or "K=V" strings;
-``volumes`` are "HOST:CONTAINER[:ro]", where a relative host path counts from the caller's working directory; ``tmpfs``
+``entrypoint`` is a program, or a list of it and its first arguments, that the command's words come after; ``volumes``
+are "HOST:CONTAINER[:ro]", where a relative host path counts from the caller's working directory; ``tmpfs``
 maps paths to mount options ("size=1m"); ``rm`` removes the container when it ends; ``rw_rootfs`` runs on the directory
 itself, without a layer of its own; ``init`` puts a small init before the command.
 
@@ -13,6 +15,12 @@ others, ``cpu_shares`` (2 to 262144, 1024 is nice 0) another scale of the same; 
 one); ``cpuset_cpus`` lists them ("0-3,7"); ``sched_policy`` is other, batch, idle, fifo:N or rr:N; ``io_weight`` is 10
 to 1000.
 
+``ulimits`` maps docker's names to a limit, or to a soft and a hard one ({"nofile": (1024, 4096)}, -1 for none);
+``shm_size`` is that of /dev/shm; ``oom_score_adj`` is -1000 to 1000; ``group_add`` are names or numbers of groups;
+``extra_hosts`` are lines of /etc/hosts, a mapping of names to addresses or "NAME:IP" strings; ``dns``, ``dns_search``
+and ``dns_options`` those of /etc/resolv.conf; ``cap_add`` and ``cap_drop`` are names such as "NET_RAW"; ``sysctls``
+maps kernel parameters of the container's namespaces to values.
+
 ``userns`` is "host", "auto", "keep-id" or "UID:GID:SIZE"; None is the supervisor's default.
 
 ``security_opt`` is docker's: "seccomp=FILE", a profile in JSON that is read here, or "seccomp=unconfined".
@@ -20,7 +28,8 @@ to 1000.
 ``log_mode`` says what gives way when the log's buffer, of ``log_buffer_bytes``, is full: the container, which waits
 ("blocking", the default), or the oldest bytes ("non-blocking"). A log file is rotated at ``log_max_bytes`` (0: never),
 and ``log_max_files`` are kept. Order is kept within stdout and within stderr; with ``merge_streams`` both are one pipe,
-so that it is kept between them too, and all output is stdout.
+so that it is kept between them too, and all output is stdout. ``stdin`` gives the container a standard input that
+stays open for whoever attaches (``Client.attach``); without it, it is /dev/null.
 
 None leaves an option out. A value that could not be sent as meant raises InvalidRequest with the option's name;
 everything else is checked by the supervisor.
@@ -51,6 +60,8 @@ if TYPE_CHECKING:
 
         soft_mib: int | None
         hard_mib: int | None
+        soft_limit: Size | None
+        hard_limit: Size | None
         nice: int | None
         cpus: float | None
         cpu_shares: int | None
@@ -63,12 +74,15 @@ if TYPE_CHECKING:
 
         soft_mib: int | None
         hard_mib: int | None
+        soft_limit: Size | None
+        hard_limit: Size | None
         soft_action: Literal["none", "reclaim", "throttle"] | None
         memory: Size | None
         memory_reservation: Size | None
         memory_swap: Size | None
         nice: int | None
         env: Mapping[str, Setting] | Sequence[str] | None
+        entrypoint: StrPath | Sequence[StrPath] | None
         working_dir: StrPath | None
         user: str | None
         hostname: str | None
@@ -87,6 +101,17 @@ if TYPE_CHECKING:
         cpuset_cpus: str | None
         sched_policy: str | None
         io_weight: int | None
+        ulimits: Mapping[str, int | tuple[int, int]] | None
+        oom_score_adj: int | None
+        shm_size: Size | None
+        group_add: Sequence[str | int] | None
+        extra_hosts: Mapping[str, str] | Sequence[str] | None
+        dns: Sequence[str] | None
+        dns_search: Sequence[str] | None
+        dns_options: Sequence[str] | None
+        cap_add: Sequence[str] | None
+        cap_drop: Sequence[str] | None
+        sysctls: Mapping[str, Setting] | None
         security_opt: Sequence[str] | None
         labels: Mapping[str, str] | None
         stop_signal: str | int | None
@@ -96,6 +121,7 @@ if TYPE_CHECKING:
         log_max_bytes: Size | None
         log_max_files: int | None
         merge_streams: bool | None
+        stdin: bool | None
 
 
 __all__ = ["MAX_MIB", "absolute", "changes_of", "config_of"]
@@ -118,6 +144,10 @@ def _directory(argument: str, value: Any) -> str:
     return text(argument, path(argument, value))
 
 
+def _entrypoint(argument: str, value: Any) -> list[str]:
+    return arguments.command(argument, [value] if isinstance(value, (str, os.PathLike)) else value)
+
+
 def _nice(argument: str, value: Any) -> int:
     return whole(argument, value, -20, 19)
 
@@ -136,6 +166,38 @@ def _changed_cpus(argument: str, value: Any) -> int:
     return -1 if value == 0 and not isinstance(value, bool) else _nano_cpus(argument, value)
 
 
+def _ulimits(argument: str, value: Any) -> list[dict[str, Any]]:
+    if not hasattr(value, "items"):
+        arguments.refuse(argument, value, 'a mapping such as {"nofile": (1024, 4096)}')
+    found = []
+    for name, given in value.items():
+        pair = given if isinstance(given, (tuple, list)) and len(given) == 2 else (given, given)
+        soft, hard = (whole(f"{argument}[{name!r}]", each, what="a whole number, or two: soft, hard") for each in pair)
+        found.append({"Name": text(f"{argument} key", name), "Soft": soft, "Hard": hard})
+    return found
+
+
+def _oom_score_adj(argument: str, value: Any) -> int:
+    return whole(argument, value, -1000, 1000)
+
+
+def _groups(argument: str, value: Any) -> list[str]:
+    given = arguments.sequence(argument, value, "names or numbers")
+    return words(argument, [str(each) if type(each) is int else each for each in given])
+
+
+def _extra_hosts(argument: str, value: Any) -> list[str]:
+    if hasattr(value, "items"):
+        return [f"{name}:{address}" for name, address in texts(argument, value).items()]
+    return words(argument, value)
+
+
+def _sysctls(argument: str, value: Any) -> dict[str, str]:
+    if not hasattr(value, "items"):
+        arguments.refuse(argument, value, 'a mapping such as {"net.ipv4.ip_forward": 1}')
+    return dict(setting.split("=", 1) for setting in arguments.env(argument, value))
+
+
 def _volumes(argument: str, value: Any) -> list[str]:
     return [_bind(volume) for volume in words(argument, value)]
 
@@ -147,12 +209,15 @@ def _security_options(argument: str, value: Any) -> list[str]:
 OPTIONS: dict[str, tuple[str, str, Check]] = {
     "soft_mib": (_OURS, "SoftLimit", _from_mib),
     "hard_mib": (_OURS, "HardLimit", _from_mib),
+    "soft_limit": (_OURS, "SoftLimit", size),
+    "hard_limit": (_OURS, "HardLimit", size),
     "soft_action": (_OURS, "SoftAction", text),
     "memory": (_HOST, "Memory", size),
     "memory_reservation": (_HOST, "MemoryReservation", size),
     "memory_swap": (_HOST, "MemorySwap", swap),
     "nice": (_OURS, "Nice", _nice),
     "env": (_DOCKER, "Env", arguments.env),
+    "entrypoint": (_DOCKER, "Entrypoint", _entrypoint),
     "working_dir": (_DOCKER, "WorkingDir", _directory),
     "user": (_DOCKER, "User", text),
     "hostname": (_DOCKER, "Hostname", text),
@@ -171,6 +236,17 @@ OPTIONS: dict[str, tuple[str, str, Check]] = {
     "cpuset_cpus": (_HOST, "CpusetCpus", text),
     "sched_policy": (_OURS, "SchedPolicy", text),
     "io_weight": (_HOST, "BlkioWeight", _from_zero),
+    "ulimits": (_HOST, "Ulimits", _ulimits),
+    "oom_score_adj": (_HOST, "OomScoreAdj", _oom_score_adj),
+    "shm_size": (_HOST, "ShmSize", size),
+    "group_add": (_HOST, "GroupAdd", _groups),
+    "extra_hosts": (_HOST, "ExtraHosts", _extra_hosts),
+    "dns": (_HOST, "Dns", words),
+    "dns_search": (_HOST, "DnsSearch", words),
+    "dns_options": (_HOST, "DnsOptions", words),
+    "cap_add": (_HOST, "CapAdd", words),
+    "cap_drop": (_HOST, "CapDrop", words),
+    "sysctls": (_HOST, "Sysctls", _sysctls),
     "security_opt": (_HOST, "SecurityOpt", _security_options),
     "labels": (_DOCKER, "Labels", texts),
     "stop_signal": (_DOCKER, "StopSignal", arguments.signal),
@@ -180,6 +256,7 @@ OPTIONS: dict[str, tuple[str, str, Check]] = {
     "log_max_bytes": (_LOG, "max-size", size),
     "log_max_files": (_LOG, "max-file", _from_zero),
     "merge_streams": (_OURS, "MergeStreams", flag),
+    "stdin": (_DOCKER, "OpenStdin", flag),
 }
 """Of each keyword: the object of the request that it stands in, its key there, and what checks a value and returns it
 as it is sent. Ranges that the host decides are the supervisor's.
@@ -188,7 +265,10 @@ as it is sent. Ranges that the host decides are the supervisor's.
 CHANGES: dict[str, tuple[str, str, Check]] = {
     **{
         name: OPTIONS[name]
-        for name in ("soft_mib", "hard_mib", "nice", "cpu_shares", "cpuset_cpus", "io_weight", "pids_limit")
+        for name in (
+            *("soft_mib", "hard_mib", "soft_limit", "hard_limit"),
+            *("nice", "cpu_shares", "cpuset_cpus", "io_weight", "pids_limit"),
+        )
     },
     "cpus": (_HOST, "NanoCpus", _changed_cpus),
 }
@@ -207,7 +287,8 @@ def config_of(function: str, rootfs: Any, command: Any, options: Mapping[str, An
     if log:
         host["LogConfig"] = {"Type": "local", "Config": {name: str(value) for name, value in log.items()}}
     ours["Rootfs"] = absolute(arguments.sendable("rootfs", path("rootfs", rootfs)), "root file system")
-    body: dict[str, Any] = {"Cmd": arguments.command("command", command), **parts[_DOCKER], "Wherry": ours}
+    read = arguments.words if "Entrypoint" in parts[_DOCKER] else arguments.command
+    body: dict[str, Any] = {"Cmd": read("command", command), **parts[_DOCKER], "Wherry": ours}
     if host:
         body["HostConfig"] = host
     return body
@@ -238,12 +319,20 @@ def _parts(
         place, key, check = table[name]
         value = check(name, given)
         if value is not False and value not in ("", [], {}):
+            if key in parts[place]:
+                other = next(each for each in options if table[each][:2] == (place, key))
+                raise errors.InvalidRequest(f"{other} and {name} say the same: give one", name, given)
             parts[place][key] = value
     soft, hard = parts[_OURS].get("SoftLimit"), parts[_OURS].get("HardLimit")
     if soft is not None and hard is not None and soft > hard:
-        soft, hard = soft // arguments.MIB, hard // arguments.MIB
-        raise errors.InvalidRequest(f"soft limit {soft} MiB is above hard limit {hard} MiB", "soft_mib", soft)
+        name = "soft_mib" if options.get("soft_mib") is not None else "soft_limit"
+        text = f"soft limit {_shown(soft)} is above hard limit {_shown(hard)}"
+        raise errors.InvalidRequest(text, name, options[name])
     return parts
+
+
+def _shown(limit: int) -> str:
+    return f"{limit} bytes" if limit % arguments.MIB else f"{limit // arguments.MIB} MiB"
 
 
 def _security_option(option: str) -> str:

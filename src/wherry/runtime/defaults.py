@@ -30,6 +30,9 @@ CAPABILITIES_OF_OTHER_USERS = Capabilities(bounding=_CAPABILITIES)
 either.
 """
 
+SHM_BYTES = 64 << 20
+"""Of /dev/shm."""
+
 MOUNTS = (
     Mount(destination="/proc", type="proc", source="proc", options=("nosuid", "noexec", "nodev")),
     Mount(

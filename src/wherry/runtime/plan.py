@@ -18,11 +18,13 @@ from typing import NamedTuple
 from wherry.errors import InvalidRequest, NotSupported
 from wherry.kernel import capabilities, id_maps, mounts
 from wherry.kernel.id_maps import Extent, IdMap
-from wherry.runtime import mount_options, seccomp, steps
+from wherry.runtime import mount_options, seccomp, steps, sysctls
 from wherry.runtime.spec import (
     ANNOTATION_INIT,
     ANNOTATION_NAME_FILE,
     ANNOTATION_ROOT_ITSELF,
+    ANNOTATION_STDIN,
+    RLIM_INFINITY,
     IdMapping,
     Linux,
     Mount,
@@ -107,25 +109,34 @@ def make_plan(spec: Spec, stage: str) -> Plan:
     """
     id_map = _id_map(spec)
     _check_mounts(spec)
-    _check_name_files(spec)
-    staged = tuple(mount for mount in spec.mounts if _is_staged(mount))
     linux, bounding = spec.linux, spec.process.capabilities.bounding
     types = frozenset(_namespaces(linux))
     oom = spec.process.oom_score_adj or 0
-    template, prepare = _prepare(types, staged, linux.masked_paths, linux.readonly_paths, bounding, oom, stage, id_map)
+    sysctls.check(linux.sysctl.items(), types)
+    staged = _Staged(
+        mounts=tuple(mount for mount in spec.mounts if _is_staged(mount)),
+        settings=tuple(linux.sysctl.items()),
+        files=_staged_name_files(spec, "network" in types),
+        masked=linux.masked_paths,
+        readonly=linux.readonly_paths,
+    )
+    template, prepare = _prepare(types, staged, bounding, oom, stage, id_map)
     return Plan(template, prepare, _binds(spec), spec, None if id_map is None else UserNamespace(id_map, oom))
+
+
+class _Staged(NamedTuple):
+    """What there is to be in the stage."""
+
+    mounts: tuple[Mount, ...]
+    settings: tuple[tuple[str, str], ...]
+    files: tuple[str, ...]
+    masked: tuple[str, ...]
+    readonly: tuple[str, ...]
 
 
 @functools.lru_cache(maxsize=64)
 def _prepare(
-    types: frozenset[str],
-    staged: tuple[Mount, ...],
-    masked: tuple[str, ...],
-    readonly: tuple[str, ...],
-    bounding: tuple[str, ...],
-    oom: int,
-    stage: str,
-    id_map: IdMap | None,
+    types: frozenset[str], staged: _Staged, bounding: tuple[str, ...], oom: int, stage: str, id_map: IdMap | None
 ) -> tuple[str, list[Step]]:
     unshare = steps.Unshare([name for name in _NAMESPACE_ORDER if name in types])
     result: list[Step] = [unshare] if id_map else [steps.SetOomScore(oom), unshare]
@@ -133,7 +144,7 @@ def _prepare(
         result.append(steps.LoopbackUp())
     result.append(steps.MountStage(stage, mapped=id_map is not None))
     read_only: list[Step] = []
-    for mount in staged:
+    for mount in staged.mounts:
         parsed = mount_options.parse(mount.options)
         flags = parsed.flags & ~mounts.MS_RDONLY
         result.append(steps.MountStaged(mount.destination, mount.type, mount.source, flags, parsed.data_string()))
@@ -141,11 +152,13 @@ def _prepare(
             result.append(steps.MakeDevices(list(steps.DEVICES)))
         if mount.destination == "/proc" and "network" in types:
             result.append(steps.AllowPing(*([] if id_map is None else [_first_run(id_map.gids) - 1])))
+        if mount.destination == "/proc" and staged.settings:
+            result.append(steps.SetParameters([(sysctls.path_of(name), value) for name, value in staged.settings]))
         if parsed.read_only:
             read_only.append(steps.ReadOnlyStaged(mount.destination, flags))
-    result.append(namefiles.StageNameFiles(_staged_name_files("network" in types)))
-    result += [steps.MaskStaged(path) for path in masked]
-    result += [steps.ProtectStaged(path) for path in readonly]
+    result.append(namefiles.StageNameFiles(list(staged.files)))
+    result += [steps.MaskStaged(path) for path in staged.masked]
+    result += [steps.ProtectStaged(path) for path in staged.readonly]
     result += [*read_only, steps.LimitBoundingSet(_mask(bounding)), steps.EnterStage()]
     return json.dumps(steps.encode(result)), result
 
@@ -201,16 +214,13 @@ def _check_mounts(spec: Spec) -> None:
             raise InvalidRequest(f"mount destination {mount.destination!r}: nothing may be mounted over /proc")
 
 
-def _check_name_files(spec: Spec) -> None:
-    own_network = any(namespace.type == "network" for namespace in spec.linux.namespaces)
-    for path in _name_files(spec):
-        if path not in _staged_name_files(own_network):
-            raise NotSupported(f"name file {path!r} is not supported, or not with this network")
-
-
-def _staged_name_files(own_network: bool) -> list[str]:
-    """With a network of its own a container keeps the /etc/resolv.conf of its root."""
-    return [path for path in namefiles.PATHS if not (own_network and path == "/etc/resolv.conf")]
+def _staged_name_files(spec: Spec, own_network: bool) -> tuple[str, ...]:
+    """With a network of its own a container keeps the /etc/resolv.conf of its root unless it is to have another."""
+    asked = _name_files(spec)
+    for path in asked:
+        if path not in namefiles.PATHS:
+            raise NotSupported(f"name file {path!r} is not supported")
+    return tuple(path for path in namefiles.PATHS if path in asked or path != "/etc/resolv.conf" or not own_network)
 
 
 def _name_files(spec: Spec) -> dict[str, str]:
@@ -276,7 +286,8 @@ def _finish(spec: Spec, binds: list[Bind], directory_binds: set[str]) -> list[St
     result.append(steps.EnterRoot())
     if spec.hostname or spec.domainname:
         result.append(steps.SetHostname(spec.hostname, spec.domainname))
-    return result + _process_steps(process, bool(spec.linux.uid_mappings)) + _filter(spec)
+    stdin = "stdin" if has_stdin(spec) else ""
+    return result + _process_steps(process, stdin, bool(spec.linux.uid_mappings)) + _filter(spec)
 
 
 def _filter(spec: Spec) -> list[Step]:
@@ -309,23 +320,23 @@ def _mount_in_root(mount: Mount, bind: Bind | None, directory_binds: set[str]) -
     raise NotSupported(f"mount {mount.destination}: file system type {mount.type!r} is not supported yet")
 
 
-def _process_steps(process: Process, mapped: bool) -> list[Step]:
+def _process_steps(process: Process, stdin: str, mapped: bool) -> list[Step]:
     user = process.user
     result: list[Step] = []
-    if process.rlimits:
-        result.append(steps.SetRlimits(_limits(process)))
     if mapped:  # the rest is Plan.favours, and the pipes are its own already: Plan.output_owner
         user = User()
     else:
         result += _scheduling(process.scheduler)
-    result.append(steps.SetStdio("stdout", "stderr", user.uid, user.gid))
+    result.append(steps.SetStdio("stdout", "stderr", user.uid, user.gid, stdin))
+    if process.rlimits:
+        result.append(steps.SetRlimits(_limits(process)))
     if process.cwd == "/":
         return [*result, _privileges(process)]
     return [*result, workdir.EnterDirectory(process.cwd), _privileges(process), workdir.ChangeDirectory(process.cwd)]
 
 
 def _limits(process: Process) -> list[tuple[int, int, int]]:
-    return [(_rlimit(each.type), each.soft, each.hard) for each in process.rlimits]
+    return [(_rlimit(each.type), _bound(each.soft), _bound(each.hard)) for each in process.rlimits]
 
 
 def _check_policy(scheduler: Scheduler) -> None:
@@ -363,6 +374,10 @@ def _rlimit(name: str) -> int:
     return number
 
 
+def _bound(value: int) -> int:
+    return resource.RLIM_INFINITY if value == RLIM_INFINITY else value
+
+
 def _mask(names: tuple[str, ...]) -> int:
     try:
         return capabilities.mask_of(list(names))
@@ -372,3 +387,8 @@ def _mask(names: tuple[str, ...]) -> int:
 
 def wants_init(spec: Spec) -> bool:
     return spec.annotations.get(ANNOTATION_INIT) == "true"
+
+
+def has_stdin(spec: Spec) -> bool:
+    """Whether a descriptor ``stdin`` goes with the finish steps."""
+    return spec.annotations.get(ANNOTATION_STDIN) == "true"

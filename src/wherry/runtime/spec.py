@@ -39,8 +39,11 @@ class Capabilities(_Model, frozen=True, kw_only=True):
     ambient: tuple[str, ...] = ()
 
 
+RLIM_INFINITY = 2**64 - 1
+
+
 class Rlimit(_Model, frozen=True, kw_only=True):
-    """``type`` is RLIMIT_NOFILE and so on; setrlimit(2)."""
+    """``type`` is RLIMIT_NOFILE and so on; setrlimit(2). RLIM_INFINITY is no limit."""
 
     type: str
     soft: int
@@ -181,6 +184,7 @@ class Linux(_Model, frozen=True, kw_only=True):
     masked_paths: tuple[str, ...] = ()
     readonly_paths: tuple[str, ...] = ()
     seccomp: Seccomp | None = None
+    sysctl: dict[str, str] = {}
 
 
 class Spec(_Model, frozen=True, kw_only=True):
@@ -199,6 +203,9 @@ ANNOTATION_SOFT_LIMIT = "io.wherry.memory.soft"
 ANNOTATION_HARD_LIMIT = "io.wherry.memory.hard"
 """Bytes that the memory enforcer watches; the specification's memory limits are the control group's."""
 ANNOTATION_INIT = "io.wherry.init"
+ANNOTATION_STDIN = "io.wherry.stdin"
+"""The OCI specification leaves stdin to the runtime: "true" is a pipe, that is handed over as ``stdin``; without it
+/dev/null."""
 """``true``: a reaping init is pid 1 and the command its child (docker run --init)."""
 ANNOTATION_NAME_FILE = "io.wherry.name-file."
 """Followed by a path of ``namefiles.PATHS``; the value is what the container finds in that file."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from wherry.errors import InvalidRequest
@@ -33,13 +33,22 @@ class LargeFileError(Exception):
     """A file is larger than the caller wanted to read."""
 
 
-def lookup(root: int, user: str, most: int = _FILE_MAX) -> User:
+def lookup(root: int, user: str, most: int = _FILE_MAX, added: Sequence[str] = ()) -> User:
     """The user that ``user`` ("", "name", "uid", "name:group", "uid:gid") means in the root file system open at
-    ``root``; no name is root, and no group after the colon is the user's own, as in docker.
+    ``root``; no name is root, and no group after the colon is the user's own, as in docker. ``added`` are further
+    groups.
 
     Raises InvalidRequest when a name is not there or a file cannot be read; numbers need no entry. LargeFileError when
     a file has more than ``most`` bytes, and less than are too many in any case.
     """
+    found = _lookup(root, user, most)
+    if not added:
+        return found
+    file = _File(root, "/etc/group", 4, most)
+    return found._replace(groups=tuple(sorted({*found.groups, *(_group(file, group) for group in added)})))
+
+
+def _lookup(root: int, user: str, most: int) -> User:
     name, _, group = user.partition(":")
     entry = _find(_File(root, "/etc/passwd", 7, most), name or "0")
     if entry is None and not name.isdecimal() and name:
@@ -48,15 +57,15 @@ def lookup(root: int, user: str, most: int = _FILE_MAX) -> User:
     gid = _number(entry[3], "gid") if entry else 0
     home = (entry[5] if entry else "") or "/"
     if group:
-        gid = _group(root, group, most)
+        gid = _group(_File(root, "/etc/group", 4, most), group)
         return User(uid, gid, (gid,), home)
     # The primary group is among the supplementary ones as well: without it a process could drop out of a group whose
     # members a file keeps out (CVE-2022-36109).
     return User(uid, gid, _memberships(root, entry[0], gid, most) if entry else (gid,), home)
 
 
-def _group(root: int, group: str, most: int) -> int:
-    entry = _find(_File(root, "/etc/group", 4, most), group)
+def _group(file: _File, group: str) -> int:
+    entry = _find(file, group)
     if entry is None and not group.isdecimal():
         raise InvalidRequest(f"group {group!r} is not in the rootfs's /etc/group")
     return _number(entry[2] if entry else group, "gid")

@@ -83,7 +83,11 @@ class IdRanges:
     def _free(self) -> Iterator[Range]:
         taken = [record.id_map for record in self._records() if record.id_map is not None]
         taken += [userns.auto_map(each) for each in self._reserved]
+        # Most are whole ranges: comparing each with all would take a thousand containers' square.
+        whole = {Range(id_map.uids[0].outside, id_map.gids[0].outside) for id_map in taken}
         for each in self._all():
+            if each in whole:
+                continue
             id_map = userns.auto_map(each)
             if not any(_overlap(id_map, other) for other in taken):
                 yield each

@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import os
 
+from wherry.supervisor.containers import name_service
 from wherry.supervisor.containers.request import CreateRequest
 
 _log = logging.getLogger(__name__)
@@ -25,18 +26,30 @@ def name_files(hostname: str, request: CreateRequest) -> dict[str, str]:
 
     The container's own name is an address of its loopback, so that ``hostname -f`` and gethostbyname(gethostname())
     have an answer. Without a network no name server can be reached, so /etc/resolv.conf is what the root file system
-    has. On the host's network both files are copies of the host's at the start, as in docker.
+    has, unless it was asked for. On the host's network both files are copies of the host's at the start, as in docker.
     """
     files = {"/etc/hostname": f"{hostname}\n"}
     hosts: str | None = _LOOPBACK
+    resolver: str | None = None
     if request.network == "host":
-        hosts = _of_host("/etc/hosts")
-        resolver = _of_host("/etc/resolv.conf")
-        if resolver is not None:
-            files["/etc/resolv.conf"] = resolver
+        hosts, resolver = _of_host("/etc/hosts"), _of_host("/etc/resolv.conf")
+    if request.extra_hosts:
+        hosts = hosts or ""
     if hosts is not None:
-        files["/etc/hosts"] = hosts + _own_line(hosts, hostname, request.domainname)
+        own = _own_line(hosts, hostname, request.domainname)
+        files["/etc/hosts"] = hosts + own + _more_lines(hosts + own, request.extra_hosts)
+    dns = (request.dns, request.dns_search, request.dns_options)
+    if any(dns):
+        resolver = name_service.resolver(resolver or "", *dns)
+    if resolver is not None:
+        files["/etc/resolv.conf"] = resolver
     return files
+
+
+def _more_lines(hosts: str, extra: tuple[str, ...]) -> str:
+    pairs = (name_service.extra_host(text) for text in extra)
+    lines = "".join(f"{address}\t{name}\n" for name, address in pairs)
+    return lines if hosts.endswith("\n") or not hosts or not lines else f"\n{lines}"
 
 
 def _own_line(hosts: str, hostname: str, domainname: str) -> str:

@@ -319,6 +319,28 @@ def test_a_cursor_goes_on_behind_the_last_byte(supervisor: Supervisor, rootfs: P
         client.logs("other", after="12")
 
 
+def test_a_cursor_on_the_command_line(supervisor: Supervisor, rootfs: Path, tmp_path: Path) -> None:
+    (tmp_path / "go").mkdir()
+    script = "echo one; while [ ! -e /go/now ]; do usleep 10000; done; echo two"
+    volume = f"{tmp_path}/go:/go"
+    identity = supervisor.client.start("job", str(rootfs), ["/bin/sh", "-c", script], volumes=[volume]).id
+    wait_until(lambda: supervisor.engine("logs", "job").stdout == "one\n")
+    first = supervisor.engine("logs", "--cursor", "job")
+    assert (first.stdout, first.stderr) == ("one\n", f"cursor: {identity}:4\n")
+    cursor = first.stderr.split()[1]
+    (tmp_path / "go/now").touch()
+    rest = supervisor.engine("logs", "-f", "--after", cursor, "--cursor", "job")
+    assert (rest.stdout, rest.stderr) == ("two\n", f"cursor: {identity}:8\n")
+    nothing = supervisor.engine("logs", "--after", rest.stderr.split()[1], "--cursor", "job")
+    assert (nothing.stdout, nothing.stderr) == ("", rest.stderr)
+    for words, code, said in (
+        (["--after", "x"], 1, "not a cursor of a log: 'x'"),
+        (["--after", cursor, "--cursor-file", "/nowhere"], 2, "not allowed with argument"),
+    ):
+        refused = supervisor.engine("logs", *words, "job", check=False)
+        assert (refused.returncode, said in refused.stderr) == (code, True), refused
+
+
 def test_a_cursor_whose_bytes_are_gone_tells_how_many(supervisor: Supervisor, rootfs: Path) -> None:
     """Case 3."""
     supervisor.client.run("job", str(rootfs), ["/log_lines", "10000"], on_output=lambda *_: None, log_max_bytes=65536)

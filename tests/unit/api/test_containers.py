@@ -346,6 +346,17 @@ def test_inspect_gives_back_what_was_asked_for(api: Api) -> None:
         "NetworkMode": "host",
         "Init": True,
         "ReadonlyRootfs": True,
+        "Ulimits": [{"Name": "core", "Soft": 1, "Hard": 2}],
+        "OomScoreAdj": 5,
+        "ShmSize": 1 << 20,
+        "GroupAdd": ["audio"],
+        "ExtraHosts": ["a:10.0.0.1"],
+        "Dns": ["10.0.0.2"],
+        "DnsSearch": ["example.org"],
+        "DnsOptions": ["ndots:1"],
+        "CapAdd": ["CAP_NET_RAW"],
+        "CapDrop": ["ALL"],
+        "Sysctls": {"kernel.msgmax": "5"},
     }
     fields = {"Env": ["A=1"], "User": "1:1", "WorkingDir": "/w", "Hostname": "h", "StopSignal": "INT", "StopTimeout": 3}
     api.create("alpha", "sh", "-c", "x", HostConfig=host, **fields)

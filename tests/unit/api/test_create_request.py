@@ -15,6 +15,7 @@ from wherry.errors import InvalidRequest, NotFound, NotSupported, WherryError
 from wherry.logs import LogOptions
 from wherry.runtime.signals import signal_number
 from wherry.supervisor.containers.names import generate_name
+from wherry.supervisor.containers.process_limits import Ulimit
 from wherry.supervisor.containers.request import CreateRequest, Volume, check
 
 # What docker 28.2.2 sends for "docker create --name x IMAGE true" at API 1.41, nothing asked for.
@@ -190,6 +191,7 @@ def test_everything_that_is_understood() -> None:
     assert request == CreateRequest(
         rootfs="/srv/rootfs",
         command=("/entry", "a", ""),
+        entrypoint=("/entry",),
         rw_rootfs=True,
         env=("A=3",),
         working_dir="/w",
@@ -221,6 +223,85 @@ def test_everything_that_is_understood() -> None:
         stop_seconds=0,
         labels={"k": ""},
     )
+
+
+WORLD: dict[str, Any] = {
+    "Ulimits": [{"Name": "nofile", "Soft": 5, "Hard": -1}],
+    "OomScoreAdj": -5,
+    "ShmSize": 1 << 20,
+    "GroupAdd": ["audio", "7"],
+    "ExtraHosts": ["a:10.0.0.1", "b=[::1]"],
+    "Dns": ["10.0.0.2"],
+    "DnsSearch": ["example.org"],
+    "DnsOptions": ["ndots:1"],
+    "CapAdd": ["net_raw", "CAP_KILL"],
+    "CapDrop": ["ALL"],
+    "Sysctls": {"net.ipv4.ip_forward": "1"},
+}
+
+
+def test_what_a_container_is_to_find() -> None:
+    request = translate(WORLD)
+    assert request == CreateRequest(
+        rootfs="/srv/rootfs",
+        command=("true",),
+        pids_limit=2048,
+        ulimits=(Ulimit(name="nofile", soft=5, hard=-1),),
+        oom_score_adj=-5,
+        shm_bytes=1 << 20,
+        group_add=("audio", "7"),
+        extra_hosts=("a:10.0.0.1", "b=[::1]"),
+        dns=("10.0.0.2",),
+        dns_search=("example.org",),
+        dns_options=("ndots:1",),
+        cap_add=("CAP_NET_RAW", "CAP_KILL"),
+        cap_drop=("ALL",),
+        sysctls={"net.ipv4.ip_forward": "1"},
+    )
+
+
+BAD_WORLD: list[tuple[dict[str, Any], str]] = [
+    ({"Ulimits": [{"Name": "locks", "Soft": 1, "Hard": 1}]}, "invalid ulimit: 'locks' is not one of as?|core"),
+    ({"Ulimits": [{"Name": "core", "Soft": 2, "Hard": 1}]}, "core: soft 2 is above hard 1"),
+    ({"Ulimits": [{"Name": "core", "Soft": -1, "Hard": 1}]}, "core: soft -1 is above hard 1"),
+    ({"Ulimits": [{"Name": "core", "Soft": -2, "Hard": 1}]}, "core: -2 is not between -1"),
+    ({"Ulimits": [{"Name": "core", "Soft": 1, "Hard": 1 << 63}]}, "core: 9223372036854775808 is not between"),
+    ({"Ulimits": [{"Name": "core", "Soft": 1, "Hard": 1}] * 2}, "core is given twice"),
+    ({"Ulimits": [{"Name": "core"}]}, "Ulimits"),
+    ({"OomScoreAdj": -1001}, "invalid OOM score adjustment: -1001"),
+    ({"ShmSize": -1}, "invalid size of /dev/shm: -1"),
+    ({"ShmSize": 1 << 63}, "invalid size of /dev/shm"),
+    ({"GroupAdd": ["a:b"]}, "invalid group: 'a:b'"),
+    ({"GroupAdd": [""]}, "invalid group: ''"),
+    ({"GroupAdd": ["7"] * 257}, "too many groups: there are 257"),
+    ({"ExtraHosts": ["a"]}, "'a' is not NAME:IP"),
+    ({"ExtraHosts": [":::1"]}, "is not NAME:IP"),
+    ({"ExtraHosts": ["a b:10.0.0.1"]}, "is not NAME:IP"),
+    ({"ExtraHosts": ["a:10.0.0.1\n10.0.0.2 b"]}, "is not NAME:IP"),
+    ({"ExtraHosts": ["a:10.0.0.256"]}, "is not NAME:IP"),
+    ({"ExtraHosts": ["a:::1"] * 1025}, "too many extra hosts: there are 1025"),
+    ({"Dns": ["example.org"]}, "invalid DNS server: 'example.org'"),
+    ({"Dns": ["::1"] * 65}, "too many DNS servers"),
+    ({"Dns": ["fe80::1%a\nb"]}, "invalid DNS server"),
+    ({"DnsSearch": ["a b"]}, "invalid DNS search domain: 'a b'"),
+    ({"DnsOptions": ["ndots 5"]}, "invalid DNS option: 'ndots 5'"),
+    ({"CapAdd": ["WISH"]}, "invalid capability: 'WISH'"),
+    ({"CapDrop": ["\n"]}, "invalid capability"),
+    ({"CapAdd": ["SYS_ADMIN"]}, "capability CAP_SYS_ADMIN cannot be added"),
+    ({"CapAdd": ["all"]}, "capability ALL cannot be added"),
+    ({"CapAdd": ["NET_ADMIN"], "NetworkMode": "host"}, "cannot be added on the host's network"),
+    ({"Sysctls": {"vm.swappiness": "1"}}, "sysctl 'vm.swappiness' is not supported"),
+    ({"Sysctls": {"net.x": "1"}, "NetworkMode": "host"}, "shares that namespace"),
+    ({"Sysctls": {"net.x": "\n"}}, "is not one line"),
+]
+
+
+@pytest.mark.parametrize(("host", "message"), BAD_WORLD)
+def test_what_it_cannot_find_is_refused_by_name(host: dict[str, Any], message: str) -> None:
+    with pytest.raises(WherryError, match=message) as caught:
+        translate(host)
+    assert caught.value.status == 400
+    assert str(caught.value).isprintable()
 
 
 def test_dockers_memory_is_the_groups_and_not_the_hard_limit() -> None:
@@ -278,21 +359,18 @@ def test_there_are_no_images() -> None:
     ("host", "fields", "named"),
     [
         ({"Privileged": True}, {}, "HostConfig.Privileged"),
-        ({"CapAdd": ["ALL"]}, {}, "HostConfig.CapAdd"),
         ({"PortBindings": {"80/tcp": []}}, {}, "HostConfig.PortBindings"),
         ({"Mounts": [{}]}, {}, "HostConfig.Mounts"),
         ({"RestartPolicy": {"Name": "always"}}, {}, "HostConfig.RestartPolicy"),
         ({"RestartPolicy": {"Name": "no", "MaximumRetryCount": 3}}, {}, "HostConfig.RestartPolicy"),
         ({"MemorySwappiness": 10}, {}, "HostConfig.MemorySwappiness"),
         ({"IpcMode": "host"}, {}, "HostConfig.IpcMode"),
-        ({"ShmSize": 1}, {}, "HostConfig.ShmSize"),
         ({"MaskedPaths": []}, {}, "HostConfig.MaskedPaths"),
         ({"ReadonlyPaths": []}, {}, "HostConfig.ReadonlyPaths"),
-        ({"OomScoreAdj": -999}, {}, "HostConfig.OomScoreAdj"),
         ({"NewInDocker99": "x"}, {}, "HostConfig.NewInDocker99"),
         ({}, {"Tty": True}, "Tty"),
-        ({}, {"OpenStdin": True}, "OpenStdin"),
-        ({}, {"AttachStdin": True}, "AttachStdin"),
+        ({}, {"AttachStdin": 1}, "AttachStdin"),
+        ({}, {"AttachStdin": "yes"}, "AttachStdin"),
         ({}, {"Volumes": {"/data": {}}}, "Volumes"),
         ({}, {"ExposedPorts": {"80/tcp": {}}}, "ExposedPorts"),
         ({}, {"Healthcheck": {"Test": ["CMD", "true"]}}, "Healthcheck"),
@@ -417,7 +495,7 @@ JSON = st.recursive(
     max_leaves=8,
 )
 FIELD = st.sampled_from([*DOCKER_CLI, "Wherry"])
-HOST_FIELD = st.sampled_from([*DOCKER_CLI["HostConfig"], "Tmpfs", "Init"])
+HOST_FIELD = st.sampled_from([*DOCKER_CLI["HostConfig"], "Tmpfs", "Init", "Sysctls"])
 OUR_FIELD = st.sampled_from(["Rootfs", "RwRootfs", "SoftLimit", "HardLimit", "SoftAction", "Nice"])
 
 
@@ -442,6 +520,18 @@ def test_whatever_comes_is_a_valid_request_or_one_line_for_a_person(
         assert problem.status in (400, 404)
         assert str(problem)
         assert "\n" not in str(problem)
+
+
+def test_standard_input() -> None:
+    base = {"Cmd": ["cat"], "Wherry": {"Rootfs": "/srv"}}
+    for fields, expected in (
+        ({}, (False, False)),
+        ({"OpenStdin": True, "AttachStdin": True}, (True, False)),
+        ({"OpenStdin": True, "StdinOnce": True}, (True, True)),
+        ({"StdinOnce": True}, (False, False)),
+    ):
+        request = create_request({**base, **fields})
+        assert (request.stdin, request.stdin_once) == expected
 
 
 def test_signals() -> None:

@@ -124,6 +124,31 @@ def test_words_behind_two_dashes_are_the_commands(fake: FakeSupervisor, engine: 
     assert fake.requests[0].json["Cmd"] == ["/bin/echo", "--rm", "--", "--nice", "5"]
 
 
+@pytest.mark.parametrize(
+    ("line", "entrypoint", "command"),
+    [
+        ("--entrypoint /e a /r", ["/e"], []),
+        ("a /r --entrypoint=/e", ["/e"], []),
+        ("--entrypoint /e a /r x -v --rm", ["/e"], ["x", "-v"]),
+        ("--entrypoint /e a /r -- --rm", ["/e"], ["--rm"]),
+    ],
+)
+def test_an_entry_point_needs_no_command(
+    fake: FakeSupervisor, engine: Engine, line: str, entrypoint: list[str], command: list[str]
+) -> None:
+    fake.on("POST", "/wherry/run", reply({"Id": "ab", "Name": "a", "Pid": 1}, 201))
+    assert engine("start", *line.split())[0] == 0
+    sent = fake.requests[0].json
+    assert (sent["Entrypoint"], sent["Cmd"]) == (entrypoint, command)
+
+
+def test_an_entry_point_needs_a_rootfs_still(engine: Engine) -> None:
+    code, _, err = engine("run", "--entrypoint", "/e", "a")
+    assert (code, err.splitlines()[0]) == (125, "engine run: ROOTFS is missing")
+    code, _, err = engine("start", "--entrypoint", "/e", "a")
+    assert (code, err.partition(":")[2].strip().partition(" needs")[0]) == (125, "--entrypoint")
+
+
 START_ERRORS = [
     ("start_failed", "cannot start a: mount /proc: permission denied (EPERM)", 125, ""),
     ("start_failed", "mount /proc: permission denied (EPERM)", 125, "cannot start a: "),

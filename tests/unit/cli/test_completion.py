@@ -55,7 +55,7 @@ def test_commands_are_completed(complete: Complete) -> None:
 
 
 def test_options_are_completed(complete: Complete) -> None:
-    assert complete("engine start --so") == {"--soft-action", "--soft-mib", "--socket"}
+    assert complete("engine start --so") == {"--soft-action", "--soft-limit", "--soft-mib", "--socket"}
     assert complete("engine run --network ") == {"none", "host"}
     assert complete("engine completion ") >= {"bash", "zsh", "fish"}
 

@@ -49,7 +49,7 @@ MISTAKES = {
     "--sokcet x ps": "engine: unrecognized arguments: --sokcet; did you mean '--socket'?",
     "ps --runing": "engine ps: unrecognized arguments: --runing; did you mean '--running'?",
     "run --memmory": "engine run: unrecognized arguments: --memmory; did you mean '--memory' or '--memory-swap'?",
-    "start --hard-mb=6 a r c": "engine start: unrecognized arguments: --hard-mb=6; did you mean '--hard-mib'?",
+    "start --read-onl a r c": "engine start: unrecognized arguments: --read-onl; did you mean '--read-only'?",
     "logs --zzzz x": "engine logs: unrecognized arguments: --zzzz",
 }
 

@@ -12,8 +12,18 @@ from wherry.cli import main
 from wherry.client import config
 from wherry.client.config import CHANGES, OPTIONS
 
-WITHOUT_FLAG = {"domainname", "labels", "stop_signal", "stop_seconds"}
-NOT_OPTIONS = {"socket", "replace", "name", "names", "rootfs", "command", "arguments"}
+NOT_OPTIONS = {
+    "socket",
+    "replace",
+    "name",
+    "names",
+    "rootfs",
+    "command",
+    "arguments",
+    "env_file",
+    "label_file",
+    "cidfile",
+}
 """What the command line has besides: the call's own parameters."""
 MODELS = {
     "": create.ContainerConfig,
@@ -42,8 +52,7 @@ def test_types_and_tables_have_the_same_names_in_the_same_order() -> None:
 
 @pytest.mark.parametrize("command", ["run", "start"])
 def test_the_command_line_has_every_option_by_its_name(command: str) -> None:
-    assert flags_of(command) | WITHOUT_FLAG == set(OPTIONS)
-    assert flags_of(command).isdisjoint(WITHOUT_FLAG)
+    assert flags_of(command) == set(OPTIONS)
 
 
 def test_update_has_every_change_by_its_name() -> None:
@@ -58,8 +67,8 @@ def test_every_place_is_one_that_the_api_reads() -> None:
     for name, (place, key, _) in OPTIONS.items():
         if place != "LogConfig":
             assert key in MODELS[place].__struct_encode_fields__, name
-    places = [(place, key) for place, key, _ in OPTIONS.values()]
-    assert len(set(places)) == len(places)
+    places = [(place, key) for name, (place, key, _) in OPTIONS.items() if name not in {"soft_mib", "hard_mib"}]
+    assert len(set(places)) == len(places)  # those two say the same as soft_limit and hard_limit
 
 
 def test_log_options_are_those_that_the_api_reads() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -34,6 +35,7 @@ def test_every_option_has_its_place() -> None:
         "soft_action": "reclaim",
         "nice": -5,
         "env": {"A": "1", "B": ""},
+        "entrypoint": Path("/entry"),
         "working_dir": "/w",
         "user": "1000:100",
         "hostname": "h",
@@ -51,6 +53,17 @@ def test_every_option_has_its_place() -> None:
         "cpuset_cpus": "0-1",
         "sched_policy": "batch",
         "io_weight": 500,
+        "ulimits": {"core": 1, "nofile": (2, -1)},
+        "oom_score_adj": -7,
+        "shm_size": "1m",
+        "group_add": ["audio", 7],
+        "extra_hosts": {"db": "10.0.0.1"},
+        "dns": ["10.0.0.2"],
+        "dns_search": ["example.org"],
+        "dns_options": ["ndots:1"],
+        "cap_add": ["NET_RAW"],
+        "cap_drop": ("ALL",),
+        "sysctls": {"net.ipv4.ip_forward": 1},
         "labels": {"l": "v"},
         "stop_signal": "INT",
         "stop_seconds": 3,
@@ -64,6 +77,7 @@ def test_every_option_has_its_place() -> None:
     assert config == {
         "Cmd": ["/bin/sh", "-c", "exit"],
         "Env": ["A=1", "B="],
+        "Entrypoint": ["/entry"],
         "WorkingDir": "/w",
         "User": "1000:100",
         "Hostname": "h",
@@ -83,6 +97,17 @@ def test_every_option_has_its_place() -> None:
             "CpuShares": 512,
             "CpusetCpus": "0-1",
             "BlkioWeight": 500,
+            "Ulimits": [{"Name": "core", "Soft": 1, "Hard": 1}, {"Name": "nofile", "Soft": 2, "Hard": -1}],
+            "OomScoreAdj": -7,
+            "ShmSize": 1 << 20,
+            "GroupAdd": ["audio", "7"],
+            "ExtraHosts": ["db:10.0.0.1"],
+            "Dns": ["10.0.0.2"],
+            "DnsSearch": ["example.org"],
+            "DnsOptions": ["ndots:1"],
+            "CapAdd": ["NET_RAW"],
+            "CapDrop": ["ALL"],
+            "Sysctls": {"net.ipv4.ip_forward": "1"},
             "LogConfig": {
                 "Type": "local",
                 "Config": {"mode": "non-blocking", "max-buffer-size": "1048576", "max-size": "0", "max-file": "2"},
@@ -143,6 +168,26 @@ def test_a_working_directory_that_is_gone_is_said(tmp_path: Path, monkeypatch: p
     assert absolute("/r", "ROOTFS") == "/r"
 
 
+@pytest.mark.parametrize(
+    "of", [lambda options: config_of("run", "/r", ["x"], options), lambda o: changes_of("update", o)]
+)
+def test_limits_may_be_sizes(of: Callable[[dict[str, object]], dict[str, Any]]) -> None:
+    assert of({"soft_limit": "1.5m", "hard_limit": 2 << 20})["Wherry"].items() >= {
+        ("SoftLimit", 3 << 19),
+        ("HardLimit", 2 << 20),
+    }
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"soft_mib": 1, "soft_limit": "1m"}, "soft_mib and soft_limit say the same"),
+        ({"hard_limit": 5, "hard_mib": 1}, "hard_limit and hard_mib say the same"),
+        ({"soft_limit": "2m", "hard_mib": 1}, "soft limit 2 MiB is above hard limit 1 MiB"),
+        ({"soft_limit": 4097, "hard_limit": "4k"}, "soft limit 4097 bytes is above hard limit 4096 bytes"),
+        ({"soft_limit": 1.5}, "soft_limit: expected a size"),
+    ]
+    for options, message in wrong:
+        with pytest.raises(InvalidRequest, match=message):
+            of(options)
+
+
 REFUSED = {
     "soft 0": ({"soft_mib": 0}, "soft_mib: expected a whole number of MiB from 1 to"),
     "hard negative": ({"hard_mib": -1}, "hard_mib: expected .*, not -1"),
@@ -170,6 +215,18 @@ def test_what_cannot_be_sent_as_meant_is_refused(options: dict[str, object], mes
 def test_a_command_is_not_one_string() -> None:
     with pytest.raises(InvalidRequest, match="command is one string"):
         config_of("run", "/r", "echo hello", {})
+
+
+def test_an_entry_point_needs_no_command() -> None:
+    for entrypoint in ("/e", Path("/e"), ["/e"], ("/e",)):
+        body = config_of("run", "/r", [], {"entrypoint": entrypoint})
+        assert (body["Cmd"], body["Entrypoint"]) == ([], ["/e"])
+    assert config_of("run", "/r", ["a"], {"entrypoint": ["/e", "-x"]})["Entrypoint"] == ["/e", "-x"]
+    for wrong in ([], 5, b"/e", ["/e", 1]):
+        with pytest.raises(InvalidRequest, match="entrypoint"):
+            config_of("run", "/r", ["x"], {"entrypoint": wrong})
+    with pytest.raises(InvalidRequest, match="command: expected a program"):
+        config_of("run", "/r", [], {"entrypoint": None})
 
 
 def test_an_empty_rootfs_is_refused() -> None:

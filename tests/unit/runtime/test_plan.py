@@ -155,10 +155,10 @@ def test_the_finish_steps_of_a_container_with_everything() -> None:
         steps.ReadOnlyRoot(),
         steps.EnterRoot(),
         steps.SetHostname("alpha", "example"),
-        steps.SetRlimits([(7, 10, 20)]),
         steps.SetNice(-5),
         steps.SetScheduler("SCHED_BATCH", 0),
         steps.SetStdio("stdout", "stderr", 7, 8),
+        steps.SetRlimits([(7, 10, 20)]),
         EnterDirectory("/work"),
         steps.DropPrivileges(7, 8, [8, 9], 0o077, 0, 0, 1 << 5, 0, False),
         ChangeDirectory("/work"),
@@ -179,9 +179,31 @@ def test_name_files_come_before_the_first_volume() -> None:
 
 
 def test_a_name_file_that_is_not_prepared_is_refused() -> None:
-    for path in ("/etc/passwd", "/etc/resolv.conf"):
-        with pytest.raises(NotSupported, match=f"name file '{path}'"):
-            plan.make_plan(spec(annotations={f"io.wherry.name-file.{path}": "root"}), STAGE)
+    with pytest.raises(NotSupported, match="name file '/etc/passwd'"):
+        plan.make_plan(spec(annotations={"io.wherry.name-file./etc/passwd": "root"}), STAGE)
+
+
+def test_a_resolver_of_ones_own_is_another_template() -> None:
+    asked = spec(annotations={"io.wherry.name-file./etc/resolv.conf": "nameserver 10.0.0.1\n"})
+    assert ["StageNameFiles", ["/etc/hostname", "/etc/hosts", "/etc/resolv.conf"]] in prepare(asked)
+    assert plan.make_plan(asked, STAGE).template != plan.make_plan(spec(), STAGE).template
+
+
+def test_no_limit_is_what_setrlimit_takes() -> None:
+    made = finish(spec(rlimits=(Rlimit(type="RLIMIT_CORE", soft=5, hard=2**64 - 1),)))
+    assert sent(steps.SetRlimits([(4, 5, -1)]))[0] in made
+
+
+def test_kernel_parameters_are_set_before_they_are_protected() -> None:
+    linux = msgspec.structs.replace(spec().linux, sysctl={"net.ipv4.ip_forward": "1", "kernel/msgmax": "5"})
+    made_of = msgspec.structs.replace(spec(), linux=linux)
+    made = prepare(made_of)
+    assert sent(steps.SetParameters([("net/ipv4/ip_forward", "1"), ("kernel/msgmax", "5")]))[0] in made
+    assert [name for name, *_ in made].index("SetParameters") < [name for name, *_ in made].index("ProtectStaged")
+    assert plan.make_plan(made_of, STAGE).template != plan.make_plan(spec(), STAGE).template
+    shared = msgspec.structs.replace(linux, namespaces=tuple(n for n in linux.namespaces if n.type != "network"))
+    with pytest.raises(NotSupported, match="shares that namespace"):
+        plan.make_plan(msgspec.structs.replace(spec(), linux=shared), STAGE)
 
 
 def test_binds_are_opened_by_the_launcher() -> None:

@@ -241,3 +241,15 @@ def test_more_groups_than_a_process_can_have(tree: Path, find: Find) -> None:
     (tree / "etc/group").write_text("".join(f"g:x:{gid}:alice\n" for gid in range(65537)))
     with pytest.raises(InvalidRequest, match="user 'alice' is in more than 65536 groups"):
         find("alice")
+
+
+def test_further_groups_are_looked_up_as_the_first(tree: Path) -> None:
+    root = os.open(tree, os.O_PATH | os.O_DIRECTORY)
+    try:
+        assert lookup(root, "alice", added=["audio", "4242", "10"]).groups == (10, 63, 100, 4242)
+        assert lookup(root, "5:6", added=["wheel"]) == User(5, 6, (6, 10), "/")
+        for wrong in ("nosuch", "99999999999"):
+            with pytest.raises(InvalidRequest, match=wrong):
+                lookup(root, "", added=["wheel", wrong])
+    finally:
+        os.close(root)

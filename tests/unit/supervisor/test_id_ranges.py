@@ -9,6 +9,7 @@ import pytest
 
 from wherry.errors import Conflict, InvalidRequest, NotSupported
 from wherry.kernel.id_maps import IdMap
+from wherry.supervisor import id_ranges
 from wherry.supervisor.containers import userns
 from wherry.supervisor.containers.record import Record
 from wherry.supervisor.containers.request import CreateRequest
@@ -87,6 +88,24 @@ def test_named_ids_are_shared_by_those_who_name_them() -> None:
         with pytest.raises(Conflict, match=f"ids of --userns {taken} are those of container one"):
             books.start(ranges, taken)
     assert books.start(ranges, "host") is None
+
+
+def test_many_containers_are_compared_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event loop waits for it."""
+    compared: list[IdMap] = []
+    overlap = id_ranges._overlap
+
+    def counted(one: IdMap, other: IdMap) -> bool:
+        compared.append(one)
+        return overlap(one, other)
+
+    monkeypatch.setattr(id_ranges, "_overlap", counted)
+    books = Books()
+    ranges = books.ranges(configured(1000))
+    books += [record("auto", userns.auto_map(each)) for each in ranges._all()]
+    freed = books.pop()
+    assert books.start(ranges) == freed.id_map
+    assert len(compared) == 999
 
 
 def test_one_user_is_kept() -> None:

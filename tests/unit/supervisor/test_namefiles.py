@@ -29,6 +29,34 @@ def test_without_a_network_a_container_knows_itself() -> None:
     assert last_line(made["/etc/hosts"]) == "127.0.0.1\talpha"
 
 
+def test_what_was_asked_for_comes_last() -> None:
+    made = files(extra_hosts=("db:10.0.0.1", "six=[::1]"), dns=("10.0.0.2", "::1"), dns_options=("ndots:1",))
+    assert made["/etc/hosts"].splitlines()[-3:] == ["127.0.0.1\talpha", "10.0.0.1\tdb", "::1\tsix"]
+    assert made["/etc/resolv.conf"] == "nameserver 10.0.0.2\nnameserver ::1\noptions ndots:1\n"
+
+
+HOSTS_OWN = "# made\nnameserver 1.1.1.1\ndomain old\nsearch old\noptions edns0\nsortlist x"
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"dns": ("10.0.0.2",)}, "# made\ndomain old\nsearch old\noptions edns0\nsortlist x\nnameserver 10.0.0.2\n"),
+        ({"dns_search": (".",)}, "# made\nnameserver 1.1.1.1\noptions edns0\nsortlist x\n"),
+        (
+            {"dns_search": ("a", "b"), "dns_options": ("rotate",)},
+            "# made\nnameserver 1.1.1.1\nsortlist x\nsearch a b\noptions rotate\n",
+        ),
+    ],
+)
+def test_it_takes_the_place_of_the_hosts_lines_of_its_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], expected: str
+) -> None:
+    (tmp_path / "resolv.conf").write_text(HOSTS_OWN)
+    monkeypatch.setitem(namefiles._OF_HOST, "/etc/resolv.conf", str(tmp_path / "resolv.conf"))
+    assert files(network="host", **fields)["/etc/resolv.conf"] == expected
+
+
 @pytest.mark.parametrize(
     ("hostname", "domainname", "names"),
     [

@@ -16,6 +16,8 @@ from wherry.api.docker import security_options
 from wherry.api.http.versions import NEWEST, Version
 from wherry.errors import InvalidRequest, NotFound, NotSupported, quoted
 from wherry.logs import LogOptions
+from wherry.supervisor.containers import privileges
+from wherry.supervisor.containers.process_limits import Ulimit
 from wherry.supervisor.containers.request import CreateRequest, check, clean_path, parse_bind, parse_env, parse_size
 
 Words = str | list[str] | None
@@ -38,6 +40,12 @@ class LogConfig(msgspec.Struct, rename="pascal", kw_only=True):
     config: dict[str, str] | None = None
 
 
+class UlimitConfig(msgspec.Struct, rename="pascal", kw_only=True):
+    name: str
+    soft: int
+    hard: int
+
+
 class HostConfig(msgspec.Struct, rename="pascal", kw_only=True):
     auto_remove: bool | None = None
     readonly_rootfs: bool | None = None
@@ -55,6 +63,17 @@ class HostConfig(msgspec.Struct, rename="pascal", kw_only=True):
     memory_reservation: int | None = None
     memory_swap: int | None = None
     init: bool | None = None
+    ulimits: list[UlimitConfig] | None = None
+    oom_score_adj: int | None = None
+    shm_size: int | None = None
+    group_add: list[str] | None = None
+    extra_hosts: list[str] | None = None
+    dns: list[str] | None = None
+    dns_search: list[str] | None = None
+    dns_options: list[str] | None = None
+    cap_add: list[str] | None = None
+    cap_drop: list[str] | None = None
+    sysctls: dict[str, str] | None = None
     log_config: LogConfig | None = None
     annotations: dict[str, str] | None = None
 
@@ -70,6 +89,8 @@ class ContainerConfig(msgspec.Struct, rename="pascal", kw_only=True):
     labels: dict[str, str] | None = None
     stop_signal: str | None = None
     stop_timeout: int | None = None
+    open_stdin: bool | None = None
+    stdin_once: bool | None = None
     image: str | None = None
     host_config: HostConfig | None = None
     wherry: WherryConfig | None = None
@@ -107,6 +128,7 @@ def _translate(config: ContainerConfig, host: HostConfig, ours: WherryConfig) ->
     return CreateRequest(
         rootfs=_rootfs(config, ours),
         command=(*_words(config.entrypoint), *_words(config.cmd)),
+        entrypoint=tuple(_words(config.entrypoint)),
         rw_rootfs=bool(ours.rw_rootfs),
         env=parse_env(config.env or ()),
         working_dir=config.working_dir or "",
@@ -134,13 +156,32 @@ def _translate(config: ContainerConfig, host: HostConfig, ours: WherryConfig) ->
         sched_policy=ours.sched_policy or "",
         io_weight=host.blkio_weight or None,
         seccomp=security_options.seccomp_profile(host.security_opt or ()),
+        **_world(host),
         stop_signal=config.stop_signal or "SIGTERM",
         stop_seconds=None if stop_timeout is None else max(float(stop_timeout), -1.0),
         labels=config.labels or {},
         annotations=host.annotations or {},
         log=log_options(host.log_config or LogConfig()),
         merge_streams=bool(ours.merge_streams),
+        stdin=bool(config.open_stdin),
+        stdin_once=bool(config.open_stdin and config.stdin_once),
     )
+
+
+def _world(host: HostConfig) -> dict[str, Any]:
+    return {
+        "ulimits": tuple(Ulimit(name=each.name, soft=each.soft, hard=each.hard) for each in host.ulimits or ()),
+        "oom_score_adj": host.oom_score_adj or 0,
+        "shm_bytes": host.shm_size or None,
+        "group_add": tuple(host.group_add or ()),
+        "extra_hosts": tuple(host.extra_hosts or ()),
+        "dns": tuple(host.dns or ()),
+        "dns_search": tuple(host.dns_search or ()),
+        "dns_options": tuple(host.dns_options or ()),
+        "cap_add": privileges.normalised(host.cap_add or ()),
+        "cap_drop": privileges.normalised(host.cap_drop or ()),
+        "sysctls": host.sysctls or {},
+    }
 
 
 def log_options(config: LogConfig) -> LogOptions:
@@ -275,7 +316,8 @@ def _is_no_healthcheck(value: Any) -> bool:
 
 
 _NEUTRAL: dict[str, Callable[[Any], bool]] = {
-    "AttachStdout": _equals(True),  # the client's business: an attach of its own would follow
+    "AttachStdin": _equals(True),  # the client's business: an attach of its own would follow
+    "AttachStdout": _equals(True),
     "AttachStderr": _equals(True),
     "Healthcheck": _is_no_healthcheck,
     "HostConfig.CgroupnsMode": _equals("private"),
@@ -284,5 +326,4 @@ _NEUTRAL: dict[str, Callable[[Any], bool]] = {
     "HostConfig.Isolation": _equals("default"),
     "HostConfig.MemorySwappiness": _equals(-1),
     "HostConfig.RestartPolicy": _is_no_restart,
-    "HostConfig.ShmSize": _equals(64 * 1024 * 1024),  # what /dev/shm has
 }

@@ -12,6 +12,7 @@ from wherry.api.docker import durations
 from wherry.api.docker.networks import network_id
 from wherry.api.docker.rootfs_images import image_id
 from wherry.logs import Log, LogOptions, rfc3339_nano
+from wherry.runtime.defaults import SHM_BYTES
 from wherry.supervisor.containers.record import MEMORY_REASONS, End, Reason, Record, State
 from wherry.supervisor.containers.request import CreateRequest
 
@@ -317,14 +318,14 @@ def _config(record: Record) -> dict[str, Any]:
         "AttachStdout": False,
         "AttachStderr": False,
         "Tty": False,
-        "OpenStdin": False,
-        "StdinOnce": False,
+        "OpenStdin": request.stdin,
+        "StdinOnce": request.stdin_once,
         "Env": request.env,
-        "Cmd": request.command,
+        "Cmd": request.command[len(request.entrypoint) :],
         "Image": request.rootfs,
         "Volumes": None,
         "WorkingDir": request.working_dir,
-        "Entrypoint": None,
+        "Entrypoint": request.entrypoint or None,
         "OnBuild": None,
         "Labels": request.labels,
         "StopSignal": request.stop_signal,
@@ -339,9 +340,16 @@ def _host_config(request: CreateRequest) -> dict[str, Any]:
         "BlkioWeight": request.io_weight or 0,
         "SecurityOpt": ["no-new-privileges", *([f"seccomp={request.seccomp}"] if request.seccomp else [])],
         "Binds": [f"{v.source}:{v.destination}{':ro' if v.read_only else ''}" for v in request.volumes] or None,
+        "CapAdd": request.cap_add or None,
+        "CapDrop": request.cap_drop or None,
         "CgroupnsMode": "private",
         "CpuShares": request.cpu_shares or 0,
         "CpusetCpus": request.cpuset_cpus,
+        "Dns": request.dns,
+        "DnsOptions": request.dns_options,
+        "DnsSearch": request.dns_search,
+        "ExtraHosts": request.extra_hosts or None,
+        "GroupAdd": request.group_add or None,
         "Init": request.init,
         "IpcMode": "private",
         "LogConfig": _log_config(request.log),
@@ -350,12 +358,16 @@ def _host_config(request: CreateRequest) -> dict[str, Any]:
         "MemorySwap": request.memory_swap_bytes or 2 * (request.memory_bytes or 0),
         "NanoCpus": round((request.cpus or 0) * 1e9),
         "NetworkMode": request.network,
+        "OomScoreAdj": request.oom_score_adj,
         "PidsLimit": request.pids_limit,
         "PortBindings": {},
         "Privileged": False,
         "ReadonlyRootfs": request.read_only,
         "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+        "ShmSize": request.shm_bytes or SHM_BYTES,
+        "Sysctls": request.sysctls or None,
         "Tmpfs": request.tmpfs,
+        "Ulimits": [{"Name": each.name, "Soft": each.soft, "Hard": each.hard} for each in request.ulimits] or None,
         "UsernsMode": request.userns,
     }
 

@@ -41,6 +41,7 @@ from wherry.runtime.steps.stage import (
     MountStaged,
     ProtectStaged,
     ReadOnlyStaged,
+    SetParameters,
 )
 from wherry.runtime.steps.workdir import ChangeDirectory, EnterDirectory, MakeWorkingDirectory
 
@@ -77,6 +78,7 @@ __all__ = [
     "SetHostname",
     "SetNice",
     "SetOomScore",
+    "SetParameters",
     "SetRlimits",
     "SetScheduler",
     "SetStdio",

@@ -142,7 +142,9 @@ class SetHostname(NamedTuple):
 
 
 class SetRlimits(NamedTuple):
-    """(resource, soft, hard) each, as numbers of setrlimit(2). Raising a hard limit needs privilege."""
+    """(resource, soft, hard) each, as numbers of setrlimit(2). Raising a hard limit needs privilege. After the last
+    step that opens a file: there may be no descriptor left.
+    """
 
     limits: list[tuple[int, int, int]]
 
@@ -151,7 +153,13 @@ class SetRlimits(NamedTuple):
 
     def execute(self, context: Context) -> None:
         for number, soft, hard in self.limits:
-            resource.setrlimit(number, (soft, hard))
+            try:
+                resource.setrlimit(number, (soft, hard))
+            except ValueError:  # EPERM: no CAP_SYS_RESOURCE, or RLIMIT_NOFILE above fs.nr_open (getrlimit(2))
+                names = (name for name in dir(resource) if name.startswith("RLIMIT_"))
+                name = next((name for name in names if getattr(resource, name) == number), str(number))
+                text = f"{name}: {hard} is more than this host allows"
+                raise call_error(errno.EPERM, "setrlimit", text) from None
 
 
 class SetNice(NamedTuple):
@@ -178,31 +186,40 @@ class SetScheduler(NamedTuple):
 
 
 class SetStdio(NamedTuple):
-    """stdin from the container's own /dev/null; stdout and stderr to the named descriptors, which become the user's
-    (runc's habit).
+    """stdout and stderr to the named descriptors, which become the user's (runc's habit): opened by /dev/stdout, they
+    are files with an owner. So does ``stdin``; "" is the container's own /dev/null.
     """
 
     stdout: str
     stderr: str
     uid: int
     gid: int
+    stdin: str = ""
 
     def describe(self) -> str:
         return "connect stdio"
 
     def execute(self, context: Context) -> None:
-        null = os.open("/dev/null", os.O_RDONLY | os.O_NONBLOCK)
-        if not stat.S_ISCHR(os.fstat(null).st_mode):
-            raise FileNotFoundError(2, "not a device", "/dev/null")
-        os.set_blocking(null, True)
-        if null != 0:
-            os.dup2(null, 0)
-            os.close(null)
-        for number, name in ((1, self.stdout), (2, self.stderr)):
+        streams = [(1, self.stdout), (2, self.stderr)]
+        if self.stdin:
+            streams.append((0, self.stdin))
+        else:
+            _read_nothing()
+        for number, name in streams:
             source = context.descriptors[name]
             if (self.uid, self.gid) != (0, 0):
                 os.fchown(source, self.uid, self.gid)
             os.dup2(source, number)
+
+
+def _read_nothing() -> None:
+    null = os.open("/dev/null", os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISCHR(os.fstat(null).st_mode):
+        raise FileNotFoundError(2, "not a device", "/dev/null")
+    os.set_blocking(null, True)
+    if null != 0:
+        os.dup2(null, 0)
+        os.close(null)
 
 
 class DropPrivileges(NamedTuple):

@@ -7,6 +7,7 @@ import stat
 from typing import NamedTuple
 
 from wherry.kernel import mounts, namespaces, process
+from wherry.kernel.libc import call_error
 from wherry.runtime.steps.context import Context
 
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
@@ -148,6 +149,29 @@ class AllowPing(NamedTuple):
             os.write(descriptor, f"0 {self.last_group}".encode())
         finally:
             os.close(descriptor)
+
+
+class SetParameters(NamedTuple):
+    """Kernel parameters of our namespaces, as (path below /proc/sys, value): before /proc/sys is made read-only."""
+
+    settings: list[tuple[str, str]]
+
+    def describe(self) -> str:
+        return "set kernel parameters"
+
+    def execute(self, context: Context) -> None:
+        for path, value in self.settings:
+            shown = f"/proc/sys/{path}"
+            try:
+                descriptor = os.open(context.stage + shown, os.O_WRONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise call_error(error.errno or 0, "open", shown) from None
+            try:
+                os.write(descriptor, value.encode())
+            except OSError as error:
+                raise call_error(error.errno or 0, "write", shown) from None
+            finally:
+                os.close(descriptor)
 
 
 class MaskStaged(NamedTuple):

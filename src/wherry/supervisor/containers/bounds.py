@@ -72,7 +72,7 @@ def _check(what: str, which: str, text: str, most: int) -> None:
 def _check_arguments(request: CreateRequest) -> None:
     words = sum(size(word) + 1 + _POINTER for word in request.command)
     variables = sum(size(variable) + 1 + _POINTER for variable in request.env)
-    most = _most_arguments()
+    most = _most_arguments(request)
     if words + variables > most:
         raise InvalidRequest(
             f"invalid command and environment: together they take {words + variables} bytes "
@@ -81,8 +81,9 @@ def _check_arguments(request: CreateRequest) -> None:
         )
 
 
-def _most_arguments() -> int:
+def _most_arguments(request: CreateRequest) -> int:
     soft, _hard = resource.getrlimit(resource.RLIMIT_STACK)  # which the container inherits
+    soft = next((limit.soft for limit in request.ulimits if limit.name == "stack"), soft)
     quarter = _ARGUMENTS_MAX if soft == resource.RLIM_INFINITY else soft // 4
     return max(min(quarter, _ARGUMENTS_MAX), _ARGUMENTS_LEAST) - _RESERVE
 

@@ -18,10 +18,12 @@ import msgspec
 from wherry.errors import InvalidRequest, NotSupported, quoted
 from wherry.kernel.scheduling import parse_cpu_list
 from wherry.logs.options import BUFFER_MAX, BUFFER_MIN, FILE_MIN, MODES, LogOptions
+from wherry.runtime import sysctls
 from wherry.runtime.signals import signal_number
 from wherry.runtime.spec import ANNOTATION_PREFIX
-from wherry.supervisor.containers import userns
+from wherry.supervisor.containers import name_service, privileges, process_limits, userns
 from wherry.supervisor.containers.bounds import check_sizes
+from wherry.supervisor.containers.process_limits import Ulimit
 
 _HOST_NAME = re.compile(r"[a-zA-Z0-9_.-]+")
 _HOST_NAME_MAX = 64  # __NEW_UTS_LEN: sethostname(2) and setdomainname(2) refuse more
@@ -31,6 +33,7 @@ _PIDS_MAX = 4194304  # PID_MAX_LIMIT; pids.max refuses more (kernel/cgroup/pids.
 _POLICY = re.compile(r"other|batch|idle|(fifo|rr):[1-9][0-9]?")
 _KERNEL_MOUNTS = frozenset({"/proc", "/dev", "/sys"})
 _LOG_FILES_MAX = 1000
+_GROUPS_MAX = 256
 _ENGINE_VARIABLES = frozenset({"PATH", "HOSTNAME", "HOME"})
 UNCONFINED = "unconfined"
 """In place of a seccomp profile: no filter at all."""
@@ -63,7 +66,8 @@ class SoftAction(StrEnum):
 class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One container as asked for, before anything is looked up on the host.
 
-    ``rootfs`` is an absolute path (directory or tar archive); ``env`` holds "K=V" strings without the variables the
+    ``rootfs`` is an absolute path (directory or tar archive); ``command`` is all that is executed, of which
+    ``entrypoint`` is the part that was named so; ``env`` holds "K=V" strings without the variables the
     supervisor adds (PATH, HOSTNAME, HOME); ``tmpfs`` maps a destination to mount options as docker's
     ("size=1m,mode=1777"); ``cpus`` counts CPUs (0.5 is half of one); limits are in bytes and None where there is none.
     ``soft_bytes`` and ``hard_bytes`` are the memory enforcer's, ``soft_action`` (none, reclaim or throttle, "" is none)
@@ -73,13 +77,19 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     others, so that one excludes the rest; ``sched_policy`` is other, batch, idle, fifo:N or rr:N, "" is other;
     ``userns`` is host, auto, keep-id or UID:GID:SIZE;
     ``seccomp`` is a profile in docker's JSON, "" for the default one, "unconfined" for none;
+    ``ulimits`` take the place of the default ones by name; ``shm_bytes`` is the size of /dev/shm, None for 64 MiB;
+    ``group_add`` are names or numbers, looked up as ``user``; ``extra_hosts`` are "NAME:IP" for /etc/hosts, ``dns*``
+    are lines of /etc/resolv.conf; ``cap_*`` are names such as CAP_CHOWN, or ALL to drop; ``sysctls`` are those of the
+    container's namespaces;
     ``stop_seconds`` is how long stop waits before it kills, negative for ever (docker's -1), None when nobody has said;
     ``annotations`` go into the container's OCI spec, beside ours;
-    ``merge_streams`` gives stdout and stderr one pipe, so that their order is kept, and all is stdout.
+    ``merge_streams`` gives stdout and stderr one pipe, so that their order is kept, and all is stdout;
+    ``stdin`` gives it a standard input that clients feed; with ``stdin_once`` it ends when the first of them does.
     """
 
     rootfs: str
     command: tuple[str, ...]
+    entrypoint: tuple[str, ...] = ()
     rw_rootfs: bool = False
     env: tuple[str, ...] = ()
     working_dir: str = ""
@@ -107,12 +117,25 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     sched_policy: str = ""
     io_weight: int | None = None
     seccomp: str = ""
+    ulimits: tuple[Ulimit, ...] = ()
+    oom_score_adj: int = 0
+    shm_bytes: int | None = None
+    group_add: tuple[str, ...] = ()
+    extra_hosts: tuple[str, ...] = ()
+    dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    sysctls: dict[str, str] = {}
     stop_signal: str = "SIGTERM"
     stop_seconds: float | None = None
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
     log: LogOptions = LogOptions()
     merge_streams: bool = False
+    stdin: bool = False
+    stdin_once: bool = False
 
 
 def parse_size(text: str, what: str) -> int:
@@ -194,6 +217,7 @@ def check(request: CreateRequest) -> CreateRequest:
     _check_limits(request)
     _check_identity(request)
     _check_log(request.log)
+    _check_world(request)
     signal_number(request.stop_signal)
     return request
 
@@ -370,6 +394,21 @@ def _check_identity(request: CreateRequest) -> None:
     if request.network not in ("none", "host"):
         raise InvalidRequest(f"invalid network: {quoted(request.network)}: only none and host exist")
     userns.check(request.userns, request.user, request.network)
+
+
+def _check_world(request: CreateRequest) -> None:
+    process_limits.check(request.ulimits, request.oom_score_adj)
+    if request.shm_bytes is not None and not 0 < request.shm_bytes <= _COUNTER_MAX:
+        raise InvalidRequest(f"invalid size of /dev/shm: {request.shm_bytes} bytes is not between 1 and {_COUNTER_MAX}")
+    if len(request.group_add) > _GROUPS_MAX:
+        raise InvalidRequest(f"too many groups: there are {len(request.group_add)}, and the most is {_GROUPS_MAX}")
+    for group in request.group_add:
+        if not group or not group.isprintable() or set(group) & {" ", ":"}:
+            raise InvalidRequest(f"invalid group: {quoted(group)}")
+    name_service.check(request.extra_hosts, request.dns, request.dns_search, request.dns_options)
+    own_network = request.network != "host"
+    privileges.check(request.cap_add, own_network)
+    sysctls.check(request.sysctls.items(), ("ipc", "network") if own_network else ("ipc",))
 
 
 def _check_log(log: LogOptions) -> None:

@@ -15,7 +15,10 @@ from wherry.runtime.spec import (
     ANNOTATION_NAME_FILE,
     ANNOTATION_ROOT_ITSELF,
     ANNOTATION_SOFT_LIMIT,
+    ANNOTATION_STDIN,
+    RLIM_INFINITY,
     BlockIO,
+    Capabilities,
     Cpu,
     IdMapping,
     Linux,
@@ -33,6 +36,7 @@ from wherry.runtime.spec import (
 )
 from wherry.runtime.spec import User as SpecUser
 from wherry.runtime.users import User
+from wherry.supervisor.containers import privileges, process_limits
 from wherry.supervisor.containers.request import UNCONFINED, CreateRequest, clean_path
 from wherry.supervisor.namefiles import name_files
 from wherry.weights import weight_of_nice
@@ -51,6 +55,8 @@ def make_spec(name: str, request: CreateRequest, rootfs: str, user: User, id_map
         annotations[ANNOTATION_INIT] = "true"
     if request.rw_rootfs:
         annotations[ANNOTATION_ROOT_ITSELF] = "true"
+    if request.stdin:
+        annotations[ANNOTATION_STDIN] = "true"
     files = name_files(hostname, request)
     annotations |= {ANNOTATION_NAME_FILE + path: text for path, text in files.items() if path not in _taken(request)}
     return Spec(
@@ -67,20 +73,21 @@ def make_spec(name: str, request: CreateRequest, rootfs: str, user: User, id_map
             masked_paths=defaults.MASKED_PATHS,
             readonly_paths=defaults.READONLY_PATHS,
             seccomp=_seccomp(request),
+            sysctl=request.sysctls,
         ),
         annotations=annotations,
     )
 
 
 def _process(request: CreateRequest, hostname: str, user: User) -> Process:
-    capabilities = defaults.CAPABILITIES if user.uid == 0 else defaults.CAPABILITIES_OF_OTHER_USERS
     return Process(
         args=request.command,
         env=_environment(request.env, hostname, user.home),
         cwd=request.working_dir or "/",
         user=SpecUser(uid=user.uid, gid=user.gid, additional_gids=user.groups),
-        capabilities=capabilities,
-        rlimits=(_descriptor_limit(),),
+        capabilities=_capabilities(request, user.uid == 0),
+        rlimits=_limits(request),
+        oom_score_adj=request.oom_score_adj or None,
         scheduler=_scheduler(request),
     )
 
@@ -89,7 +96,13 @@ def _seccomp(request: CreateRequest) -> Seccomp | None:
     """By the bounding set: that is what the container can ever get."""
     if request.seccomp == UNCONFINED:
         return None
-    return seccomp.resolve(seccomp.parse(request.seccomp), frozenset(defaults.CAPABILITIES.bounding))
+    return seccomp.resolve(seccomp.parse(request.seccomp), frozenset(_capabilities(request, True).bounding))
+
+
+def _capabilities(request: CreateRequest, is_root: bool) -> Capabilities:
+    if request.cap_add or request.cap_drop:
+        return privileges.granted(request.cap_add, request.cap_drop, is_root)
+    return defaults.CAPABILITIES if is_root else defaults.CAPABILITIES_OF_OTHER_USERS
 
 
 def _scheduler(request: CreateRequest) -> Scheduler:
@@ -101,6 +114,17 @@ def _descriptor_limit() -> Rlimit:
     """The customary soft limit, whatever the supervisor raised its own to; the hard limit is the host's."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return Rlimit(type="RLIMIT_NOFILE", soft=min(1024, hard), hard=hard)
+
+
+def _limits(request: CreateRequest) -> tuple[Rlimit, ...]:
+    found = {limit.type: limit for limit in (_descriptor_limit(),)}
+    for asked in request.ulimits:
+        found[asked.type] = Rlimit(type=asked.type, soft=_size(asked.soft), hard=_size(asked.hard))
+    return tuple(found.values())
+
+
+def _size(limit: int) -> int:
+    return RLIM_INFINITY if limit == process_limits.UNLIMITED else limit
 
 
 def _environment(asked: tuple[str, ...], hostname: str, home: str) -> tuple[str, ...]:
@@ -125,9 +149,17 @@ def _mappings(extents: tuple[Extent, ...]) -> tuple[IdMapping, ...]:
 def _base_mounts(request: CreateRequest, id_map: IdMap | None) -> tuple[Mount, ...]:
     # A tmpfs or volume over one of the defaults takes its place, as in docker (--tmpfs /dev/shm:size=1g).
     mounts = tuple(mount for mount in defaults.MOUNTS if mount.destination not in _taken(request))
+    if request.shm_bytes is not None:
+        size = request.shm_bytes
+        mounts = tuple(_sized(mount, size) if mount.destination == "/dev/shm" else mount for mount in mounts)
     if id_map is None or id_maps.outside(id_map.gids, _TTY) is not None:
         return mounts
     return tuple(_without_group(mount) for mount in mounts)
+
+
+def _sized(mount: Mount, size: int) -> Mount:
+    options = (option for option in mount.options if not option.startswith("size="))
+    return msgspec.structs.replace(mount, options=(*options, f"size={size}"))
 
 
 def _without_group(mount: Mount) -> Mount:

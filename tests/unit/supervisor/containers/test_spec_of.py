@@ -12,6 +12,7 @@ from wherry.runtime import defaults
 from wherry.runtime.plan import make_plan
 from wherry.runtime.spec import Cpu, IdMapping, Memory, Mount, Namespace, Scheduler, Spec
 from wherry.runtime.users import User
+from wherry.supervisor.containers.process_limits import Ulimit
 from wherry.supervisor.containers.request import CreateRequest, Volume
 from wherry.supervisor.containers.spec_of import make_spec
 
@@ -211,3 +212,24 @@ def test_cpus_to_run_on_and_io_weight() -> None:
 def test_cpus_are_not_cut_short(cpus: float, quota: int) -> None:
     """0.29 * 100000 is 28999.999999999996."""
     assert spec(cpus=cpus).linux.resources.cpu.quota == quota
+
+
+def test_capabilities_that_were_added_and_dropped() -> None:
+    made = spec(cap_add=("CAP_NET_RAW",), cap_drop=("CAP_CHOWN",)).process.capabilities
+    assert made.bounding == made.effective == made.permitted
+    assert set(made.bounding) == set(defaults.CAPABILITIES.bounding) - {"CAP_CHOWN"} | {"CAP_NET_RAW"}
+    other = spec(User(5, 5, (), "/"), cap_add=("CAP_NET_RAW",), cap_drop=("ALL",)).process.capabilities
+    assert (other.bounding, other.effective, other.inheritable, other.ambient) == (("CAP_NET_RAW",), (), (), ())
+
+
+def test_limits_take_the_place_of_ours_by_name() -> None:
+    asked = (Ulimit(name="nofile", soft=5, hard=-1), Ulimit(name="core", soft=0, hard=0))
+    limits = {limit.type: (limit.soft, limit.hard) for limit in spec(ulimits=asked).process.rlimits}
+    assert limits == {"RLIMIT_NOFILE": (5, 2**64 - 1), "RLIMIT_CORE": (0, 0)}
+
+
+def test_the_size_of_shm() -> None:
+    (shm,) = (mount for mount in spec(shm_bytes=4096).mounts if mount.destination == "/dev/shm")
+    assert [option for option in shm.options if option.startswith("size=")] == ["size=4096"]
+    (mine,) = (m for m in spec(shm_bytes=4096, tmpfs={"/dev/shm": "size=1g"}).mounts if m.destination == "/dev/shm")
+    assert "size=1g" in mine.options
