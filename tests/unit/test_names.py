@@ -28,6 +28,7 @@ SAME = {
     "disk": "the resource, and the requests about it",
     "events": "the resource, and the requests about it",
     "networks": "the resource, and the requests about it",
+    "input": "of a container, and the requests that bring it",
     "processes": "those of containers, and the requests about them",
     "memory": "the enforcers, and who has them watch",
     "namefiles": "what is in them, and the steps that put them in place",
