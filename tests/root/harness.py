@@ -191,6 +191,13 @@ class Supervisor:
             text=True,
         )
 
+    def popen_fed(self, *words: Word) -> subprocess.Popen[bytes]:
+        """The command line, running; all its streams are in pipes, as bytes."""
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            self._command(*words), env=self._environment(), stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0
+        )
+
     def ps(self) -> list[dict[str, Any]]:
         """What ``engine ps --format json`` prints: newest first."""
         listing: list[dict[str, Any]] = [*map(json.loads, self.engine("ps", "--format", "json").stdout.splitlines())]

@@ -13,6 +13,7 @@ from wherry.supervisor.containers.usage import Resident, Usage
 
 if TYPE_CHECKING:
     from wherry.logs import Log
+    from wherry.supervisor.containers.stdin import Stdin
     from wherry.supervisor.disk import Disk
     from wherry.supervisor.events import Events
 
@@ -88,6 +89,9 @@ class Engine(Protocol):
         """Newest first."""
 
     def log(self, ref: str) -> Log: ...
+
+    def stdin(self, ref: str) -> Stdin | None:
+        """Of one that runs, and that was made with a standard input."""
 
     async def usages(self, refs: Sequence[str]) -> dict[str, Usage]:
         """Of those that run; read in a thread, as it takes some 200 us each."""

@@ -17,6 +17,7 @@ COMMANDS = {
     "supervisor": ("supervise", "run the supervisor in the foreground"),
     "start": ("starting", "start a container"),
     "run": ("starting", "start a container, pass on its output and wait for it"),
+    "attach": ("attaching", "pass on what a running container writes, and give it input"),
     "ps": ("listing", "list containers"),
     "logs": ("logs", "show what a container has written"),
     "stats": ("stats", "show what containers use"),

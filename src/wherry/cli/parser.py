@@ -95,9 +95,9 @@ class Parser:
         """Options declared from here on stand below ``title`` in the help text."""
         self._group = title
 
-    def flag(self, *names: str, help: str, exclusive: bool = False) -> None:  # noqa: A002 (as argparse)
+    def flag(self, *names: str, help: str, exclusive: bool = False, dest: str = "") -> None:  # noqa: A002 (as argparse)
         """An option without a value. At most one ``exclusive`` option of a command may be given."""
-        how = {"is_flag": True, "help": help, "exclusive": exclusive, "default": False}
+        how = {"is_flag": True, "help": help, "exclusive": exclusive, "default": False, "dest": dest}
         self.options.append(Option(names, self._group, **how))
 
     def option(self, *names: str, **how: Any) -> None:

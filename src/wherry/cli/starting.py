@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from wherry.cli.option_files import IdFile
     from wherry.cli.parser import Namespace, Parser
-    from wherry.client import StartedContainer
+    from wherry.client import RunResult, StartedContainer
+    from wherry.client.feeding import Descriptor
 
 USAGE = "%(prog)s [OPTIONS] NAME ROOTFS COMMAND [ARG...] [LONG OPTIONS]"
 START_USAGE = f"{USAGE}\n       %(prog)s NAME"
@@ -43,6 +44,7 @@ RUN = """Start a container, pass on its output, wait for it, and exit with its e
 ROOTFS is a directory or a tar archive (plain, gz, xz, zst). SIGINT or SIGTERM asks the supervisor to stop the
 container and goes on waiting for its end; the second one kills the container, the third one leaves it. When nobody
 reads the output any more (run ... | head), run ends with 125 and the container goes on, as with docker.
+With -i the container reads run's own standard input (tar c . | %(prog)s -i ...), up to its end, or until run ends.
 Every byte of the output is passed on: when whoever reads it is slower than the container, the container waits in the
 end, as it would for a pipe (not with --log-mode non-blocking; run then ends with 125 if bytes are missing).
 Exit codes besides the container's own: 125 it could not be started or followed to its end, output is missing, or the
@@ -56,6 +58,7 @@ _MEMORY_ENDS = {
     "limit_lost": "killed: its hard memory limit could not be held any more after a take-over",
 }
 """What an exit code of 137 does not say."""
+_TERMINAL = frozenset({"-t", "-it", "-ti", "--tty"})
 
 
 def add_start(parser: Parser) -> None:
@@ -132,6 +135,8 @@ def _add_command_options(parser: Parser) -> None:
     parser.option("--env-file", metavar="FILE", repeats=True, help=about_file)
     parser.option("-w", "--workdir", metavar="DIR", dest="working_dir", help="working directory in the container")
     parser.option("-u", "--user", metavar="USER[:GROUP]", help="name or number, from its /etc/passwd")
+    about_input = "give it a standard input: with run your own, with start one for attach (default: /dev/null)"
+    parser.flag("-i", "--interactive", dest="stdin", help=about_input)
     about_group = "a further group, by name or number"
     parser.option("--group-add", metavar="GROUP", repeats=True, help=about_group)
     about_capability = "a capability besides the default ones, as far as it does not reach beyond the container"
@@ -200,6 +205,8 @@ def parse(parser: Parser, words: Sequence[str], found: Namespace) -> None:
     """The command line of start or run; wrong ones end the program with 125."""
     vocabulary = placement.Vocabulary(parser.options)
     options, others = placement.split(words, vocabulary)
+    for word in _TERMINAL.intersection(options):
+        parser.error(f"{word}: terminals are not supported yet; -i gives a standard input without one")
     parser.parse(options, found)
     if len(others) == 1 and parser.usage == START_USAGE:
         _check_alone(parser, options)
@@ -309,7 +316,7 @@ def start(args: Namespace) -> int:
         return _cannot_start(args, error)
     what = "was running already" if started.was_running else "started"
     print(terminal.escaped(f"OK: {started.name} {what}, pid={started.pid}"))
-    if args.rootfs is not None:
+    if args.rootfs is not None and not args.stdin:
         _mention_missing_input(args)
     return 0
 
@@ -332,6 +339,8 @@ def run(args: Namespace) -> int:
                 id_file.write(started.id)
                 interrupts.aim_at(started)
 
+            given = _own_input() if args.stdin else None
+            args.stdin = None  # what start means by it stays open
             result = client.run(
                 args.name,
                 args.rootfs,
@@ -339,25 +348,37 @@ def run(args: Namespace) -> int:
                 replace=args.replace,
                 on_output=write,
                 on_start=on_start,
+                input=given,
                 **_options(args),
             )
     except errors.WherryError as error:
-        return _lost(args.name, error) if known else _cannot_start(args, error)
+        return lost(args.name, error) if known else _cannot_start(args, error)
     except BrokenPipeError:
         terminal.complain(f"nobody reads the output any more; {args.name} goes on without it")
         return 125
     except OSError as error:
         terminal.complain(f"cannot write the output: {error.strerror}; {args.name} goes on without it")
         return 125
-    if result.error or result.reason in _MEMORY_ENDS:
-        terminal.complain(f"{args.name}: {result.error or _MEMORY_ENDS[result.reason]}")
-    elif result.exit_code == 0 and not written:
+    if result.exit_code == 0 and not (written or given or result.error):
         _mention_missing_input(args)
+    return ended(args.name, result)
+
+
+def ended(name: str, result: RunResult) -> int:
+    """The exit code for a container that has been followed to its end; says what that code does not."""
+    if result.error or result.reason in _MEMORY_ENDS:
+        terminal.complain(f"{name}: {result.error or _MEMORY_ENDS[result.reason]}")
     if result.lost_bytes:
         lost = f"at least {result.lost_bytes} bytes of its output are lost"
-        terminal.complain(f"{args.name}: {lost} (exit code {result.exit_code})")
+        terminal.complain(f"{name}: {lost} (exit code {result.exit_code})")
         return 125
     return result.exit_code
+
+
+def _own_input() -> Descriptor:
+    from wherry.client.feeding import Descriptor  # noqa: PLC0415 (only with -i)
+
+    return Descriptor(0)
 
 
 def _cannot_start(args: Namespace, error: errors.WherryError) -> int:
@@ -380,11 +401,11 @@ def _mention_missing_input(args: Namespace) -> None:
 
     program, *words = [args.entrypoint, *_command(args)] if args.entrypoint else _command(args)
     if hints.reads_input(program, words):
-        text = f"standard input is not supported yet: {program} finds nothing to read there and ends"
+        text = f"without -i standard input is /dev/null: {program} finds nothing to read there and ends"
         terminal.complain(f"{args.name}: {text}")
 
 
-def _lost(name: str, error: errors.WherryError) -> int:
+def lost(name: str, error: errors.WherryError) -> int:
     """The container was running when the connection broke; 1 would look like its own exit code."""
     terminal.complain(f"{error}; {name} may still be running (see engine ps)")
     return 125

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from wherry.client.callbacks import Subscription
     from wherry.client.config import Changes, Options, StrPath
     from wherry.client.events import Event, EventStream
+    from wherry.client.feeding import Input
+    from wherry.client.http1 import Response
 
     OnEvent = Callable[[Event], object]
 
@@ -107,6 +109,7 @@ class Client(DiskCalls):
         on_output: Callable[[int, bytes], object] | None = None,
         on_start: Callable[[StartedContainer], object] | None = None,
         on_soft_limit: OnEvent | None = None,
+        input: Input | None = None,  # noqa: A002 (as subprocess)
         **options: Unpack[Options],
     ) -> RunResult:
         """Start a container, wait until it has ended, and return how it ended with all that it wrote.
@@ -116,16 +119,20 @@ class Client(DiskCalls):
         gave way. With ``on_output(stream, data)`` output is handed over as it comes (1 stdout, 2 stderr) and not
         collected; ``on_start`` is called once the command has been executed. ``on_soft_limit(event)`` is called when
         memory crosses the soft limit, from a thread of its own, and for the last time before ``run`` returns. An
-        exception from the first two ends the call, not the container. ``replace`` is as in ``start``. Raises what
-        ``start`` raises, and Unavailable when the supervisor goes away meanwhile.
+        exception from the first two ends the call, not the container. ``input`` (bytes, a string, or an iterable of
+        bytes such as an open file) is its standard input, sent while output is read and then closed; a command that
+        does not read it all is no error. ``replace`` is as in ``start``. Raises what ``start`` raises, and Unavailable
+        when the supervisor goes away meanwhile.
         """
         config = config_of("run", rootfs, command, options)
+        if input is not None:
+            config |= {"OpenStdin": True, "StdinOnce": True}
         for argument, call in (("on_output", on_output), ("on_start", on_start), ("on_soft_limit", on_soft_limit)):
             arguments.callback(argument, call)
         begin = time.time_ns()
-        query = queries.run(name, stream=True, replace=replace)
+        query = queries.run(name, stream=True, replace=replace, has_input=input is not None)
         subscription: Subscription | None = None
-        response = self._send("POST", "/wherry/run", query, config, patient=True)
+        response = self._conversation("/wherry/run", query, config, input)
         written: dict[int, list[bytes]] = {STDOUT: [], STDERR: []}
         take = on_output or (lambda stream, data: written[stream].append(data))
         try:
@@ -148,9 +155,55 @@ class Client(DiskCalls):
             response.close()
             if subscription is not None:
                 subscription.close()
+        raise self._unended(response)
+
+    def attach(
+        self,
+        name: str,
+        *,
+        input: Input | None = None,  # noqa: A002
+        on_output: Callable[[int, bytes], object] | None = None,
+    ) -> RunResult:
+        """Follow a container that runs to its end: what it writes from now on, and how it ended.
+
+        As ``run``, every byte comes here. ``input`` goes to its standard input if it was made with one (``stdin``),
+        which stays open then; the one of a container of ``run`` ends with the first client that feeds it. Raises
+        NotFound, Conflict when it does not run, and Unavailable.
+        """
+        arguments.callback("on_output", on_output)
+        written: dict[int, list[bytes]] = {STDOUT: [], STDERR: []}
+        take = on_output or (lambda stream, data: written[stream].append(data))
+        response = self._conversation(path_of(name, "attach"), queries.attach(input is not None), None, input)
+        try:
+            for kind, data in self._frames(response):
+                if kind != STATUS:
+                    take(kind, bytes(data))
+                    continue
+                status = status_from(decoded(bytes(data)))
+                if isinstance(status, RunResult):
+                    status.stdout, status.stderr = b"".join(written[STDOUT]), b"".join(written[STDERR])
+                    return status
+        finally:
+            response.close()
+        raise self._unended(response)
+
+    def _conversation(
+        self, path: str, query: queries.Query, body: dict[str, Any] | None, given: Input | None
+    ) -> Response:
+        """A reply that is read while ``given`` is sent."""
+        if given is not None:
+            from wherry.client.feeding import pieces_of  # noqa: PLC0415 (few calls have input)
+
+            pieces_of(given)  # before anything is started
+        response = self._send("POST", path, query, body, patient=True, upgrade=given is not None)
+        if given is not None and response.status == 101:
+            response.feed(given)
+        return response
+
+    def _unended(self, response: Response) -> errors.Unavailable:
         if response.was_closed:
-            raise errors.Unavailable(CLOSED)
-        raise errors.Unavailable(f"the supervisor at {self.socket} did not say how the container ended")
+            return errors.Unavailable(CLOSED)
+        return errors.Unavailable(f"the supervisor at {self.socket} did not say how the container ended")
 
     def ps(
         self,

@@ -28,7 +28,8 @@ maps kernel parameters of the container's namespaces to values.
 ``log_mode`` says what gives way when the log's buffer, of ``log_buffer_bytes``, is full: the container, which waits
 ("blocking", the default), or the oldest bytes ("non-blocking"). A log file is rotated at ``log_max_bytes`` (0: never),
 and ``log_max_files`` are kept. Order is kept within stdout and within stderr; with ``merge_streams`` both are one pipe,
-so that it is kept between them too, and all output is stdout.
+so that it is kept between them too, and all output is stdout. ``stdin`` gives the container a standard input that
+stays open for whoever attaches (``Client.attach``); without it, it is /dev/null.
 
 None leaves an option out. A value that could not be sent as meant raises InvalidRequest with the option's name;
 everything else is checked by the supervisor.
@@ -120,6 +121,7 @@ if TYPE_CHECKING:
         log_max_bytes: Size | None
         log_max_files: int | None
         merge_streams: bool | None
+        stdin: bool | None
 
 
 __all__ = ["MAX_MIB", "absolute", "changes_of", "config_of"]
@@ -254,6 +256,7 @@ OPTIONS: dict[str, tuple[str, str, Check]] = {
     "log_max_bytes": (_LOG, "max-size", size),
     "log_max_files": (_LOG, "max-file", _from_zero),
     "merge_streams": (_OURS, "MergeStreams", flag),
+    "stdin": (_DOCKER, "OpenStdin", flag),
 }
 """Of each keyword: the object of the request that it stands in, its key there, and what checks a value and returns it
 as it is sent. Ranges that the host decides are the supervisor's.

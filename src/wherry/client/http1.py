@@ -23,7 +23,7 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import TypeVar
+    from typing import Any, TypeVar
 
     T = TypeVar("T")
     U = TypeVar("U")
@@ -50,6 +50,7 @@ _RECEIVE = 256 * 1024
 _TOKEN = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _HEX = b"0123456789abcdefABCDEF"
 _CONTROLS = bytes([*range(9), *range(10, 32), 127])
+_UPGRADE = b"\r\nUpgrade: tcp"  # no body has that: JSON escapes line ends
 _IDEMPOTENT = {"GET", "HEAD", "PUT", "DELETE", "OPTIONS"}
 
 
@@ -88,7 +89,7 @@ class _Reader:
     """
 
     def __init__(self, receive: Callable[[], bytes]) -> None:
-        self._more = receive
+        self.more = receive
         self._rest = memoryview(b"")
         self.received = False
 
@@ -98,7 +99,7 @@ class _Reader:
 
     def _receive(self) -> bool:
         """Whether anything came; only to be called when nothing is left."""
-        self._rest = memoryview(self._more())
+        self._rest = memoryview(self.more())
         self.received |= self.pending
         return self.pending
 
@@ -214,8 +215,10 @@ class Response:
     ProtocolError for a malformed or truncated body and OSError (TimeoutError included) when receiving fails.
     """
 
-    def __init__(self, connection: Connection, method: str, done: Callable[[bool], None]) -> None:
+    def __init__(self, connection: Connection, method: str, done: Callable[[bool], None], *, upgrade: bool) -> None:
         reader = connection.reader
+        self.feed = connection.feed  # after a 101, which says that the stream goes both ways
+        self._upgrade = upgrade
         self.trailers: dict[str, str] = {}
         self._done = [done]
         self.was_closed = False
@@ -230,9 +233,9 @@ class Response:
     def _final_status(self, reader: _Reader) -> tuple[bool, int, str]:
         for _ in range(MAX_INTERIM + 1):
             modern, status, reason = _status(reader.line("the status line"))
-            if status == 101:
+            if status == 101 and not self._upgrade:
                 raise ProtocolError("the peer switched protocols, which nobody asked for")
-            if status >= 200:
+            if status == 101 or status >= 200:
                 return modern, status, reason
             _fields(reader, "header")
         raise ProtocolError(f"more than {MAX_INTERIM} interim replies")
@@ -335,6 +338,13 @@ class Connection:
         """For each wait from now on."""
         self._sock.settimeout(seconds)
 
+    def feed(self, given: Any) -> None:
+        """Send this ``Input`` while more is received, for which no time is set. Raises InvalidRequest for any other."""
+        from wherry.client.feeding import Feeder  # noqa: PLC0415 (few calls have input)
+
+        feeder = Feeder(self._sock, given)
+        self.reader.more = lambda: self._use(feeder.receive, _RECEIVE)
+
     def exchange(self, method: str, request: bytes, timeout: float | None, done: Callable[[bool], None]) -> Response:
         """Send one whole request and read the head of its reply; NoReplyError when nothing came back."""
         self._sock.settimeout(timeout)
@@ -346,7 +356,7 @@ class Connection:
             # A server that refuses a large body answers and closes while we still send: its answer is in our queue.
             unread = True
         try:
-            return Response(self, method, done)
+            return Response(self, method, done, upgrade=_UPGRADE in request)
         except (ProtocolError, ConnectionResetError) as failure:
             if self.reader.received or isinstance(failure, ClosedError):
                 raise
@@ -408,14 +418,22 @@ class Pool:
         self._busy: set[Connection] = set()
         self._closings = 0
 
-    def request(self, method: str, target: str, body: bytes | None = None, *, timeout: float | None = None) -> Response:
+    def request(
+        self,
+        method: str,
+        target: str,
+        body: bytes | None = None,
+        *,
+        timeout: float | None = None,
+        upgrade: bool = False,
+    ) -> Response:
         """Send a request; ``timeout`` in seconds holds for each wait for the peer, not for the whole exchange.
 
         A connection that was kept and turns out to be closed is replaced and the request sent once more, unless the
-        peer may have acted on it. Raises OSError when the socket cannot be reached and ProtocolError (NoReplyError)
-        for bad replies.
+        peer may have acted on it. ``upgrade`` asks for a stream both ways. Raises OSError when the socket cannot be
+        reached and ProtocolError (NoReplyError) for bad replies.
         """
-        request, closings = _serialised(method, target, body), self._closings
+        request, closings = _serialised(method, target, body, upgrade), self._closings
         if connection := self._kept():
             try:
                 return self._exchange(connection, method, request, timeout, closings)
@@ -469,10 +487,12 @@ class Pool:
         self._close_idle()
 
 
-def _serialised(method: str, target: str, body: bytes | None) -> bytes:
+def _serialised(method: str, target: str, body: bytes | None, upgrade: bool) -> bytes:
     if not target.startswith("/") or not target.isascii() or not target.isprintable() or " " in target:
         raise ValueError(f"not a request target: {target!r}")
     lines = [f"{method} {target} HTTP/1.1", "Host: localhost"]
+    if upgrade:
+        lines += ["Connection: Upgrade", _UPGRADE.decode()[2:]]
     if body is not None:
         lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
     elif method == "POST":

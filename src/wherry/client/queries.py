@@ -16,14 +16,21 @@ _LIVE = ("running", "paused", "restarting")
 _A_TIME = "a whole number of nanoseconds since the epoch, as time.time_ns() gives"
 
 
-def run(given: str | None, *, stream: bool, replace: bool) -> Query:
+def run(given: str | None, *, stream: bool, replace: bool, has_input: bool = False) -> Query:
     """Of ``Client.run``, and of ``Client.start`` for a new container."""
     query: Query = {"name": name(given), "stream": "1" if stream else "0"}
     if arguments.flag("replace", replace):
         if given is None:
             arguments.refuse("name", None, "the name of the container to replace")
         query["replace"] = "1"
+    if has_input:
+        query["stdin"] = "1"
     return query
+
+
+def attach(has_input: bool) -> Query:
+    streams = {"stdout": "1", "stderr": "1", "stdin": "1" if has_input else "0"}
+    return {"stream": "1", "status": "1", **streams}
 
 
 def start(given: str | None, replace: bool, options: Mapping[str, object]) -> Query:

@@ -81,11 +81,15 @@ class Transport:
         query: Mapping[str, str | None] | None = None,
         body: dict[str, object] | None = None,
         patient: bool = False,
+        upgrade: bool = False,
     ) -> http1.Response:
-        """A reply with a good status; ``patient`` waits for it as long as it takes."""
+        """A reply with a good status; ``patient`` waits for it as long as it takes, ``upgrade`` asks for a stream both
+        ways.
+        """
         limit = None if patient else self._timeout
         try:
-            response = self._pool.request(method, path + _encoded(query or {}), _serialised(body), timeout=limit)
+            target = path + _encoded(query or {})
+            response = self._pool.request(method, target, _serialised(body), timeout=limit, upgrade=upgrade)
         except (OSError, http1.ProtocolError) as failure:
             raise self._explained(failure) from failure
         if response.status >= 400:

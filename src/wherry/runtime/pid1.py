@@ -29,7 +29,7 @@ def run(execute: Callable[[], int], close_channel: Callable[[], None]) -> int:
         os._exit(execute())
     close_channel()
     process.set_title("init")
-    _let_go_of_output()
+    process.close_from(0)  # the command may close its streams, and then their other ends are to see it
     while True:
         information = signal.sigwaitinfo(everything)
         if information.si_signo == signal.SIGCHLD:
@@ -38,13 +38,6 @@ def run(execute: Callable[[], int], close_channel: Callable[[], None]) -> int:
                 return status
         elif information.si_signo not in _NOT_FORWARDED:
             _forward(child, information.si_signo)
-
-
-def _let_go_of_output() -> None:
-    # Else the log of a command that closes its output would not end before the container does.
-    for descriptor in (1, 2):
-        os.dup2(0, descriptor)
-    process.close_from(3)
 
 
 def _reap(child: int) -> int | None:

@@ -23,6 +23,7 @@ from wherry.runtime.spec import (
     ANNOTATION_INIT,
     ANNOTATION_NAME_FILE,
     ANNOTATION_ROOT_ITSELF,
+    ANNOTATION_STDIN,
     RLIM_INFINITY,
     IdMapping,
     Linux,
@@ -285,7 +286,8 @@ def _finish(spec: Spec, binds: list[Bind], directory_binds: set[str]) -> list[St
     result.append(steps.EnterRoot())
     if spec.hostname or spec.domainname:
         result.append(steps.SetHostname(spec.hostname, spec.domainname))
-    return result + _process_steps(process, bool(spec.linux.uid_mappings)) + _filter(spec)
+    stdin = "stdin" if has_stdin(spec) else ""
+    return result + _process_steps(process, stdin, bool(spec.linux.uid_mappings)) + _filter(spec)
 
 
 def _filter(spec: Spec) -> list[Step]:
@@ -318,14 +320,14 @@ def _mount_in_root(mount: Mount, bind: Bind | None, directory_binds: set[str]) -
     raise NotSupported(f"mount {mount.destination}: file system type {mount.type!r} is not supported yet")
 
 
-def _process_steps(process: Process, mapped: bool) -> list[Step]:
+def _process_steps(process: Process, stdin: str, mapped: bool) -> list[Step]:
     user = process.user
     result: list[Step] = []
     if mapped:  # the rest is Plan.favours, and the pipes are its own already: Plan.output_owner
         user = User()
     else:
         result += _scheduling(process.scheduler)
-    result.append(steps.SetStdio("stdout", "stderr", user.uid, user.gid))
+    result.append(steps.SetStdio("stdout", "stderr", user.uid, user.gid, stdin))
     if process.rlimits:
         result.append(steps.SetRlimits(_limits(process)))
     if process.cwd == "/":
@@ -385,3 +387,8 @@ def _mask(names: tuple[str, ...]) -> int:
 
 def wants_init(spec: Spec) -> bool:
     return spec.annotations.get(ANNOTATION_INIT) == "true"
+
+
+def has_stdin(spec: Spec) -> bool:
+    """Whether a descriptor ``stdin`` goes with the finish steps."""
+    return spec.annotations.get(ANNOTATION_STDIN) == "true"

@@ -82,6 +82,7 @@ class Shim:
         self.handlers = {
             "spawn": self.spawn,
             "claim": self.claim,
+            "let_go": self.let_go,
             "release": self.release,
             "keep": self.keep,
             "shutdown": self.shutdown,
@@ -253,6 +254,12 @@ class Shim:
             os.close(slot.held[name])
         slot.held.update(new)
         slot.element, slot.signal = message.get("element") or [], message.get("signal", "")
+
+    def let_go(self, message: protocol.Message, _descriptors: list[int]) -> None:
+        slot = self.slots.get(message["slot"])
+        if slot is not None:
+            for name in slot.held.keys() & message["names"]:
+                os.close(slot.held.pop(name))
 
     def keep(self, message: protocol.Message, descriptors: list[int]) -> None:
         if len(descriptors) != len(message["names"]):  # we may open no more: better all of the old than some of the new

@@ -18,6 +18,8 @@ Who: one supervisor at a time; a new connection takes the place of the old one. 
    those of the same names. Optional: how its crossing of a hard limit is found, by ``element`` [id, number] (of an
    array of ``keep``) or ``signal``, the name of a descriptor that polls readable then. A shim that may open no more
    descriptors kills the process, and says ``refused`` {slot} before its ``exit``.
+   ``let_go`` {slot, names}: close what is held by these names, if it is (the write end of a standard input that is to
+   end). Sent only of slots that a shim of that dialect or a later one has spawned.
 4. ``exit`` {slot, code, status, time}: the process has been reaped (``code`` and ``status`` are si_code and si_status
    of waitid(2), ``time`` is CLOCK_MONOTONIC in nanoseconds). The shim keeps it until ``release`` {slot}, which also
    closes what is held. Releasing a live slot kills it first.

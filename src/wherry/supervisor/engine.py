@@ -26,6 +26,7 @@ from wherry.supervisor.containers.names import find, generate_name
 from wherry.supervisor.containers.process_list import ProcessList
 from wherry.supervisor.containers.record import End, EngineInfo, Record, State
 from wherry.supervisor.containers.request import CreateRequest
+from wherry.supervisor.containers.stdin import Stdin
 from wherry.supervisor.containers.usage import Resident
 from wherry.supervisor.disk import Disk
 from wherry.supervisor.events import Events
@@ -298,6 +299,9 @@ class Engine(Lifespan):
 
     def log(self, ref: str) -> Log:
         return self._find(ref).log
+
+    def stdin(self, ref: str) -> Stdin | None:
+        return self._find(ref).stdin
 
     def events(self) -> Events:
         return self._events

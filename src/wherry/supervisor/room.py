@@ -1,5 +1,5 @@
-"""Whether there is room for one container more: descriptors, of which a container holds 6 to 11 in the supervisor and 5
-to 8 in the shim for as long as it lives.
+"""Whether there is room for one container more: descriptors, of which a container holds 6 to 12 in the supervisor and 5
+to 9 in the shim for as long as it lives.
 
 Looked at before anything is made: a start that runs out of them half-way is undone, but it takes those that clients
 need to connect with, to stop a container for example.

@@ -146,10 +146,10 @@ def test_attach_shows_what_comes_and_ends_with_the_container(supervisor: Supervi
     assert attached.end() == ("out\n", "err\n", 5)
 
 
-def create(supervisor: Supervisor, rootfs: Path, name: str, script: str) -> None:
+def create(supervisor: Supervisor, rootfs: Path, name: str, script: str, **fields: Any) -> None:
     """Docker's own create asks for an image."""
     api = docker_py(supervisor)
-    body = {"Cmd": ["/bin/sh", "-c", script], "Wherry": {"Rootfs": str(rootfs)}}
+    body = {"Cmd": ["/bin/sh", "-c", script], "Wherry": {"Rootfs": str(rootfs)}, **fields}
     api._result(api._post_json(api._url("/containers/create"), body, params={"name": name}), json=True)
     api.close()
 
@@ -163,6 +163,42 @@ def test_start_attached_shows_all_of_the_run_and_only_that(supervisor: Superviso
     for _ in range(2):
         assert Running(supervisor, "start", "-a", "job").end() == ("out\n", "err\n", 3)
     assert docker(supervisor, "logs", "job").stdout == "out\nout\n"
+
+
+def test_start_attached_with_input(supervisor: Supervisor, rootfs: Path) -> None:
+    """What ``docker create -i`` makes. Its input comes before the start, and ends with the client's."""
+    create(supervisor, rootfs, "job", "wc -c; exit 3", OpenStdin=True, StdinOnce=True, AttachStdin=True)
+    command = [str(DOCKER), "-H", f"unix://{supervisor.socket}", "start", "-ai", "job"]
+    done = subprocess.run(command, input=bytes(4 << 20), capture_output=True, check=False, timeout=PATIENCE)
+    assert (done.stdout, done.stderr, done.returncode) == (b"4194304\n", b"", 3)
+
+
+def test_attach_with_input(supervisor: Supervisor, rootfs: Path) -> None:
+    """What ``docker run -d -i`` makes stays open for the next."""
+    create(supervisor, rootfs, "job", "while read line; do echo got $line; done", OpenStdin=True)
+    supervisor.client.start("job")
+    for word in ("one", "two"):
+        command = [str(DOCKER), "-H", f"unix://{supervisor.socket}", "attach", "--sig-proxy=false", "job"]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, bufsize=0) as attached:
+            assert attached.stdin is not None
+            assert attached.stdout is not None
+            attached.stdin.write(f"{word}\n".encode())
+            line = b""
+            while not line.endswith(b"\n") and (more := attached.stdout.read(100)):
+                line += more
+            attached.kill()
+        assert line == f"got {word}\n".encode()
+
+
+def test_input_needs_a_connection_of_its_own(supervisor: Supervisor, rootfs: Path) -> None:
+    create(supervisor, rootfs, "job", "cat", OpenStdin=True)
+    with socket.socket(socket.AF_UNIX) as plain:
+        plain.connect(str(supervisor.socket))
+        plain.sendall(b"POST /containers/job/attach?stream=1&stdin=1 HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        reply = plain.recv(4096)
+    assert reply.startswith(b"HTTP/1.1 400 ")
+    assert b"Upgrade: tcp" in reply
 
 
 def test_attaching_with_the_past_only(supervisor: Supervisor, rootfs: Path) -> None:

@@ -40,6 +40,7 @@ from wherry.supervisor.containers.names import generate_name
 from wherry.supervisor.containers.process_list import ProcessList
 from wherry.supervisor.containers.record import End, EngineInfo, Reason, Record, State
 from wherry.supervisor.containers.request import CreateRequest
+from wherry.supervisor.containers.stdin import Stdin
 from wherry.supervisor.containers.usage import Resident, Usage
 from wherry.supervisor.disk import ContainerUsage, Disk, DiskUsage, Pruned
 from wherry.supervisor.events import Events
@@ -160,7 +161,7 @@ class FakeDisk:
 
     def __init__(self, engine: FakeEngine) -> None:
         self._engine = engine
-        self.found = [Unpacked("a" * 64, "/a.tar", trees.Usage(5000, 7), 10**9, 2 * 10**9, 1), Unpacked("b" * 64)]
+        self.found = [Unpacked("a" * 64, "/a.tar", trees.TreeUsage(5000, 7), 10**9, 2 * 10**9, 1), Unpacked("b" * 64)]
 
     def space(self) -> Space:
         return Space(1 << 30, 1 << 20, 1000, 10)
@@ -370,6 +371,10 @@ class FakeEngine:
 
     def log(self, ref: str) -> Log:
         return cast(Log, self._entry(ref).log)
+
+    def stdin(self, ref: str) -> Stdin | None:
+        self.get(ref)
+        return None
 
     def events(self) -> Events:
         return self.told

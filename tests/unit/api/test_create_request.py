@@ -369,8 +369,8 @@ def test_there_are_no_images() -> None:
         ({"ReadonlyPaths": []}, {}, "HostConfig.ReadonlyPaths"),
         ({"NewInDocker99": "x"}, {}, "HostConfig.NewInDocker99"),
         ({}, {"Tty": True}, "Tty"),
-        ({}, {"OpenStdin": True}, "OpenStdin"),
-        ({}, {"AttachStdin": True}, "AttachStdin"),
+        ({}, {"AttachStdin": 1}, "AttachStdin"),
+        ({}, {"AttachStdin": "yes"}, "AttachStdin"),
         ({}, {"Volumes": {"/data": {}}}, "Volumes"),
         ({}, {"ExposedPorts": {"80/tcp": {}}}, "ExposedPorts"),
         ({}, {"Healthcheck": {"Test": ["CMD", "true"]}}, "Healthcheck"),
@@ -520,6 +520,18 @@ def test_whatever_comes_is_a_valid_request_or_one_line_for_a_person(
         assert problem.status in (400, 404)
         assert str(problem)
         assert "\n" not in str(problem)
+
+
+def test_standard_input() -> None:
+    base = {"Cmd": ["cat"], "Wherry": {"Rootfs": "/srv"}}
+    for fields, expected in (
+        ({}, (False, False)),
+        ({"OpenStdin": True, "AttachStdin": True}, (True, False)),
+        ({"OpenStdin": True, "StdinOnce": True}, (True, True)),
+        ({"StdinOnce": True}, (False, False)),
+    ):
+        request = create_request({**base, **fields})
+        assert (request.stdin, request.stdin_once) == expected
 
 
 def test_signals() -> None:

@@ -13,7 +13,7 @@ import pytest
 from tests.unit.fake_supervisor import FakeSupervisor, exited, failure, frame, reply, started, streaming
 
 ORDER = "; NAME comes first, then ROOTFS, a directory or a tar archive: there are no images"
-INPUT = "engine: alpha: standard input is not supported yet: {} finds nothing to read there and ends\n"
+INPUT = "engine: alpha: without -i standard input is /dev/null: {} finds nothing to read there and ends\n"
 
 
 @pytest.fixture

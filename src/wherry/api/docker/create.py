@@ -89,6 +89,8 @@ class ContainerConfig(msgspec.Struct, rename="pascal", kw_only=True):
     labels: dict[str, str] | None = None
     stop_signal: str | None = None
     stop_timeout: int | None = None
+    open_stdin: bool | None = None
+    stdin_once: bool | None = None
     image: str | None = None
     host_config: HostConfig | None = None
     wherry: WherryConfig | None = None
@@ -161,6 +163,8 @@ def _translate(config: ContainerConfig, host: HostConfig, ours: WherryConfig) ->
         annotations=host.annotations or {},
         log=log_options(host.log_config or LogConfig()),
         merge_streams=bool(ours.merge_streams),
+        stdin=bool(config.open_stdin),
+        stdin_once=bool(config.open_stdin and config.stdin_once),
     )
 
 
@@ -312,7 +316,8 @@ def _is_no_healthcheck(value: Any) -> bool:
 
 
 _NEUTRAL: dict[str, Callable[[Any], bool]] = {
-    "AttachStdout": _equals(True),  # the client's business: an attach of its own would follow
+    "AttachStdin": _equals(True),  # the client's business: an attach of its own would follow
+    "AttachStdout": _equals(True),
     "AttachStderr": _equals(True),
     "Healthcheck": _is_no_healthcheck,
     "HostConfig.CgroupnsMode": _equals("private"),

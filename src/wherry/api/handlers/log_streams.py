@@ -15,6 +15,7 @@ latter as a marker among the data.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import struct
 from collections.abc import Iterable, Iterator
@@ -28,13 +29,15 @@ from aiohttp.http_writer import StreamWriter
 
 from wherry import logs
 from wherry.api.handlers.containers import wanted
+from wherry.api.handlers.input import feed, input_of, require_upgrade
 from wherry.api.http.file_sender import Outlet, Piece
 from wherry.api.http.pace import Pace
 from wherry.api.http.query import Query
 from wherry.api.http.replies import FrameResponse, encode
 from wherry.api.http.router import Call
-from wherry.errors import InvalidRequest, quoted
+from wherry.errors import InvalidRequest, NotFound, quoted
 from wherry.supervisor.containers.record import End, Record
+from wherry.supervisor.containers.request import CreateRequest
 
 STATUS = 3
 _HEAD = struct.Struct(">BxxxL")
@@ -257,56 +260,69 @@ def _beginning(pieces: Iterator[Piece]) -> list[Piece]:
 
 
 async def run(call: Call) -> web.StreamResponse:
-    """POST /wherry/run: create and start as one; with stream=1 the answer is the output, then how it ended."""
-    query = call.query.only("name", "stream", "replace")
-    stream, replace = query.flag("stream"), query.flag("replace")
+    """POST /wherry/run: create and start as one; with stream=1 the answer is the output, then how it ended, and with
+    stdin=1, on a connection that is upgraded, the client's input goes to the container.
+    """
+    query = call.query.only("name", "stream", "replace", "stdin")
+    stream, replace, stdin = query.flag("stream"), query.flag("replace"), query.flag("stdin")
     name, request = await wanted(call)
+    if stdin:
+        _check_input(call, request, stream)
     if not stream:
         record = await call.lifetime.finish(call.engine.run(name, request, replace=replace))
         return call.replies.json({"Id": record.id, "Name": record.name, "Pid": record.pid}, 201)
     starting = call.lifetime.begin(call.engine.run(name, request, hold=True, replace=replace))
     try:
-        return await _run_stream(call, await asyncio.shield(starting))
+        return await _run_stream(call, await asyncio.shield(starting), stdin)
     finally:
         call.lifetime.detach(_release(call, starting))
 
 
+def _check_input(call: Call, request: CreateRequest, stream: bool) -> None:
+    require_upgrade(call)
+    if not (stream and request.stdin):
+        raise InvalidRequest("stdin=1 needs stream=1, and OpenStdin in the container's configuration")
+
+
 async def _release(call: Call, starting: asyncio.Task[Record]) -> None:
-    """The client may have gone before the start was through: the hold ends in any case."""
+    """The client may have gone before the start was through: the hold ends in any case, and so does an input that was
+    only for this client.
+    """
     record = await starting
+    with contextlib.suppress(NotFound):
+        if (stdin := call.engine.stdin(record.id)) is not None:
+            stdin.missed()
     await call.engine.release(record.id)
 
 
-async def _run_stream(call: Call, record: Record) -> web.StreamResponse:
+async def _run_stream(call: Call, record: Record, stdin: bool) -> web.StreamResponse:
     log = call.engine.log(record.id)
     hold = log.watch(0)  # the one that the engine has kept since before the start
     # Now: when its output has been read to the end, the container may have been removed by somebody.
     ending = asyncio.ensure_future(call.engine.wait(record.id, "not-running"))
     ending.add_done_callback(lambda task: task.cancelled() or task.exception())
     try:
-        response = call.replies.frames()
+        source = input_of(call) if stdin else None
+        response = call.replies.upgraded() if stdin else call.replies.frames()
         sender = Sender(response, call.pace)
         await response.prepare(call.request)
+        feed(call, record.id, source)
         await sender.send(_status({"Event": "started", "Id": record.id, "Name": record.name, "Pid": record.pid}))
         with call.lifetime.watching(ends_cleanly=False):
             lost = await forward(log, _BOTH, sender, hold)
             ended = await ending
             await call.engine.release(record.id)  # before the client can ask for the same name again
-            await response.write_eof(_status({**_ending(ended), "LostBytes": lost}))
+            await response.write_eof(status_of(ended, lost))
         return response
     finally:
         ending.cancel()
         let_go(call, log, hold)
 
 
-def _ending(record: End) -> dict[str, Any]:
-    return {
-        "Event": "exited",
-        "ExitCode": record.exit_code,
-        "Reason": record.reason,
-        "Signal": record.signal,
-        "Error": record.error,
-    }
+def status_of(end: End, lost: int) -> bytes:
+    """The last frame of who follows a container to its end; ``lost`` counts bytes that were not sent."""
+    fields = {"ExitCode": end.exit_code, "Reason": end.reason, "Signal": end.signal, "Error": end.error}
+    return _status({"Event": "exited", **fields, "LostBytes": lost})
 
 
 def _status(fields: dict[str, Any]) -> bytes:

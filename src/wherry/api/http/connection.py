@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from aiohttp import web
 
+from wherry.api.http.input import Input
 from wherry.api.http.peers import Peers
 from wherry.api.http.replies import JSON, Replies, TooManyConnectionsError, encode
 from wherry.errors import InternalError, InvalidRequest, WherryError, printable
@@ -89,7 +90,7 @@ class HangUp:
 
 
 class Connection(web.RequestHandler):
-    __slots__ = ("_busy", "_deadline", "_hang_up", "_is_stream", "_refused", "_server", "_transport")
+    __slots__ = ("_busy", "_deadline", "_hang_up", "_input", "_is_stream", "_refused", "_server", "_transport")
 
     def __init__(self, server: HttpServer, **options: Any) -> None:
         super().__init__(server, **options)
@@ -100,10 +101,23 @@ class Connection(web.RequestHandler):
         self._transport: asyncio.Transport | None = None
         self._hang_up: HangUp | None = None
         self._is_stream = False
+        self._input: Input | None = None
 
     def becomes_stream(self) -> None:
         """From here on the client speaks no HTTP: what it sends is thrown away."""
         self._is_stream = True
+
+    def hands_on_input(self) -> Input:
+        """From here on the client speaks no HTTP, and this is what it sends. Raises ConnectionResetError.
+
+        To be called before the answer 101: what comes ahead of that is HTTP to aiohttp, or is thrown away.
+        """
+        if self._transport is None or self._transport.is_closing():
+            raise ConnectionResetError("the client has gone")
+        self._is_stream = True
+        self._input = Input(self._transport)
+        self._watch_hang_up(self._transport)
+        return self._input
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -128,11 +142,15 @@ class Connection(web.RequestHandler):
         self._stop_clock()
         if self._hang_up is not None:
             self._hang_up.close()
+        if self._input is not None:
+            self._input.take_rest()
         if self._transport is not None:
             self._server.transports.discard(self._transport)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._input is not None:
+            self._input.came(data)
         if self._refused or self._is_stream:
             return
         super().data_received(data)
@@ -147,8 +165,14 @@ class Connection(web.RequestHandler):
         """
         if not self._is_stream or self._transport is None:
             return False
-        self._hang_up = HangUp(self._transport.get_extra_info("socket").fileno(), self._transport.abort)
+        if self._input is not None:
+            self._input.end()
+        self._watch_hang_up(self._transport)
         return True
+
+    def _watch_hang_up(self, transport: asyncio.Transport) -> None:
+        if self._hang_up is None:
+            self._hang_up = HangUp(transport.get_extra_info("socket").fileno(), transport.abort)
 
     def request_begins(self) -> None:
         self._busy = True

@@ -77,7 +77,10 @@ class Router:
         if request.writer.output_size > 0:
             # the status is out: only a cut connection can still tell the client that this is not the whole answer
             raise ConnectionAbortedError(str(error)) from error
-        return self._replies.failure(error)
+        response = self._replies.failure(error)
+        if "Upgrade" in request.headers:
+            response.force_close()  # aiohttp reads no further request after one that has asked for it
+        return response
 
     def _resolve(self, request: web.BaseRequest) -> tuple[Handler, Call]:
         path, _, query = request.raw_path.partition("?")

@@ -186,31 +186,40 @@ class SetScheduler(NamedTuple):
 
 
 class SetStdio(NamedTuple):
-    """stdin from the container's own /dev/null; stdout and stderr to the named descriptors, which become the user's
-    (runc's habit).
+    """stdout and stderr to the named descriptors, which become the user's (runc's habit): opened by /dev/stdout, they
+    are files with an owner. So does ``stdin``; "" is the container's own /dev/null.
     """
 
     stdout: str
     stderr: str
     uid: int
     gid: int
+    stdin: str = ""
 
     def describe(self) -> str:
         return "connect stdio"
 
     def execute(self, context: Context) -> None:
-        null = os.open("/dev/null", os.O_RDONLY | os.O_NONBLOCK)
-        if not stat.S_ISCHR(os.fstat(null).st_mode):
-            raise FileNotFoundError(2, "not a device", "/dev/null")
-        os.set_blocking(null, True)
-        if null != 0:
-            os.dup2(null, 0)
-            os.close(null)
-        for number, name in ((1, self.stdout), (2, self.stderr)):
+        streams = [(1, self.stdout), (2, self.stderr)]
+        if self.stdin:
+            streams.append((0, self.stdin))
+        else:
+            _read_nothing()
+        for number, name in streams:
             source = context.descriptors[name]
             if (self.uid, self.gid) != (0, 0):
                 os.fchown(source, self.uid, self.gid)
             os.dup2(source, number)
+
+
+def _read_nothing() -> None:
+    null = os.open("/dev/null", os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISCHR(os.fstat(null).st_mode):
+        raise FileNotFoundError(2, "not a device", "/dev/null")
+    os.set_blocking(null, True)
+    if null != 0:
+        os.dup2(null, 0)
+        os.close(null)
 
 
 class DropPrivileges(NamedTuple):

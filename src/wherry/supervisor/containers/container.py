@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from wherry.logs import Log
 from wherry.supervisor.containers.record import End, Record
+from wherry.supervisor.containers.stdin import Stdin
 from wherry.supervisor.processes.children import Child
 
 
@@ -19,6 +20,8 @@ class Container:
         self.log = log
         self.lock = asyncio.Lock()
         self.child: Child | None = None
+        self.stdin: Stdin | None = None
+        """Of a run whose request wants one."""
         self.settled = asyncio.Event()
         """Nothing is left of the last run: mount, control group, process."""
         self.settled.set()
@@ -54,6 +57,11 @@ class Container:
         """A run, with this first process."""
         self.child = child
         self.settled.clear()
+
+    def close_stdin(self) -> None:
+        if self.stdin is not None:
+            self.stdin.close()
+            self.stdin = None
 
     def send_signal(self, number: int) -> None:
         """To the first process; no error when it has just ended."""

@@ -83,7 +83,8 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     container's namespaces;
     ``stop_seconds`` is how long stop waits before it kills, negative for ever (docker's -1), None when nobody has said;
     ``annotations`` go into the container's OCI spec, beside ours;
-    ``merge_streams`` gives stdout and stderr one pipe, so that their order is kept, and all is stdout.
+    ``merge_streams`` gives stdout and stderr one pipe, so that their order is kept, and all is stdout;
+    ``stdin`` gives it a standard input that clients feed; with ``stdin_once`` it ends when the first of them does.
     """
 
     rootfs: str
@@ -133,6 +134,8 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     annotations: dict[str, str] = {}
     log: LogOptions = LogOptions()
     merge_streams: bool = False
+    stdin: bool = False
+    stdin_once: bool = False
 
 
 def parse_size(text: str, what: str) -> int:

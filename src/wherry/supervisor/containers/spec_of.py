@@ -15,6 +15,7 @@ from wherry.runtime.spec import (
     ANNOTATION_NAME_FILE,
     ANNOTATION_ROOT_ITSELF,
     ANNOTATION_SOFT_LIMIT,
+    ANNOTATION_STDIN,
     RLIM_INFINITY,
     BlockIO,
     Capabilities,
@@ -54,6 +55,8 @@ def make_spec(name: str, request: CreateRequest, rootfs: str, user: User, id_map
         annotations[ANNOTATION_INIT] = "true"
     if request.rw_rootfs:
         annotations[ANNOTATION_ROOT_ITSELF] = "true"
+    if request.stdin:
+        annotations[ANNOTATION_STDIN] = "true"
     files = name_files(hostname, request)
     annotations |= {ANNOTATION_NAME_FILE + path: text for path, text in files.items() if path not in _taken(request)}
     return Spec(

@@ -45,6 +45,7 @@ class Ender:
     async def book(self, container: Container, child: Child) -> None:
         """Until the container has ended, and its end is booked and told to who waits for it."""
         status = await child.exited
+        container.close_stdin()
         evidence = self._memory.disarm(container)
         container.log.expect_end()
         await self._wait_for_output(container)

@@ -26,6 +26,7 @@ from wherry.supervisor.containers.container import Container
 from wherry.supervisor.containers.record import Record
 from wherry.supervisor.containers.request import CreateRequest
 from wherry.supervisor.containers.spec_of import make_spec
+from wherry.supervisor.containers.stdin import Stdin
 from wherry.supervisor.events import Notice
 from wherry.supervisor.id_ranges import IdRanges
 from wherry.supervisor.memory_watch.memory import Memory
@@ -37,6 +38,8 @@ from wherry.supervisor.user_lookup import find_user
 _log = logging.getLogger(__name__)
 _REFILL_SECONDS = 0.02
 _LOG_SECONDS = 2
+_GIVEN = (("stdout", "write1"), ("stderr", "write2"), ("stdin", "read0"))
+"""What the first process gets: names in its plan and in ``Starter._connect_output``."""
 _PLAIN = CreateRequest(rootfs="/", command=("/bin/true",))
 
 
@@ -103,20 +106,22 @@ class Starter:
                 for descriptor in kept.values():
                     used.callback(os.close, descriptor)
                 unread = undo.enter_context(contextlib.ExitStack())
+                undo.callback(container.close_stdin)
                 outputs = self._connect_output(container, used, unread)
                 states.took_slot(record, child.slot, child.group.path)
                 undo.callback(states.gave_slot_back, record)
                 self._records.save(record)
                 self._hand_over(container, child, outputs, kept)
+                given = {name: outputs[key] for name, key in _GIVEN if key in outputs}
                 self._favour(child, plan, outputs)
                 message = launch.finish_message(
-                    ["root", "stdout", "stderr", *names],
+                    ["root", *given, *names],
                     plan.finish(directories),
                     list(plan.spec.process.args),
                     list(plan.spec.process.env),
                     wants_init(plan.spec),
                 )
-                await child.finish(message, [root, outputs["write1"], outputs["write2"], *descriptors])
+                await child.finish(message, [root, *given.values(), *descriptors])
             self._capture_output(container, outputs, unread)
             started = await self._wait_executed(container, child)
             undo.pop_all()
@@ -316,11 +321,23 @@ class Starter:
             outputs[f"read{stream}"], outputs[f"write{stream}"] = ends
             unread.callback(os.close, outputs[f"read{stream}"])
             used.callback(os.close, outputs[f"write{stream}"])
+        if container.record.request.stdin:
+            self._connect_input(container, outputs, used)
         return outputs
+
+    def _connect_input(self, container: Container, outputs: dict[str, int], used: contextlib.ExitStack) -> None:
+        """A pipe: its read end is ``read0`` and closes with ``used``, its write end is the container's ``stdin``."""
+        outputs["read0"], outputs["write0"] = make_pipe()
+        used.callback(os.close, outputs["read0"])
+        record = container.record
+        let_go = lambda: self._shims.let_go(record.slot, ["stdin"])  # noqa: E731
+        container.stdin = Stdin(outputs["write0"], once=record.request.stdin_once, let_go=let_go)
 
     def _hand_over(self, container: Container, child: Child, outputs: dict[str, int], kept: dict[str, int]) -> None:
         """From here on the next supervisor would find this container in the shim."""
         held = {"stdout": outputs["read1"], "stderr": outputs["read2"], "buffer": outputs["buffer"], **kept}
+        if "write0" in outputs:
+            held["stdin"] = outputs["write0"]
         if child.channel is not None:
             held["channel"] = child.channel.fileno()
         self._shims.claim(child.slot, held, self._memory.alarm_of(container))
@@ -331,8 +348,9 @@ class Starter:
             return
         try:
             plan.favours.do(child.pid)
-            for stream in ("write1", "write2"):
-                os.fchown(outputs[stream], *plan.output_owner)
+            for _, end in _GIVEN:
+                if end in outputs:
+                    os.fchown(outputs[end], *plan.output_owner)
         except OSError as error:
             raise StartFailed(f"set limits and scheduling: {describe_errno(error.errno or 0)}") from error
 

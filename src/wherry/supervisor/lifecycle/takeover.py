@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 
@@ -10,6 +11,7 @@ from wherry.kernel import cgroups
 from wherry.logs import Pipeline
 from wherry.supervisor.containers import states
 from wherry.supervisor.containers.container import Container
+from wherry.supervisor.containers.stdin import Stdin
 from wherry.supervisor.events import Notice
 from wherry.supervisor.lifecycle import pausing, recovery
 from wherry.supervisor.lifecycle.starting import Starter
@@ -57,6 +59,7 @@ class Takeover:
         child = self._child(held, container.record.cgroup)
         pausing.restore(container.record, child)
         self._adopt_memory(container, child, held)
+        self._adopt_stdin(container, held)
         self._capture_again(container, held)
         await recovery.finish_start(container, child)
         self._starter.reserve_adopted(container)
@@ -68,7 +71,7 @@ class Takeover:
         """One whose end has been booked, while its log could not be written."""
         child = self._child(held, container.record.cgroup)
         for name, descriptor in held.descriptors.items():
-            if name.startswith("memory-"):  # its end has been explained
+            if name.startswith("memory-") or name == "stdin":  # its end has been explained
                 os.close(descriptor)
         container.settled.clear()
         self._capture_again(container, held)
@@ -103,6 +106,16 @@ class Takeover:
                 os.close(descriptor)
             for descriptor in kept.values():
                 os.close(descriptor)
+
+    def _adopt_stdin(self, container: Container, held: HeldSlot) -> None:
+        """Without a write end in the shim it has ended, with the client that fed it."""
+        request, slot = container.record.request, held.name
+        descriptor = held.descriptors.get("stdin", -1)
+        if request.stdin:
+            let_go = functools.partial(self._shims.let_go, slot, ["stdin"])
+            container.stdin = Stdin(descriptor, once=request.stdin_once, let_go=let_go)
+        elif descriptor >= 0:
+            os.close(descriptor)
 
     def _capture_again(self, container: Container, held: HeldSlot) -> None:
         try:

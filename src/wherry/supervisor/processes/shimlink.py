@@ -271,6 +271,11 @@ class ShimLink:
         message = {"type": "claim", "slot": slot, "names": list(descriptors), **(alarm or {})}
         self._send(message, list(descriptors.values()))
 
+    def let_go(self, slot: str, names: list[str]) -> None:
+        """Let the shim close what it keeps of the slot by these names. No error when the shim is gone."""
+        if self._connection is not None:
+            self._send({"type": "let_go", "slot": slot, "names": names})
+
     def keep(self, descriptors: dict[str, int], alarms: Sequence[Alarm]) -> None:
         """The shim keeps duplicates of these, and nothing else of the kind, for as long as it lives."""
         message = {"type": "keep", "names": list(descriptors), "alarms": [alarm._asdict() for alarm in alarms]}

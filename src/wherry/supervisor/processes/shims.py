@@ -169,6 +169,11 @@ class Shims:
         """
         self._having.get(slot, self._own).claim(slot, descriptors, alarm)
 
+    def let_go(self, slot: str, names: list[str]) -> None:
+        """Its shim closes what it keeps of the slot by these names. No error when the shim is gone."""
+        if (link := self._having.get(slot)) is not None:
+            link.let_go(slot, names)
+
     def keep(self, descriptors: dict[str, int], alarms: Sequence[Alarm]) -> None:
         """The shims keep duplicates of these, and nothing else of the kind, for as long as they live.
 

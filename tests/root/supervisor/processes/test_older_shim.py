@@ -6,6 +6,7 @@ without the experiments: a clone in CI may have no history.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import tarfile
@@ -45,6 +46,11 @@ class Upgraded(Supervisor):
         self.kill()
         self._packages = PACKAGES
         self.restart()
+
+    def ps(self) -> list[dict[str, Any]]:
+        """The old program printed one document, and not a line for each."""
+        text = self.engine("ps", "--format", "json").stdout
+        return json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.splitlines()]
 
     def state(self, name: str) -> dict[str, Any]:
         (found,) = (entry for entry in self.ps() if entry["name"] == name)
