@@ -20,7 +20,7 @@ from typing import NamedTuple
 from wherry.api.server import Server, serve
 from wherry.errors import InvalidRequest, WherryError
 from wherry.kernel import descriptors
-from wherry.storage.tar.budget import Limits
+from wherry.storage.tar.budget import ArchiveLimits
 from wherry.supervisor import reload, turns
 from wherry.supervisor.engine import Engine
 from wherry.supervisor.id_ranges import Userns
@@ -45,7 +45,7 @@ class Settings(NamedTuple):
     bpffs: str | None
     allow_containers: bool
     pids_limit: int | None
-    limits: Limits
+    limits: ArchiveLimits
     userns: Userns
 
 
@@ -81,7 +81,7 @@ def run_supervisor(  # noqa: PLR0913 (what the command line says, by name)
         if os.geteuid() != 0:
             raise InvalidRequest("the supervisor needs root: namespaces, mounts and control groups are made by it")
         state = StateDirectory(state_dir)
-        limits = Limits(**disk)
+        limits = ArchiveLimits(**disk)
         settings = Settings(
             rootfs,
             socket_path,

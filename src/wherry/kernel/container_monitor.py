@@ -50,7 +50,7 @@ UNREGISTER = _ioctl(3, 3, _STATUS.size)
 STAT = _ioctl(3, 4, _STATUS.size)
 
 
-class Type(IntEnum):
+class RecordType(IntEnum):
     """What a record tells of."""
 
     SOFT = 1
@@ -58,7 +58,7 @@ class Type(IntEnum):
     HARD = 3
 
 
-class State(IntFlag):
+class MonitorState(IntFlag):
     """Of a registration."""
 
     OVER_SOFT = 1
@@ -76,7 +76,7 @@ class Version(NamedTuple):
     dropped: int
 
 
-class Record(NamedTuple):
+class MonitorRecord(NamedTuple):
     """One crossing. Sizes in bytes, of the whole container; ``pid`` and ``comm`` are the process that crossed."""
 
     type: int
@@ -96,7 +96,7 @@ class Status(NamedTuple):
     """A registration; ``hard`` is the crossing it was killed for, ``pid`` its first process, 0 when that has gone."""
 
     key: int
-    state: State
+    state: MonitorState
     rss_bytes: int
     peak_bytes: int
     soft_bytes: int
@@ -104,16 +104,16 @@ class Status(NamedTuple):
     scans: int
     processes: int
     pid: int
-    hard: Record | None
+    hard: MonitorRecord | None
     id: str
 
 
-def _record(raw: bytes, at: int = 0) -> Record:
+def _record(raw: bytes, at: int = 0) -> MonitorRecord:
     _size, *numbers, _reserved, comm = _EVENT.unpack_from(raw, at)
-    return Record._make([*numbers, comm.rstrip(b"\0").decode(errors="replace")])
+    return MonitorRecord._make([*numbers, comm.rstrip(b"\0").decode(errors="replace")])
 
 
-def records(raw: bytes) -> Iterator[Record]:
+def records(raw: bytes) -> Iterator[MonitorRecord]:
     """What one read(2) returned. Each record says how long it is: a younger module's may be longer than ours."""
     at = 0
     while at < len(raw):
@@ -126,7 +126,7 @@ def _status(raw: bytes) -> Status:
     killed = _record(record)
     return Status(
         key,
-        State(state),
+        MonitorState(state),
         rss,
         peak,
         soft,
@@ -188,9 +188,9 @@ class Monitor:
         """
         return self._status("UNREGISTER", UNREGISTER, key, 0)
 
-    def read(self) -> list[Record]:
+    def read(self) -> list[MonitorRecord]:
         """The records that wait, in order."""
-        found: list[Record] = []
+        found: list[MonitorRecord] = []
         while True:
             try:
                 raw = os.read(self._descriptor, _READ_BYTES)

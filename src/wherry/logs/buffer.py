@@ -16,7 +16,7 @@ from collections import deque
 from typing import NamedTuple
 
 from wherry import errors
-from wherry.logs.buffer_file import OPEN, RUNS_PER_BLOCK, BufferFile, Entry, Progress, Run
+from wherry.logs.buffer_file import OPEN, RUNS_PER_BLOCK, BufferFile, Entry, Progress, StoredRun
 
 RUN_INTERVAL_NS = 5_000_000
 """A run is cut after this time. It bounds the error of a time stamp, and the index's growth to 6.4 kB/s per log."""
@@ -67,7 +67,7 @@ class _Block:
         self.position = entry.position
         self.length = 0 if entry.length == OPEN else entry.length
         self.is_open = entry.length == OPEN
-        self.runs: list[Run] = []
+        self.runs: list[StoredRun] = []
         self.drained_runs = 0
 
 
@@ -185,7 +185,7 @@ class Buffer:
             return
         if self._is_idle_run(block):
             block.runs.pop()
-        run = Run(block.length, stream, time.time_ns(), now)
+        run = StoredRun(block.length, stream, time.time_ns(), now)
         self._file.write_run(block.slot, len(block.runs), block.sequence, run)
         block.runs.append(run)
 

@@ -73,7 +73,7 @@ class Entry(NamedTuple):
     length: int
 
 
-class Run(NamedTuple):
+class StoredRun(NamedTuple):
     """Bytes of one stream from ``start`` (in the block) on, and when the first of them was captured."""
 
     start: int
@@ -155,7 +155,7 @@ class BufferFile:
     def write_entry(self, slot: int, entry: Entry) -> None:
         os.pwrite(self.fd, _sealed(_ENTRY.pack(*entry)), _ENTRIES_AT + slot * _ENTRY_SIZE)
 
-    def write_run(self, slot: int, number: int, sequence: int, run: Run) -> None:
+    def write_run(self, slot: int, number: int, sequence: int, run: StoredRun) -> None:
         os.pwrite(self.fd, _sealed(_RUN.pack(sequence, *run)), PAGE * (1 + slot) + number * _RUN_SIZE)
 
     def write_progress(self, progress: Progress) -> None:
@@ -175,15 +175,15 @@ class BufferFile:
         found = ((slot, _unsealed(part, _ENTRY)) for slot, part in enumerate(parts))
         return {slot: Entry(*values) for slot, values in found if values is not None}
 
-    def read_runs(self, slot: int, sequence: int) -> list[Run]:
+    def read_runs(self, slot: int, sequence: int) -> list[StoredRun]:
         """Of the block's use with this sequence number, in their order."""
         data = os.pread(self.fd, RUNS_PER_BLOCK * _RUN_SIZE, PAGE * (1 + slot))
-        runs: list[Run] = []
+        runs: list[StoredRun] = []
         for start in range(0, len(data), _RUN_SIZE):
             values = _unsealed(data[start : start + _RUN_SIZE], _RUN)
             if values is None or values[0] != sequence:
                 break
-            runs.append(Run(*values[1:]))
+            runs.append(StoredRun(*values[1:]))
         return runs
 
     def drop_pages(self) -> None:

@@ -20,7 +20,7 @@ from itertools import chain
 from wherry.logs.holds import HELD_FILES, Hold
 from wherry.logs.log import Log, LogState
 from wherry.logs.reader import BOTH, Chunk, Cursor, missing
-from wherry.logs.selection import Query, make_query, starts
+from wherry.logs.selection import Selection, make_query, starts
 from wherry.logs.view import BLOCK, View
 
 BATCH_CHUNKS = 256
@@ -83,7 +83,7 @@ async def _follow(log: Log, follower: _Follower) -> AsyncIterator[Chunk]:
 class _Follower:
     """A reader's files and position. Its methods are called one after the other, though not always from one thread."""
 
-    def __init__(self, log: Log, query: Query, begin: int | None, hold: Hold | None, shows_times: bool) -> None:
+    def __init__(self, log: Log, query: Selection, begin: int | None, hold: Hold | None, shows_times: bool) -> None:
         self._log = log
         self.query = query
         self._begin = begin

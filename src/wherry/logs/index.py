@@ -43,7 +43,7 @@ class DamagedIndex(Exception):
     """The header cannot be read; what its records say is unknown. Raised and handled inside this package."""
 
 
-class Record(NamedTuple):
+class IndexRecord(NamedTuple):
     """The start of a run: its offset in the file, STDOUT or STDERR, and both clocks in nanoseconds (0 = unknown).
 
     ``begins_line`` is false when the last byte of the stream before the run is not a newline, None when the writer did
@@ -61,7 +61,7 @@ class Record(NamedTuple):
     lost: int = 0
 
 
-class Header(NamedTuple):
+class IndexHeader(NamedTuple):
     """``sequence`` numbers the files of a rotated log from 1; ``start`` is how long all before this one were."""
 
     container_id: str
@@ -70,7 +70,7 @@ class Header(NamedTuple):
     start: int = 0
 
 
-UNRECORDED = Record(0, STDOUT, 0, 0, True)
+UNRECORDED = IndexRecord(0, STDOUT, 0, 0, True)
 """What bytes before the first record count as: a log whose index was lost, or a file that never had one."""
 
 
@@ -83,7 +83,7 @@ def _unsealed(data: bytes) -> bytes | None:
     return body if _CHECKSUM.pack(zlib.crc32(body)) == checksum else None
 
 
-def pack_header(header: Header) -> bytes:
+def pack_header(header: IndexHeader) -> bytes:
     """Raises InvalidRequest for an id that does not fit (64 ASCII characters)."""
     container_id = header.container_id.encode("ascii", "replace")
     if not header.container_id.isascii() or len(container_id) > ID_SIZE:
@@ -104,7 +104,7 @@ def pack_header(header: Header) -> bytes:
     )
 
 
-def read_header(file: ReadFile, path: Path) -> Header:
+def read_header(file: ReadFile, path: Path) -> IndexHeader:
     """Raises DamagedIndex, or NotSupported for an index that another version of this program wrote."""
     data = file.read(HEADER_SIZE, 0)
     if len(data) < len(MAGIC) + 2 or not data.startswith(MAGIC):
@@ -118,17 +118,17 @@ def read_header(file: ReadFile, path: Path) -> Header:
     _, _, header_size, record_size, _, created_ns, container_id, sequence, start, _ = _HEADER.unpack(body)
     if (header_size, record_size) != (HEADER_SIZE, RECORD_SIZE):
         raise DamagedIndex(f"the header of log index {path} has sizes of another format")
-    return Header(container_id.rstrip(b"\0").decode("ascii", "replace"), created_ns, sequence, start)
+    return IndexHeader(container_id.rstrip(b"\0").decode("ascii", "replace"), created_ns, sequence, start)
 
 
-def pack_record(record: Record) -> bytes:
+def pack_record(record: IndexRecord) -> bytes:
     line = _LINE_CODES[record.begins_line]
     is_gap = record.stream == GAP
     kind, third = (_KIND_GAP, record.lost) if is_gap else (_KIND_BYTES, record.monotonic_ns)
     return _sealed(_RECORD.pack(record.offset, record.wall_ns, third, record.stream, kind, line, 0))
 
 
-def unpack_record(data: bytes) -> Record | None:
+def unpack_record(data: bytes) -> IndexRecord | None:
     """None when the checksum does not hold. An unknown ``kind`` (of a later version) is read as bytes of its stream."""
     body = _unsealed(data)
     if body is None:
@@ -136,8 +136,8 @@ def unpack_record(data: bytes) -> Record | None:
     offset, wall_ns, third, stream, kind, line, _ = _RECORD.unpack(body)
     begins_line = _LINE_VALUES.get(line)
     if kind == _KIND_GAP:
-        return Record(offset, GAP, wall_ns, 0, begins_line, third)
-    return Record(offset, stream, wall_ns, third, begins_line)
+        return IndexRecord(offset, GAP, wall_ns, 0, begins_line, third)
+    return IndexRecord(offset, stream, wall_ns, third, begins_line)
 
 
 class Index:
@@ -154,10 +154,10 @@ class Index:
         """Number of whole records. A torn one at the end does not count: it is provisional, or rotten."""
         return 0 if self._file is None else max(0, (self._file.size() - HEADER_SIZE) // RECORD_SIZE)
 
-    def record(self, number: int) -> Record | None:
+    def record(self, number: int) -> IndexRecord | None:
         return next(iter(self.slots(number, 1)), None)
 
-    def slots(self, first: int, count: int) -> list[Record | None]:
+    def slots(self, first: int, count: int) -> list[IndexRecord | None]:
         """Records ``first`` to ``first + count``, fewer at the end; None stands for one that fails its checksum."""
         if self._file is None:
             return []
@@ -165,9 +165,9 @@ class Index:
         ends = range(RECORD_SIZE, len(data) + 1, RECORD_SIZE)
         return [unpack_record(data[end - RECORD_SIZE : end]) for end in ends]
 
-    def following(self, first: int, below: int) -> tuple[list[Record], int]:
+    def following(self, first: int, below: int) -> tuple[list[IndexRecord], int]:
         """The next batch of records with ``offset < below``, and the number to go on from."""
-        records: list[Record] = []
+        records: list[IndexRecord] = []
         slots = self.slots(first, _BATCH)
         while slots and slots[-1] is None:
             slots.pop()  # may be provisional and half overwritten at this moment: not to be passed by
@@ -178,7 +178,7 @@ class Index:
                 records.append(record)
         return records, first + len(slots)
 
-    def preceding(self, end: int) -> Iterator[Record]:
+    def preceding(self, end: int) -> Iterator[IndexRecord]:
         """The records with numbers below ``end``, last one first."""
         for stop in range(end, 0, -_BATCH):
             first = max(0, stop - _BATCH)
@@ -195,7 +195,7 @@ class Index:
                 high = (low + high) // 2
         return low
 
-    def _first_valid(self, first: int, end: int) -> tuple[int, Record | None]:
+    def _first_valid(self, first: int, end: int) -> tuple[int, IndexRecord | None]:
         for number in range(first, end):
             record = self.record(number)
             if record is not None:

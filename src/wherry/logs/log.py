@@ -26,7 +26,7 @@ from wherry.logs.buffer import Buffer, BufferStats, Piece
 from wherry.logs.buffer_file import Progress
 from wherry.logs.files import ReadFile, create_file
 from wherry.logs.holds import ENDING_BYTES, HeldBack, Hold, Holds
-from wherry.logs.index import Header
+from wherry.logs.index import IndexHeader
 from wherry.logs.options import LogOptions
 from wherry.logs.parts import open_newest, open_older
 from wherry.logs.segments import (
@@ -105,7 +105,7 @@ class Log:
         with ExitStack() as undo:
             os.close(create_file(self.path))
             undo.callback(self.path.unlink, missing_ok=True)
-            os.close(create_index(index_path(self.path), Header(self.container_id, time.time_ns())))
+            os.close(create_index(index_path(self.path), IndexHeader(self.container_id, time.time_ns())))
             undo.pop_all()
         self._is_new = True
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from wherry import errors
 from wherry.logs.files import ReadFile, open_file
-from wherry.logs.index import DamagedIndex, Header, read_header
+from wherry.logs.index import DamagedIndex, IndexHeader, read_header
 from wherry.logs.segments import Rotated, index_path
 from wherry.logs.view import Part
 
@@ -42,9 +42,9 @@ def open_older(rotated: Rotated) -> Part | None:
     return Part(rotated.start, log, index)
 
 
-def _open_index(path: Path) -> tuple[ReadFile | None, Header]:
+def _open_index(path: Path) -> tuple[ReadFile | None, IndexHeader]:
     """None when there is none, or none that can be read: the log then counts as a bare file."""
-    nothing = Header("", 0)
+    nothing = IndexHeader("", 0)
     try:
         file = ReadFile(open_file(path, os.O_RDONLY))
     except FileNotFoundError:

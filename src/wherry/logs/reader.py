@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 from wherry.logs.files import ReadFile
 from wherry.logs.index import GAP, STDERR, STDOUT
 from wherry.logs.log import Log
-from wherry.logs.selection import Query, TimeFilter, make_query, starts
+from wherry.logs.selection import Selection, TimeFilter, make_query, starts
 from wherry.logs.view import BLOCK, Run, Runs, View, Window
 
 T = TypeVar("T")
@@ -70,7 +70,7 @@ class Cursor:
 
     tells_holes = False
 
-    def __init__(self, view: View, query: Query, first: dict[int, int], before: Cursor | None = None) -> None:
+    def __init__(self, view: View, query: Selection, first: dict[int, int], before: Cursor | None = None) -> None:
         """``first``: for each stream that is wanted, the offset before which nothing of it is shown.
 
         ``before`` is the cursor that this one goes on from, in files that have been opened anew.
@@ -160,7 +160,7 @@ def read_pieces(
 
 
 def _walk(
-    log: Log, query: Query, after: int | None, take: Callable[[Cursor, int], Iterator[T]], *, with_end: bool
+    log: Log, query: Selection, after: int | None, take: Callable[[Cursor, int], Iterator[T]], *, with_end: bool
 ) -> Iterator[T | Chunk]:
     view = log.view()
     try:
@@ -178,6 +178,6 @@ def _walk(
         view.close()
 
 
-def missing(query: Query, end: int, lost: int) -> Chunk:
+def missing(query: Selection, end: int, lost: int) -> Chunk:
     """Tells a reader that comes too late of bytes before ``end`` that are gone."""
     return Chunk(query.shown_as(GAP), time.time_ns(), b"", end, lost)

@@ -35,7 +35,7 @@ from wherry.logs.writer import create_index, read_header_of
 logger = logging.getLogger(__name__)
 
 
-def rotate(path: Path, header: ix.Header, size: int) -> Rotated:
+def rotate(path: Path, header: ix.IndexHeader, size: int) -> Rotated:
     """Returns where the old file of ``size`` bytes is now. Raises OSError; the writer then goes on in the old one.
 
     May be tried again after a failure anywhere, that of opening the new file included: what stepped aside stays there.
@@ -46,7 +46,7 @@ def rotate(path: Path, header: ix.Header, size: int) -> Rotated:
         remove_files(fresh)
         undo.callback(remove_files, fresh)
         os.close(create_file(fresh))
-        following = ix.Header(header.container_id, time.time_ns(), header.sequence + 1, end)
+        following = ix.IndexHeader(header.container_id, time.time_ns(), header.sequence + 1, end)
         os.close(create_index(index_path(fresh), following))
         if not _is_successor(path, header):
             _move(index_path(path), index_path(aside))
@@ -90,7 +90,7 @@ def prune(folder: Path, keep: Mapping[str, int]) -> None:
             remove_files(rotated_path(folder / name, number))
 
 
-def _is_successor(path: Path, header: ix.Header) -> bool:
+def _is_successor(path: Path, header: ix.IndexHeader) -> bool:
     """Whether an earlier try got so far that ``path`` has the next index: moved aside, it would replace the old one."""
     try:
         found = read_header_of(path)

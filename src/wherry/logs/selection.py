@@ -16,7 +16,7 @@ from wherry.logs.view import BLOCK, Run, View, Window, runs_backwards
 NEWLINE = b"\n"
 
 
-class Query(NamedTuple):
+class Selection(NamedTuple):
     """``tail``: number of lines or None for all; times in nanoseconds since the epoch, both ends included.
 
     ``streams`` has GAP in it: markers are lines of whatever is asked for.
@@ -37,17 +37,17 @@ class Query(NamedTuple):
         )
 
 
-def make_query(streams: Collection[int], tail: int | None, since_ns: int | None, until_ns: int | None) -> Query:
+def make_query(streams: Collection[int], tail: int | None, since_ns: int | None, until_ns: int | None) -> Selection:
     """Raises InvalidRequest."""
     wanted = frozenset(streams)
     if not wanted or not wanted <= {STDOUT, STDERR}:
         raise errors.InvalidRequest(f"log streams are {STDOUT} (stdout) and {STDERR} (stderr), not {sorted(wanted)}")
     if tail is not None and tail < 0:
         raise errors.InvalidRequest(f"the number of log lines must not be negative: {tail}")
-    return Query(wanted | {GAP}, tail, since_ns, until_ns)
+    return Selection(wanted | {GAP}, tail, since_ns, until_ns)
 
 
-def starts(view: View, size: int, query: Query) -> dict[int, int]:
+def starts(view: View, size: int, query: Selection) -> dict[int, int]:
     """Where reading begins in each wanted stream: before its first line of the tail, or at ``size`` if it has none."""
     if query.tail is None:
         return dict.fromkeys(query.streams, 0)
@@ -63,7 +63,7 @@ class _TailSearch:
     newline. Runs do not overlap, so beginnings are found in their order.
     """
 
-    def __init__(self, view: View, query: Query, wanted: int) -> None:
+    def __init__(self, view: View, query: Selection, wanted: int) -> None:
         self._view = view
         self._window = Window(view)
         self._query = query
@@ -118,7 +118,7 @@ def _nth_last(data: bytes, wanted: int, there: int, stop: int) -> int:
 class TimeFilter:
     """Keeps the lines that began in the query's range, as pieces of runs come by in their order."""
 
-    def __init__(self, view: View, query: Query) -> None:
+    def __init__(self, view: View, query: Selection) -> None:
         self._view = view
         self._query = query
         self._is_needed = query.since_ns is not None or query.until_ns is not None

@@ -15,14 +15,14 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from wherry.logs.files import ReadFile
-from wherry.logs.index import UNRECORDED, Index, Record
+from wherry.logs.index import UNRECORDED, Index, IndexRecord
 
 BLOCK = 256 * 1024
 """The most that is read from a log at once; readers need a small multiple of it, however long a line or a log is."""
 
 
 class Run(NamedTuple):
-    """Bytes ``start`` to ``end`` of the log, or of those the part that is asked for; the rest as in Record.
+    """Bytes ``start`` to ``end`` of the log, or of those the part that is asked for; the rest as in IndexRecord.
 
     ``lost`` is 0 in the part of a marker that is not its beginning, so that adding up counts each marker once.
     """
@@ -166,7 +166,7 @@ class _PartRuns:
         record = self._index.last_at(position - part.start)
         self._current = (self._index.record(record) if record >= 0 else None) or UNRECORDED
         self._number = record + 1
-        self._ahead: deque[Record] = deque()
+        self._ahead: deque[IndexRecord] = deque()
         self._known_to = 0
 
     def take(self, size: int) -> Run | None:
@@ -179,7 +179,7 @@ class _PartRuns:
         start, self._position = self._position, size if following is None else self._start + following.offset
         return _run(self._current, start, self._position, self._start)
 
-    def _peek(self, size: int) -> Record | None:
+    def _peek(self, size: int) -> IndexRecord | None:
         if not self._ahead and self._known_to < size:
             records, self._number = self._index.following(self._number, size)
             self._ahead.extend(records)
@@ -202,6 +202,6 @@ def runs_backwards(view: View, size: int) -> Iterator[Run]:
             yield _run(UNRECORDED, part.start, end, part.start)
 
 
-def _run(record: Record, start: int, end: int, part_start: int) -> Run:
+def _run(record: IndexRecord, start: int, end: int, part_start: int) -> Run:
     lost = record.lost if start == part_start + record.offset else 0
     return Run(start, end, record.stream, record.wall_ns, record.begins_line, lost)

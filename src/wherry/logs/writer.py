@@ -35,7 +35,7 @@ def marker(lost: int, begins_line: bool) -> bytes:
     return (b"" if begins_line else NEWLINE) + b"[wherry: %d bytes lost here]\n" % lost
 
 
-def create_index(path: Path, header: ix.Header) -> int:
+def create_index(path: Path, header: ix.IndexHeader) -> int:
     """Make a new index with its header and return its descriptor; on failure no file is left."""
     with ExitStack() as undo:
         fd = create_file(path)
@@ -66,8 +66,8 @@ class Writer:
         self._path = path
         self._on_cut = on_cut
         self._count = 0
-        self._last: ix.Record | None = None
-        self._before: ix.Record | None = None  # what was last before this object came
+        self._last: ix.IndexRecord | None = None
+        self._before: ix.IndexRecord | None = None  # what was last before this object came
         self._at_line_start: dict[int, bool] = {}
         with ExitStack() as undo:
             self._log = _open_or_create(path)
@@ -87,7 +87,7 @@ class Writer:
         OSError (ENOSPC, EDQUOT, EIO, ...) when none could be written.
         """
         size = self._find_end()
-        self._mark(ix.Record(size, piece.stream, piece.wall_ns, piece.monotonic_ns, None), has_new_time)
+        self._mark(ix.IndexRecord(size, piece.stream, piece.wall_ns, piece.monotonic_ns, None), has_new_time)
         buffer.moving(size, self.header.sequence, limit)
         try:
             moved = os.sendfile(self._log, piece.fd, piece.offset, limit)
@@ -110,7 +110,7 @@ class Writer:
         self._note_line_end(size)
         begins_line = size == 0 or (self._ends_line(size) and all(self._at_line_start.values()))
         text = marker(lost, begins_line)
-        self._mark(ix.Record(size, ix.GAP, time.time_ns(), 0, begins_line, lost))
+        self._mark(ix.IndexRecord(size, ix.GAP, time.time_ns(), 0, begins_line, lost))
         buffer.moving(size, self.header.sequence, len(text), lost)
         try:
             write_at(self._log, text, size, self._path)
@@ -164,7 +164,7 @@ class Writer:
             self._accept_cut(size)
         return size
 
-    def _mark(self, record: ix.Record, has_new_time: bool = False) -> None:
+    def _mark(self, record: ix.IndexRecord, has_new_time: bool = False) -> None:
         """Write a record ahead of its bytes, unless the run in force is the same."""
         last = self._last
         if _is_same_run(last or self._before, record):
@@ -235,7 +235,7 @@ class Writer:
         return os.pread(self._log, 1, size - 1) == NEWLINE
 
 
-def _is_same_run(last: ix.Record | None, record: ix.Record) -> bool:
+def _is_same_run(last: ix.IndexRecord | None, record: ix.IndexRecord) -> bool:
     """Whether both name bytes of one run of the buffer; the time of the last one may have been put off."""
     if last is None or last.stream == ix.GAP:
         return False
@@ -257,7 +257,7 @@ def _open_or_create(path: Path) -> int:
         return create_file(path)
 
 
-def _open_index(path: Path, container_id: str) -> tuple[int, ix.Header]:
+def _open_index(path: Path, container_id: str) -> tuple[int, ix.IndexHeader]:
     where = index_path(path)
     try:
         fd = open_file(where, os.O_RDWR)
@@ -276,12 +276,12 @@ def _open_index(path: Path, container_id: str) -> tuple[int, ix.Header]:
         raise
 
 
-def _new_index(path: Path, container_id: str) -> tuple[int, ix.Header]:
+def _new_index(path: Path, container_id: str) -> tuple[int, ix.IndexHeader]:
     header = following_header(path, container_id)
     return create_index(index_path(path), header), header
 
 
-def following_header(path: Path, container_id: str) -> ix.Header:
+def following_header(path: Path, container_id: str) -> ix.IndexHeader:
     """For a file that comes after all rotated ones that are there."""
     for number in reversed(rotated_numbers(path)):
         older = rotated_path(path, number)
@@ -291,11 +291,11 @@ def following_header(path: Path, container_id: str) -> ix.Header:
         except (OSError, ix.DamagedIndex, errors.WherryError):
             continue
         if header.container_id == container_id:
-            return ix.Header(container_id, time.time_ns(), header.sequence + 1, header.start + size)
-    return ix.Header(container_id, time.time_ns())
+            return ix.IndexHeader(container_id, time.time_ns(), header.sequence + 1, header.start + size)
+    return ix.IndexHeader(container_id, time.time_ns())
 
 
-def read_header_of(path: Path) -> ix.Header:
+def read_header_of(path: Path) -> ix.IndexHeader:
     """The header of the index of the log file ``path``. Raises OSError, DamagedIndex, NotSupported, Conflict."""
     file = ReadFile(open_file(index_path(path), os.O_RDONLY))
     try:
@@ -304,7 +304,7 @@ def read_header_of(path: Path) -> ix.Header:
         file.close()
 
 
-def _checked_header(fd: int, path: Path, container_id: str) -> ix.Header:
+def _checked_header(fd: int, path: Path, container_id: str) -> ix.IndexHeader:
     file = ReadFile(os.dup(fd))
     try:
         header = ix.read_header(file, path)

@@ -88,7 +88,7 @@ def _string(table: bytes, offset: int) -> str:
     return table[offset : table.index(b"\0", offset)].decode()
 
 
-class Type(NamedTuple):
+class MapType(NamedTuple):
     """One BTF type: ``argument`` is its size or the type it refers to, ``offset`` where it stands."""
 
     name: str
@@ -105,24 +105,24 @@ class Btf:
         self.data = data
         header, types_at, types_size, strings_at, strings_size = struct.unpack_from("<IIIII", data, 4)
         self._strings = data[header + strings_at :][:strings_size]
-        self.types = [Type("void", 0, 0, 0, 0)]
+        self.types = [MapType("void", 0, 0, 0, 0)]
         position, end = header + types_at, header + types_at + types_size
         while position < end:
             name, info, argument = struct.unpack_from("<III", data, position)
             kind, length = info >> 24 & 31, info & 0xFFFF
-            self.types.append(Type(self.string(name), kind, length, argument, position))
+            self.types.append(MapType(self.string(name), kind, length, argument, position))
             position += 12 + _TAIL_BYTES.get(kind, 0) + _ITEM_BYTES.get(kind, 0) * length
 
     def string(self, offset: int) -> str:
         return _string(self._strings, offset)
 
-    def resolved(self, number: int) -> Type:
+    def resolved(self, number: int) -> MapType:
         """Without typedefs and qualifiers."""
         while self.types[number].kind in _TRANSPARENT:
             number = self.types[number].argument
         return self.types[number]
 
-    def items(self, type_: Type) -> Iterator[tuple[int, int, int]]:
+    def items(self, type_: MapType) -> Iterator[tuple[int, int, int]]:
         """Members of a struct as (name, type, bit offset); variables of a section as (type, offset, size)."""
         for number in range(type_.length):
             first, second, third = struct.unpack_from("<III", self.data, type_.offset + 12 + 12 * number)
@@ -287,7 +287,7 @@ class BpfObject:
             struct.pack_into("<i", code, offset + 12, addend)
         return bytes(code)
 
-    def _extended(self, section: str, header_field: int, first: int | None = None) -> bpf.Records:
+    def _extended(self, section: str, header_field: int, first: int | None = None) -> bpf.RingRecords:
         """What .BTF.ext says of a section: function information (field 8) or CO-RE relocations (field 24).
 
         With ``first`` the first word of the first record, an offset that the linker would have set, becomes that.
@@ -297,7 +297,7 @@ class BpfObject:
         offset, length = struct.unpack_from("<II", data, header_field)
         position, end = header + offset, header + offset + length
         if not length:
-            return bpf.Records(b"", 0)
+            return bpf.RingRecords(b"", 0)
         (size,) = struct.unpack_from("<I", data, position)
         position += 4
         while position < end:
@@ -307,9 +307,9 @@ class BpfObject:
                 records = bytearray(data[position : position + size * count])
                 if first is not None:
                     struct.pack_into("<I", records, 0, first)
-                return bpf.Records(bytes(records), size)
+                return bpf.RingRecords(bytes(records), size)
             position += size * count
-        return bpf.Records(b"", size)
+        return bpf.RingRecords(b"", size)
 
     def close(self) -> None:
         """Maps and BTF live on as long as a loaded program or another process holds them."""

@@ -212,14 +212,20 @@ class _Soft:
         self.is_above = False
         self.is_waiting = False
         """It has crossed too soon after the last time."""
+        self.is_assumed = False
+        """That it is above was found, and that somebody has told of it is a guess."""
         self._told_ns = 0
 
     def begin(self, usage: int, limits: Limits) -> None:
         """With a new limit, which is a new crossing when memory is above it already: no signal comes for that."""
         self.is_above, self.is_waiting, self._told_ns = False, usage >= (limits.soft_bytes or 0), 0
+        self.is_assumed = False
 
     def rises(self, crossed: bool, usage: int, limits: Limits) -> bool:
         """Whether a crossing is to be told now; ``crossed`` is that the kernel has just signalled one."""
+        if crossed and self.is_assumed:
+            # The kernel signals late. Coming down, it says that it has signalled before: then it was told.
+            self.is_assumed, self.is_above = False, usage < (limits.soft_bytes or 0)
         due = (crossed and not self.is_above) or (self.is_waiting and usage >= limits.clear_bytes)
         now = time.monotonic_ns()
         self.is_waiting = due and now - self._told_ns < _SOFT_INTERVAL_NS
@@ -264,8 +270,9 @@ class _Version1:
         watch._eventfds = {name: os.dup(kept[f"memory-{name}"]) for name in names}
         soft = watch._eventfds.get("soft")
         if soft is not None and not readable([soft]):
-            # Nothing unread: if it is above now, the supervisor before us has told of it.
+            # Nothing unread: if it is above now, the supervisor before us has told of it, or the signal is to come.
             watch._soft.is_above = (cgroup_memory.usage(group) or 0) >= (limits.soft_bytes or 0)
+            watch._soft.is_assumed = watch._soft.is_above
         return watch
 
     def descriptors(self) -> dict[int, int]:

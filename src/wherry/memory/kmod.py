@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 
 from wherry.kernel import container_monitor
-from wherry.kernel.container_monitor import Monitor, Record, Type
+from wherry.kernel.container_monitor import Monitor, MonitorRecord, RecordType
 from wherry.kernel.libc import call_error, describe
 from wherry.kernel.polling import readable
 from wherry.memory.limiter import (
@@ -32,7 +32,7 @@ from wherry.memory.limiter import (
 
 TRAITS = Traits(writes_kernel_log=True)
 _DEVICE = "kmod-device"
-_KINDS = {Type.SOFT: Kind.SOFT, Type.SOFT_CLEARED: Kind.SOFT_CLEARED, Type.HARD: Kind.HARD}
+_KINDS = {RecordType.SOFT: Kind.SOFT, RecordType.SOFT_CLEARED: Kind.SOFT_CLEARED, RecordType.HARD: Kind.HARD}
 
 
 def open_limiter(_host: Host, kept: dict[str, int]) -> Kmod:
@@ -148,12 +148,12 @@ class Kmod:
             container_id = self._ids.get(record.key)
             if container_id is None or record.key in self._hard_told:
                 continue
-            if record.type == Type.HARD:
+            if record.type == RecordType.HARD:
                 self._hard_told.add(record.key)
             events.append(_event(container_id, record))
         return events
 
-    def _crossings(self, keys: list[int]) -> Iterator[Record]:
+    def _crossings(self, keys: list[int]) -> Iterator[MonitorRecord]:
         """A hard crossing is in the registration as well, whether or not its record has been read."""
         for key in keys:
             with contextlib.suppress(FileNotFoundError):  # disarmed since
@@ -178,9 +178,9 @@ def _bytes(limits: Limits) -> tuple[int, int]:
     return limits.soft_bytes or 0, limits.hard_bytes or 0
 
 
-def _event(container_id: str, record: Record) -> Event:
+def _event(container_id: str, record: MonitorRecord) -> Event:
     return Event(
-        _KINDS[Type(record.type)],
+        _KINDS[RecordType(record.type)],
         container_id,
         record.pid,
         record.comm,

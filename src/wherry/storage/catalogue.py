@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from wherry.kernel.libc import describe
-from wherry.storage.trees import Usage
+from wherry.storage.trees import TreeUsage
 
 _log = logging.getLogger(__name__)
 _ATTRIBUTE = "trusted.wherry.archive"
@@ -37,7 +37,7 @@ class Unpacked:
 
     digest: str
     source: str = ""
-    usage: Usage | None = None
+    usage: TreeUsage | None = None
     made_ns: int = 0
     used_ns: int = 0
     users: int = 0
@@ -79,7 +79,7 @@ class Catalogue:
                 entry.users -= 1
                 self._touch(entry)
 
-    def add(self, digest: str, source: str, usage: Usage, move_in: Callable[[], None]) -> None:
+    def add(self, digest: str, source: str, usage: TreeUsage, move_in: Callable[[], None]) -> None:
         """A new one, held once; ``move_in`` gives the directory its name."""
         with self._lock:
             move_in()
@@ -96,7 +96,7 @@ class Catalogue:
             del self._table[digest]
             return entry
 
-    def measured(self, digest: str, usage: Usage) -> None:
+    def measured(self, digest: str, usage: TreeUsage) -> None:
         with self._lock:
             if digest in self._table:
                 self._table[digest].usage = usage
@@ -126,6 +126,6 @@ def _read(path: Path, digest: str) -> Unpacked:
     try:
         data: Any = json.loads(os.getxattr(path, _ATTRIBUTE, follow_symlinks=False))
         times = {name: int(data[name]) for name in ("made_ns", "used_ns")}
-        return Unpacked(digest, str(data["source"]), Usage(*map(int, data["usage"])), **times)
+        return Unpacked(digest, str(data["source"]), TreeUsage(*map(int, data["usage"])), **times)
     except (OSError, ValueError, KeyError, TypeError):
         return entry

@@ -25,7 +25,7 @@ from wherry.kernel.libc import describe, describe_errno
 from wherry.storage import trees
 from wherry.storage.catalogue import Catalogue, Unpacked
 from wherry.storage.tar.archive import ArchiveError, ArchiveFile, open_archive
-from wherry.storage.tar.budget import Budget, Limits, NoSpaceError, Space, space
+from wherry.storage.tar.budget import ArchiveBudget, ArchiveLimits, NoSpaceError, Space, space
 from wherry.storage.tar.extract import unpack
 from wherry.storage.tar.members import Archive
 
@@ -67,12 +67,12 @@ class RootfsStore:
     be removed at any time.
     """
 
-    def __init__(self, directory: Path, limits: Limits | None = None) -> None:
+    def __init__(self, directory: Path, limits: ArchiveLimits | None = None) -> None:
         """``directory`` is made when missing, mode 0700: set-user-ID programs and devices go there. Raises OSError."""
         directory.mkdir(0o700, parents=True, exist_ok=True)
         directory.chmod(0o700)
         self._directory = directory
-        self.limits = limits or Limits()
+        self.limits = limits or ArchiveLimits()
         self.keeps_all = False
         """Whether somebody may use an archive without holding it, so that none is removed."""
         self._stop = threading.Event()
@@ -213,7 +213,7 @@ class RootfsStore:
         try:
             with _opened(unfinished) as root:
                 file = ArchiveFile(descriptor, self._stop)
-                budget = Budget(root, self.limits, self._make_room)
+                budget = ArchiveBudget(root, self.limits, self._make_room)
                 budget.check_space()
                 unpack(Archive(budget.metered(open_archive(file))), root, budget)
                 budget.check_space()

@@ -22,7 +22,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _AT_A_TIME = 1000
 
 
-class Usage(NamedTuple):
+class TreeUsage(NamedTuple):
     """``bytes`` on the disk, holes not counted; ``entries`` are files, directories and links by whatever name."""
 
     bytes: int
@@ -102,7 +102,7 @@ def _surely(directory: int, name: str, act: Callable[[], None], other: int = -1)
         act()
 
 
-def usage(parent: int, name: str, stop: threading.Event | None = None) -> Usage:
+def usage(parent: int, name: str, stop: threading.Event | None = None) -> TreeUsage:
     """What the tree at ``name`` takes, all links to one file together its size; of one that changes, about as much.
 
     Raises OSError when there is no such directory, Conflict once ``stop`` is set.
@@ -112,7 +112,7 @@ def usage(parent: int, name: str, stop: threading.Event | None = None) -> Usage:
         measure.run()
     finally:
         os.close(measure.directory)
-    return Usage(measure.bytes, measure.entries)
+    return TreeUsage(measure.bytes, measure.entries)
 
 
 class _Measure:

@@ -21,7 +21,7 @@ from wherry.memory import Host
 from wherry.runtime.exit_status import ExitStatus
 from wherry.storage.layers import Layers
 from wherry.storage.rootfs import RootfsStore
-from wherry.storage.tar.budget import Limits
+from wherry.storage.tar.budget import ArchiveLimits
 from wherry.supervisor import room
 from wherry.supervisor.containers import states
 from wherry.supervisor.containers.container import Container
@@ -60,7 +60,7 @@ class Lifespan(abc.ABC):
         spares: int,
         enforcer: str = "auto",
         pids_limit: int | None = PIDS_LIMIT,
-        limits: Limits | None = None,
+        limits: ArchiveLimits | None = None,
         bpffs: str | None = None,
         userns: Userns = Userns(),  # noqa: B008 (it does not change)
     ) -> None:

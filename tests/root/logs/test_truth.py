@@ -188,8 +188,8 @@ def check(supervisor: Supervisor, path: Path, storm: Storm, count: dict[int, int
     assert ours["BytesIn"] == ours["BytesOut"] + ours["BytesLost"]
 
 
-def gaps_by_index(path: Path) -> list[ix.Record]:
-    found: list[ix.Record] = []
+def gaps_by_index(path: Path) -> list[ix.IndexRecord]:
+    found: list[ix.IndexRecord] = []
     for file in [*(rotated_path(path, number) for number in rotated_numbers(path)), path]:
         index_file = ReadFile(os.open(index_path(file), os.O_RDONLY))
         index = ix.Index(index_file)
@@ -219,7 +219,7 @@ def assert_line(line: bytes, number: int) -> None:
     assert (int(head[0]), int(head[1]), int(head[2], 16)) == proof, f"line {number} is {line[:64]!r}"
 
 
-def check_lossy(data: bytes, count: int, gaps: list[ix.Record]) -> None:
+def check_lossy(data: bytes, count: int, gaps: list[ix.IndexRecord]) -> None:
     """What is there and what the markers count add up; between two markers, lines follow each other."""
     markers = list(MARKER.finditer(data))
     assert [int(marker[1]) for marker in markers] == [gap.lost for gap in gaps]

@@ -25,7 +25,7 @@ from wherry.errors import Conflict, InvalidRequest, StartFailed, WherryError
 from wherry.kernel import inode_flags
 from wherry.storage import trees
 from wherry.storage.rootfs import RootfsStore
-from wherry.storage.tar.budget import Limits
+from wherry.storage.tar.budget import ArchiveLimits
 
 pytestmark = pytest.mark.root
 
@@ -63,7 +63,7 @@ def sparse_file(name: str, parts: int, size: int) -> bytes:
     return pax({"GNU.sparse.map": numbers.encode(), "GNU.sparse.size": str(size).encode()}) + file(name, b"x" * parts)
 
 
-# Limits.
+# ArchiveLimits.
 
 BOMBS = {
     "one large file": file("f", bytes(20 * MIB)),
@@ -83,7 +83,7 @@ BOMBS = {
 @pytest.mark.attack("archive-bomb", "blocked")
 @pytest.mark.parametrize("content", BOMBS.values(), ids=BOMBS.keys())
 def test_a_bomb_is_refused_and_nothing_is_left(tmp_path: Path, write: Callable[..., str], content: bytes) -> None:
-    store = RootfsStore(tmp_path / "store", Limits(unpacked=16 * MIB, entries=5000))
+    store = RootfsStore(tmp_path / "store", ArchiveLimits(unpacked=16 * MIB, entries=5000))
     with pytest.raises(
         InvalidRequest,
         match=r"^rootfs '.*/rootfs.tar': (unpacked it takes more than 16.0 MiB, the limit of the supervisor "
@@ -97,15 +97,19 @@ def test_a_bomb_is_refused_and_nothing_is_left(tmp_path: Path, write: Callable[.
 def test_terabytes_of_nothing_end_soon(tmp_path: Path, write: Callable[..., str]) -> None:
     """Zeros behind the end of the archive make no file, and may be 32,768 times their size."""
     content = archive(10) + bytes(64 * MIB)
-    store = RootfsStore(tmp_path / "store", Limits(unpacked=16 * MIB, entries=1000))
+    store = RootfsStore(tmp_path / "store", ArchiveLimits(unpacked=16 * MIB, entries=1000))
     with pytest.raises(InvalidRequest, match="its tar data is longer than"):
         store.resolve(write(COMPRESS["zstd"](content)))
     assert os.listdir(tmp_path / "store") == []
-    assert RootfsStore(tmp_path / "store", Limits(unpacked=0, entries=0)).resolve(str(tmp_path / "rootfs.tar")).is_dir()
+    assert (
+        RootfsStore(tmp_path / "store", ArchiveLimits(unpacked=0, entries=0))
+        .resolve(str(tmp_path / "rootfs.tar"))
+        .is_dir()
+    )
 
 
 def test_holes_cost_nothing(tmp_path: Path, write: Callable[..., str]) -> None:
-    store = RootfsStore(tmp_path / "store", Limits(unpacked=4 * MIB))
+    store = RootfsStore(tmp_path / "store", ArchiveLimits(unpacked=4 * MIB))
     found = store.resolve(write(sparse_file("s", 100, 1 << 40) + END))
     assert (found / "s").stat().st_size == 1 << 40
     (entry,) = store.archives()
@@ -117,7 +121,7 @@ def test_what_fits_is_not_refused_for_how_it_is_packed(tmp_path: Path, write: Ca
     """Compressed data that hardly shrinks comes in pieces of about a KiB."""
     content = file("f", os.urandom(3 * MIB)) + END
     for compression, compress in COMPRESS.items():
-        store = RootfsStore(tmp_path / compression, Limits(unpacked=4 * MIB))
+        store = RootfsStore(tmp_path / compression, ArchiveLimits(unpacked=4 * MIB))
         assert store.resolve(write(compress(content))).is_dir()
 
 
@@ -147,7 +151,7 @@ def test_names_of_directories_are_not_kept_without_end(
 def test_free_space_stays_free(
     disk: Path, write: Callable[..., str], content: bytes, reserve: int | None, message: str
 ) -> None:
-    store = RootfsStore(disk / "store", Limits(reserve=reserve))
+    store = RootfsStore(disk / "store", ArchiveLimits(reserve=reserve))
     least = [store.space()]
     used = shutil.disk_usage(disk).used
     with pytest.raises(StartFailed, match=rf"^unpack rootfs '.*/rootfs.tar': {message}"):
@@ -157,7 +161,7 @@ def test_free_space_stays_free(
 
 
 def test_what_nobody_uses_gives_way_to_what_is_needed(disk: Path, write: Callable[..., str]) -> None:
-    store = RootfsStore(disk / "store", Limits(reserve=8 * MIB))
+    store = RootfsStore(disk / "store", ArchiveLimits(reserve=8 * MIB))
     old, used = (store.take(write(archive(20 * MIB, fill), fill)) for fill in "ab")
     store.drop(old)
     new = store.take(write(archive(20 * MIB, "c"), "c"))
@@ -171,14 +175,14 @@ def test_what_nobody_uses_gives_way_to_what_is_needed(disk: Path, write: Callabl
 
 
 def test_the_least_recently_used_go_first(tmp_path: Path, write: Callable[..., str]) -> None:
-    store = RootfsStore(tmp_path / "store", Limits(cache=5 * MIB))
+    store = RootfsStore(tmp_path / "store", ArchiveLimits(cache=5 * MIB))
     a, b, c = (store.take(write(archive(2 * MIB, fill), fill)) for fill in "abc")
     store.trim()
     assert len(store.archives()) == 3  # all in use
     for digest in (b, c, a):
         store.drop(digest)
     assert [entry.digest for entry in store.archives()] == [b, c, a]
-    again = RootfsStore(tmp_path / "store", Limits(cache=5 * MIB))  # remembers
+    again = RootfsStore(tmp_path / "store", ArchiveLimits(cache=5 * MIB))  # remembers
     assert [(entry.digest, entry.users, entry.source) for entry in again.archives()] == [
         (b, 0, str(tmp_path / "b")),
         (c, 0, str(tmp_path / "c")),
@@ -321,7 +325,7 @@ def remove(path: Path) -> None:
         os.close(parent)
 
 
-def measure(path: Path) -> trees.Usage:
+def measure(path: Path) -> trees.TreeUsage:
     parent = os.open(path.parent, os.O_RDONLY)
     try:
         return trees.usage(parent, path.name)

@@ -25,7 +25,7 @@ from wherry.errors import Conflict, InvalidRequest, StartFailed
 from wherry.storage import rootfs
 from wherry.storage.rootfs import RootfsStore
 from wherry.storage.tar import archive
-from wherry.storage.tar.budget import Budget
+from wherry.storage.tar.budget import ArchiveBudget
 from wherry.storage.tar.extract import unpack
 from wherry.storage.tar.members import Archive
 
@@ -204,7 +204,7 @@ def test_concurrent_starts_of_one_archive_unpack_it_once(
     calls: list[int] = []
     all_there = threading.Barrier(8)
 
-    def counted(source: Archive, root: int, budget: Budget) -> None:
+    def counted(source: Archive, root: int, budget: ArchiveBudget) -> None:
         calls.append(root)
         time.sleep(0.05)  # let the others come to the lock
         unpack(source, root, budget)
@@ -228,7 +228,7 @@ def test_different_archives_are_unpacked_at_the_same_time(
 ) -> None:
     both = threading.Barrier(2)
 
-    def meet(source: Archive, root: int, budget: Budget) -> None:
+    def meet(source: Archive, root: int, budget: ArchiveBudget) -> None:
         both.wait(PATIENCE)
         unpack(source, root, budget)
 
@@ -249,7 +249,7 @@ def test_a_failed_start_does_not_spoil_the_next(
     assert (rootfs_store.resolve(path) / "etc/hostname").exists()
 
 
-def _fail(_source: Archive, _root: int, _budget: Budget) -> None:
+def _fail(_source: Archive, _root: int, _budget: ArchiveBudget) -> None:
     raise OSError(5, "Input/output error", "'etc/hostname'")
 
 
@@ -271,7 +271,7 @@ def test_an_archive_that_changes_while_it_is_unpacked_is_refused(
 ) -> None:
     path = write(file("large", bytes(1 << 20)) + SMALL)
 
-    def change(source: Archive, root: int, budget: Budget) -> None:
+    def change(source: Archive, root: int, budget: ArchiveBudget) -> None:
         with open(path, "r+b") as archive_file:
             archive_file.seek(1 << 20)  # far beyond what has been read ahead
             archive_file.write(b"changed")
@@ -382,7 +382,7 @@ def test_leftovers_that_cannot_be_removed_are_told_of(tmp_path: Path, caplog: py
 def test_closing_stops_an_unpacking_and_leaves_nothing(
     rootfs_store: RootfsStore, write: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def close_first(source: Archive, root: int, budget: Budget) -> None:
+    def close_first(source: Archive, root: int, budget: ArchiveBudget) -> None:
         rootfs_store.close()
         unpack(source, root, budget)
 

@@ -163,7 +163,7 @@ class FakeDisk:
 
     def __init__(self, engine: FakeEngine) -> None:
         self._engine = engine
-        self.found = [Unpacked("a" * 64, "/a.tar", trees.Usage(5000, 7), 10**9, 2 * 10**9, 1), Unpacked("b" * 64)]
+        self.found = [Unpacked("a" * 64, "/a.tar", trees.TreeUsage(5000, 7), 10**9, 2 * 10**9, 1), Unpacked("b" * 64)]
 
     def space(self) -> Space:
         return Space(1 << 30, 1 << 20, 1000, 10)

@@ -127,7 +127,7 @@ def test_a_torn_record_is_cut_and_capture_goes_on(log: Log, torn: int) -> None:
     append(log, STDOUT, b"first ")
     append(log, STDERR, b"second ")
     log.close()
-    record = ix.pack_record(ix.Record(13, STDOUT, 1, 1, None))
+    record = ix.pack_record(ix.IndexRecord(13, STDOUT, 1, 1, None))
     with index_of(log).open("ab") as index:
         index.write(record[:torn])
     assert per_stream(log) == {STDOUT: b"first ", STDERR: b"second "}
@@ -166,7 +166,7 @@ def test_the_record_of_a_write_that_never_came_is_overwritten(log: Log) -> None:
     append(log, STDOUT, b"first ")
     log.close()
     with index_of(log).open("ab") as index:
-        index.write(ix.pack_record(ix.Record(6, STDERR, 1, 1, None)))  # killed between record and splice
+        index.write(ix.pack_record(ix.IndexRecord(6, STDERR, 1, 1, None)))  # killed between record and splice
     assert per_stream(log) == {STDOUT: b"first ", STDERR: b""}
     log.open()
     append(log, STDOUT, b"second")
@@ -351,10 +351,10 @@ def test_a_failing_open_leaves_no_descriptor(log: Log, caplog: pytest.LogCapture
 def test_the_search_finds_the_last_record_at_an_offset(tmp_path: Path, rotten: set[int]) -> None:
     path = tmp_path / "some.idx"
     body = b"".join(
-        bytes(32) if number in rotten else ix.pack_record(ix.Record(10 * number + 5, STDOUT, 0, 0, None))
+        bytes(32) if number in rotten else ix.pack_record(ix.IndexRecord(10 * number + 5, STDOUT, 0, 0, None))
         for number in range(10)
     )
-    path.write_bytes(ix.pack_header(ix.Header(ID, 0)) + body)
+    path.write_bytes(ix.pack_header(ix.IndexHeader(ID, 0)) + body)
     file = ReadFile(os.open(path, os.O_RDONLY))
     index = ix.Index(file)
     good = [number for number in range(10) if number not in rotten]

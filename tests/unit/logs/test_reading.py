@@ -36,11 +36,11 @@ class Segment(NamedTuple):
 def write_log(folder: Path, segments: Sequence[Segment]) -> Log:
     log = Log(folder / "model.log", ID)
     log.remove()
-    index = ix.pack_header(ix.Header(ID, 0))
+    index = ix.pack_header(ix.IndexHeader(ID, 0))
     offset, ended = 0, {STDOUT: True, STDERR: True}
     for segment in segments:
         begins_line = ended[segment.stream] if segment.knows_lines else None
-        index += ix.pack_record(ix.Record(offset, segment.stream, segment.wall_ns, 0, begins_line))
+        index += ix.pack_record(ix.IndexRecord(offset, segment.stream, segment.wall_ns, 0, begins_line))
         offset += len(segment.data)
         ended[segment.stream] = segment.data.endswith(b"\n")
     log.path.write_bytes(b"".join(segment.data for segment in segments))
@@ -208,12 +208,12 @@ def test_a_record_without_bytes_is_not_believed(tmp_path: Path, *, is_torn: bool
     log = write_log(tmp_path, [Segment(STDOUT, 1, b"one ")])
     index = index_path(log.path)
     settled = index.read_bytes()
-    provisional = ix.pack_record(ix.Record(4, STDERR, 2, 0, True))
+    provisional = ix.pack_record(ix.IndexRecord(4, STDERR, 2, 0, True))
     index.write_bytes(settled + (provisional[:20] + bytes(12) if is_torn else provisional))
     view = log.view()
     cursor = Cursor(view, make_query({STDOUT, STDERR}, None, None, None), {STDOUT: 0, STDERR: 0})
     assert list(cursor.chunks(4)) == [Chunk(STDOUT, 1, b"one ", 4)]
-    index.write_bytes(settled + ix.pack_record(ix.Record(4, STDERR if is_torn else STDOUT, 3, 0, True)))
+    index.write_bytes(settled + ix.pack_record(ix.IndexRecord(4, STDERR if is_torn else STDOUT, 3, 0, True)))
     log.path.write_bytes(b"one two")
     assert list(cursor.chunks(7)) == [Chunk(STDERR if is_torn else STDOUT, 3, b"two", 7)]
     view.close()
@@ -225,9 +225,9 @@ def test_a_torn_record_that_is_mended_is_believed(tmp_path: Path) -> None:
     index_path(log.path).write_bytes(good[:-32] + bytes(32))
     view = log.view()
     index = view.parts[0].index
-    assert index.following(0, 7) == ([ix.Record(0, STDOUT, 1, 0, True)], 1)
+    assert index.following(0, 7) == ([ix.IndexRecord(0, STDOUT, 1, 0, True)], 1)
     index_path(log.path).write_bytes(good)
-    assert index.following(1, 7) == ([ix.Record(3, STDERR, 2, 0, True)], 2)
+    assert index.following(1, 7) == ([ix.IndexRecord(3, STDERR, 2, 0, True)], 2)
     view.close()
 
 

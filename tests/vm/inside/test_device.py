@@ -21,7 +21,7 @@ from tests.vm.inside.watched import MIB, Contained, records, rmmod
 from tests.waiting import wait_until
 
 from wherry.kernel import container_monitor, libc, namespaces
-from wherry.kernel.container_monitor import Monitor, State, Type
+from wherry.kernel.container_monitor import Monitor, MonitorState, RecordType
 from wherry.kernel.polling import readable
 
 DEVICE = container_monitor.DEVICE
@@ -212,13 +212,13 @@ def test_a_record_says_how_long_it_is(monitor: Monitor, hog: Contained) -> None:
     raw = os.read(monitor.fileno(), 4096)
     size = container_monitor.SIZES["event"]
     assert [struct.unpack_from("=II", raw, at) for at in range(0, len(raw), size)] == [
-        (size, Type.SOFT),
-        (size, Type.HARD),
+        (size, RecordType.SOFT),
+        (size, RecordType.HARD),
     ]
     longer = [raw[at : at + size].replace(struct.pack("=I", size), struct.pack("=I", size + 16), 1) for at in (0, size)]
     assert [record.type for record in container_monitor.records(b"".join(each + bytes(16) for each in longer))] == [
-        Type.SOFT,
-        Type.HARD,
+        RecordType.SOFT,
+        RecordType.HARD,
     ]
 
 
@@ -253,7 +253,7 @@ def test_the_last_descriptor_takes_the_watch_along(module: None, hog: Contained)
     first.close()
     hog.go()
     (soft,) = records(second, 1)
-    assert soft.type == Type.SOFT
+    assert soft.type == RecordType.SOFT
     second.update(1, 0, 96 * MIB)
     second.close()
     unwatched = Monitor.open()
@@ -270,7 +270,7 @@ def test_a_dead_owner_s_records_wait_for_who_keeps_the_descriptor(monitor: Monit
     os.waitpid(child, 0)
     hog.go()
     assert hog.wait() == -signal.SIGKILL
-    assert [record.type for record in records(monitor, 2)] == [Type.SOFT, Type.HARD]
+    assert [record.type for record in records(monitor, 2)] == [RecordType.SOFT, RecordType.HARD]
 
 
 def test_reading(monitor: Monitor, hog: Contained) -> None:
@@ -283,7 +283,7 @@ def test_reading(monitor: Monitor, hog: Contained) -> None:
     monitor.register(1, hog.pid, "read", 4 * MIB, 8 * MIB)
     hog.go()
     hog.wait()
-    wait_until(lambda: monitor.status(1).state & State.ENDED)
+    wait_until(lambda: monitor.status(1).state & MonitorState.ENDED)
     assert readable([monitor.fileno()]) == {monitor.fileno()}
     with raises(errno.EFAULT):
         libc_read(monitor.fileno(), 16, 4096)
@@ -328,8 +328,8 @@ def test_a_later_record_takes_the_place_of_an_unread_one(monitor: Monitor, hog: 
             monitor.update(1, 4 * MIB + limit, 0)
         dropped = monitor.version().dropped
         first, last = monitor.read()[:2]
-        assert (first.key, first.type, first.limit_bytes) == (2, Type.SOFT, 4096)
-        assert (last.key, last.type) == (1, Type.SOFT)
+        assert (first.key, first.type, first.limit_bytes) == (2, RecordType.SOFT, 4096)
+        assert (last.key, last.type) == (1, RecordType.SOFT)
         assert last.limit_bytes > 4 * MIB + 10
         assert last.dropped >= dropped
 
@@ -342,7 +342,7 @@ def test_records_of_what_was_removed_are_gone(monitor: Monitor, hog: Contained) 
     assert readable([monitor.fileno()]) == set()
     assert monitor.version().dropped == 0
     monitor.register(1, hog.pid, "anew", 4 * MIB)
-    assert [record.type for record in records(monitor, 1)] == [Type.SOFT]
+    assert [record.type for record in records(monitor, 1)] == [RecordType.SOFT]
 
 
 def test_the_module_stays_while_it_is_open(monitor: Monitor) -> None:  # noqa: ARG001
@@ -368,7 +368,7 @@ def test_before_its_first_execve_a_process_is_not_counted(monitor: Monitor) -> N
     assert readable([pidfd], PATIENCE)
     os.waitpid(pid, 0)
     (hard,) = records(monitor, 1)
-    assert (hard.type, hard.processes, hard.comm) == (Type.HARD, 1, "grow")
+    assert (hard.type, hard.processes, hard.comm) == (RecordType.HARD, 1, "grow")
     for descriptor in (reader, writer, pidfd):
         os.close(descriptor)
 
@@ -395,7 +395,7 @@ def test_five_hundred_containers(monitor: Monitor) -> None:
 
 
 def has_ended(monitor: Monitor, key: int) -> bool:
-    return State.ENDED in monitor.status(key).state
+    return MonitorState.ENDED in monitor.status(key).state
 
 
 def first_processes() -> list[int]:

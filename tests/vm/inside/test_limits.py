@@ -10,7 +10,7 @@ import pytest
 from tests.vm.inside.watched import MIB, Contained, kernel_log, records, resident, touched
 from tests.waiting import wait_until
 
-from wherry.kernel.container_monitor import Monitor, State, Type
+from wherry.kernel.container_monitor import Monitor, MonitorState, RecordType
 
 
 def kinds(monitor: Monitor, count: int) -> list[int]:
@@ -23,7 +23,7 @@ def test_soft_then_hard(monitor: Monitor) -> None:
         hog.go()
         assert hog.wait() == -signal.SIGKILL
         soft, hard = records(monitor, 2)
-    assert (soft.type, hard.type) == (Type.SOFT, Type.HARD)
+    assert (soft.type, hard.type) == (RecordType.SOFT, RecordType.HARD)
     assert (soft.limit_bytes, hard.limit_bytes) == (4 * MIB, 8 * MIB)
     for record in (soft, hard):
         assert (record.key, record.pid, record.comm, record.source) == (7, hog.pid, "grow", 1)
@@ -31,9 +31,9 @@ def test_soft_then_hard(monitor: Monitor) -> None:
         assert record.processes == 1
         assert record.dropped == 0
     assert soft.time_ns < hard.time_ns
-    wait_until(lambda: monitor.status(7).state & State.ENDED)
+    wait_until(lambda: monitor.status(7).state & MonitorState.ENDED)
     status = monitor.status(7)
-    assert status.state == State.OVER_SOFT | State.KILLED | State.ENDED
+    assert status.state == MonitorState.OVER_SOFT | MonitorState.KILLED | MonitorState.ENDED
     assert status.hard == hard
     assert status.peak_bytes >= hard.rss_bytes
     assert (status.pid, status.processes, status.id) == (0, 0, "soft-then-hard")
@@ -44,7 +44,7 @@ def test_the_kernel_log_has_one_line_for_each_crossing(monitor: Monitor) -> None
         monitor.register(1, hog.pid, "in.the_log-1", 4 * MIB, 8 * MIB)
         hog.go()
         hog.wait()
-        wait_until(lambda: monitor.status(1).state & State.ENDED)
+        wait_until(lambda: monitor.status(1).state & MonitorState.ENDED)
     lines = [line for line in kernel_log() if "id=in.the_log-1 " in line]
     for line, what, limit in zip(lines, ("SOFT", "HARD"), (4 * MIB, 8 * MIB), strict=True):
         words = rf"container_monitor: {what} LIMIT id=in\.the_log-1 pid={hog.pid} rss=\d+ limit={limit}"
@@ -108,7 +108,7 @@ def test_memory_shared_through_a_file_counts(monitor: Monitor) -> None:
         monitor.register(1, hog.pid, "shmem", 0, 8 * MIB)
         hog.go()
         assert hog.wait() == -signal.SIGKILL
-        assert kinds(monitor, 1) == [Type.HARD]
+        assert kinds(monitor, 1) == [RecordType.HARD]
     Path("/dev/shm/mapped").unlink()
 
 
@@ -119,7 +119,7 @@ def test_exec_in_the_middle_gives_memory_back(monitor: Monitor) -> None:
         hog.go()
         # Not its wchan: in User-Mode Linux 6.1 reading that is a read beyond a stack, as KASAN says.
         status = Path(f"/proc/{hog.pid}/status")
-        wait_until(lambda: monitor.status(1).rss_bytes < 2 * MIB and "State:\tS" in status.read_text())
+        wait_until(lambda: monitor.status(1).rss_bytes < 2 * MIB and "MonitorState:\tS" in status.read_text())
         assert hog.is_running()
         hog.go()
         assert hog.wait() == -signal.SIGKILL
@@ -141,7 +141,7 @@ def test_a_first_thread_that_has_ended_hides_nothing(monitor: Monitor) -> None:
         monitor.register(1, hog.pid, "headless", 0, 16 * MIB)
         hog.go()
         assert hog.wait() == -signal.SIGKILL
-        assert kinds(monitor, 1) == [Type.HARD]
+        assert kinds(monitor, 1) == [RecordType.HARD]
 
 
 def test_falling_below_arms_the_soft_limit_again(monitor: Monitor) -> None:
@@ -150,9 +150,9 @@ def test_falling_below_arms_the_soft_limit_again(monitor: Monitor) -> None:
         monitor.register(1, hog.pid, "tide", 4 * MIB, 0)
         for _ in range(3):
             hog.go()
-            assert kinds(monitor, 1) == [Type.SOFT]
+            assert kinds(monitor, 1) == [RecordType.SOFT]
             hog.go()
-            assert kinds(monitor, 1) == [Type.SOFT_CLEARED]
+            assert kinds(monitor, 1) == [RecordType.SOFT_CLEARED]
         assert hog.is_running()
 
 
@@ -161,7 +161,7 @@ def test_a_limit_is_reached_with_its_last_page(monitor: Monitor) -> None:
         monitor.register(1, hog.pid, "to-the-page")
         hog.go()
         status = Path(f"/proc/{hog.pid}/status")
-        wait_until(lambda: monitor.status(1).rss_bytes > 4 * MIB and "State:\tS" in status.read_text())
+        wait_until(lambda: monitor.status(1).rss_bytes > 4 * MIB and "MonitorState:\tS" in status.read_text())
         rss = hog.resident()
         for soft, hard in ((rss + 4096, 0), (0, rss + 4096)):
             monitor.update(1, soft, hard)
@@ -169,10 +169,10 @@ def test_a_limit_is_reached_with_its_last_page(monitor: Monitor) -> None:
             assert monitor.status(1).state == 0
         assert monitor.read() == []
         monitor.update(1, rss, 0)
-        assert [(record.type, record.rss_bytes) for record in records(monitor, 1)] == [(Type.SOFT, rss)]
+        assert [(record.type, record.rss_bytes) for record in records(monitor, 1)] == [(RecordType.SOFT, rss)]
         monitor.update(1, 0, rss)
         assert hog.wait() == -signal.SIGKILL
-        assert [(record.type, record.rss_bytes) for record in records(monitor, 1)] == [(Type.HARD, rss)]
+        assert [(record.type, record.rss_bytes) for record in records(monitor, 1)] == [(RecordType.HARD, rss)]
 
 
 def wait_for_check(monitor: Monitor, key: int) -> None:
@@ -196,7 +196,7 @@ def test_falling_a_little_does_not(monitor: Monitor) -> None:
         wait_until(lambda: monitor.status(1).rss_bytes > 12 * MIB)
         found = kinds(monitor, 1)  # which can take 50 ms
         wait_for_check(monitor, 1)
-        assert [*found, *(record.type for record in monitor.read())] == [Type.SOFT]
+        assert [*found, *(record.type for record in monitor.read())] == [RecordType.SOFT]
 
 
 def test_a_jump_over_both_limits_crosses_both(monitor: Monitor) -> None:
@@ -205,7 +205,7 @@ def test_a_jump_over_both_limits_crosses_both(monitor: Monitor) -> None:
         wait_until(lambda: hog.resident() > 8 * MIB)
         monitor.register(1, hog.pid, "late", 2 * MIB, 4 * MIB)
         assert hog.wait() == -signal.SIGKILL
-        assert kinds(monitor, 2) == [Type.SOFT, Type.HARD]
+        assert kinds(monitor, 2) == [RecordType.SOFT, RecordType.HARD]
 
 
 def test_limits_can_be_raised_and_lowered(monitor: Monitor) -> None:
@@ -217,12 +217,12 @@ def test_limits_can_be_raised_and_lowered(monitor: Monitor) -> None:
         wait_until(lambda: monitor.status(1).rss_bytes > 20 * MIB)
         assert monitor.status(1).hard_bytes == 32 * MIB
         monitor.update(1, 8 * MIB, 0)
-        assert kinds(monitor, 1) == [Type.SOFT]
+        assert kinds(monitor, 1) == [RecordType.SOFT]
         monitor.update(1, 9 * MIB, 0)
-        assert kinds(monitor, 1) == [Type.SOFT]  # another limit, another crossing
+        assert kinds(monitor, 1) == [RecordType.SOFT]  # another limit, another crossing
         monitor.update(1, 0, 16 * MIB)
         assert hog.wait() == -signal.SIGKILL
-        assert kinds(monitor, 1) == [Type.HARD]
+        assert kinds(monitor, 1) == [RecordType.HARD]
         with pytest.raises(ProcessLookupError):
             monitor.update(1, 0, 64 * MIB)
 
@@ -252,9 +252,9 @@ def test_an_end_by_other_hands_is_no_crossing(monitor: Monitor) -> None:
         monitor.status(1)  # counts exactly; between two checks the peak is an estimate
         signal.pidfd_send_signal(hog.pidfd, signal.SIGKILL)
         hog.wait()
-        wait_until(lambda: monitor.status(1).state & State.ENDED)
+        wait_until(lambda: monitor.status(1).state & MonitorState.ENDED)
         status = monitor.unregister(1)
     assert status.hard is None
-    assert status.state == State.ENDED
+    assert status.state == MonitorState.ENDED
     assert status.peak_bytes > 4 * MIB
     assert monitor.read() == []

@@ -15,7 +15,7 @@ import pytest
 from tests.vm.inside.watched import GROW, MIB, Contained, loaded, records
 from tests.waiting import wait_until
 
-from wherry.kernel.container_monitor import Monitor, Record, State, Type
+from wherry.kernel.container_monitor import Monitor, MonitorRecord, MonitorState, RecordType
 
 SHARED, DONE = Path("/dev/shm/shared"), Path("/dev/shm/done")
 SOFT_INTERVAL_NS = 50_000_000
@@ -93,7 +93,7 @@ def test_what_has_ended_is_not_counted(monitor: Monitor) -> None:
 def register_parked(monitor: Monitor, contained: Contained, name: str, soft_bytes: int) -> None:
     """With a soft limit that far above what it has when it waits for the first time."""
     status = Path(f"/proc/{contained.pid}/status")
-    wait_until(lambda: "State:\tS" in status.read_text())
+    wait_until(lambda: "MonitorState:\tS" in status.read_text())
     monitor.register(1, contained.pid, name)
     monitor.update(1, monitor.status(1).rss_bytes + soft_bytes, 0)
 
@@ -123,18 +123,18 @@ def test_a_flapping_container_drowns_nobody(monitor: Monitor) -> None:
         wait_until(lambda: monitor.version().dropped > 40)  # nobody reads
         monitor.register(2, other.pid, "in-need", 8 * MIB, 20 * MIB)
         other.go()
-        wait_until(lambda: State.OVER_SOFT in monitor.status(2).state)
+        wait_until(lambda: MonitorState.OVER_SOFT in monitor.status(2).state)
         other.go()
         assert other.wait() == -signal.SIGKILL
-        assert [record.type for record in monitor.read() if record.key == 2] == [Type.SOFT, Type.HARD]
+        assert [record.type for record in monitor.read() if record.key == 2] == [RecordType.SOFT, RecordType.HARD]
 
 
 def test_soft_crossings_are_told_no_closer_than_50_ms(monitor: Monitor) -> None:
     with Contained("wait", "flap", 512) as flapper:
         flapping(monitor, flapper)
-        found: list[Record] = []
+        found: list[MonitorRecord] = []
         while len(found) < 12:
-            found += [record for record in records(monitor, 1) if record.type == Type.SOFT]
+            found += [record for record in records(monitor, 1) if record.type == RecordType.SOFT]
         gaps = [after.time_ns - before.time_ns for before, after in pairwise(found)]
     assert min(gaps) >= SOFT_INTERVAL_NS
 
@@ -161,11 +161,13 @@ def test_a_crossing_soon_after_another_is_told_when_it_lasts(monitor: Monitor) -
         began = time.monotonic_ns()
         register_parked(monitor, hog, "settles", 2 * MIB)
         hog.go()
-        found: list[Record] = []
+        found: list[MonitorRecord] = []
 
         def is_told() -> bool:
             found.extend(monitor.read())
-            return bool(found) and found[-1].type == Type.SOFT and State.OVER_SOFT in monitor.status(1).state
+            return (
+                bool(found) and found[-1].type == RecordType.SOFT and MonitorState.OVER_SOFT in monitor.status(1).state
+            )
 
         wait_until(lambda: hog.resident() > 4 * MIB and is_told())
     assert found[-1].time_ns - began < REGULAR_MS * 1_000_000  # not by the regular check, which would tell as well

@@ -17,7 +17,7 @@ from tests.vm.inside.watched import MIB, Contained
 from tests.waiting import wait_until
 
 from wherry.kernel import container_monitor
-from wherry.kernel.container_monitor import Monitor, State, Type
+from wherry.kernel.container_monitor import Monitor, MonitorState, RecordType
 from wherry.kernel.polling import readable
 
 CROWD = 1000
@@ -42,7 +42,7 @@ def test_a_reader_that_waits_for_its_memory_holds_up_nobody(monitor: Monitor) ->
         assert page.is_touched()
         hog.go()
         assert hog.wait() == -signal.SIGKILL
-        assert State.KILLED in monitor.status(2).state
+        assert MonitorState.KILLED in monitor.status(2).state
         monitor.update(1, 3 * MIB, 0)
         with pytest.raises(BlockingIOError):
             os.read(monitor.fileno(), size)  # nor another reader
@@ -51,7 +51,7 @@ def test_a_reader_that_waits_for_its_memory_holds_up_nobody(monitor: Monitor) ->
         reader.join(PATIENCE)
         assert got == [size]
         assert [record.key for record in container_monitor.records(page.content(size))] == [1]
-        assert [(record.key, record.type) for record in monitor.read()] == [(2, Type.HARD)]
+        assert [(record.key, record.type) for record in monitor.read()] == [(2, RecordType.HARD)]
 
 
 @contextlib.contextmanager

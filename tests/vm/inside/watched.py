@@ -18,7 +18,7 @@ from tests.patience import PATIENCE
 from tests.waiting import wait_until
 
 from wherry.kernel import namespaces
-from wherry.kernel.container_monitor import Monitor, Record
+from wherry.kernel.container_monitor import Monitor, MonitorRecord
 from wherry.kernel.polling import readable
 
 GROW = "/wherry/build/vm/grow"
@@ -137,9 +137,9 @@ def resident(pid: int | str) -> int:
     return int(re.findall(r"^Rss:\s+(\d+) kB", rollup, re.MULTILINE)[0]) << 10
 
 
-def records(monitor: Monitor, count: int, seconds: float = PATIENCE) -> list[Record]:
+def records(monitor: Monitor, count: int, seconds: float = PATIENCE) -> list[MonitorRecord]:
     """The next ``count`` records (or more, where they came together)."""
-    found: list[Record] = []
+    found: list[MonitorRecord] = []
     deadline = time.monotonic() + seconds
     while len(found) < count:
         left = deadline - time.monotonic()

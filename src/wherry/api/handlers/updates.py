@@ -22,7 +22,7 @@ class WherryResources(msgspec.Struct, rename="pascal", kw_only=True):
     hard_limit: int | None = None
 
 
-class Resources(msgspec.Struct, rename="pascal", kw_only=True):
+class UpdatedResources(msgspec.Struct, rename="pascal", kw_only=True):
     """null, 0 and "" leave things as they are, as in docker; NanoCpus -1 takes the limit away, and so do PidsLimit 0
     and -1.
     """
@@ -51,7 +51,7 @@ def changes_from(body: Any, version: Version = NEWEST) -> dict[str, Any]:
     """
     if not isinstance(body, dict):
         raise InvalidRequest("invalid resources: expected a JSON object")
-    known = {*Resources.__struct_encode_fields__, *ignored(version)}
+    known = {*UpdatedResources.__struct_encode_fields__, *ignored(version)}
     refused = [name for name, value in body.items() if name not in known and _asks(name, value, body)]
     ours = body.get("Wherry")
     if isinstance(ours, dict):
@@ -59,7 +59,7 @@ def changes_from(body: Any, version: Version = NEWEST) -> dict[str, Any]:
     if refused:
         raise NotSupported("cannot be updated: " + ", ".join(shown_field(name) for name in refused[:10]))
     try:
-        resources = msgspec.convert(body, Resources)
+        resources = msgspec.convert(body, UpdatedResources)
     except msgspec.ValidationError as error:
         raise InvalidRequest(f"invalid resources: {error}") from None
     return _changes(resources)
@@ -69,7 +69,7 @@ def _asks(name: str, value: Any, body: dict[str, Any]) -> bool:
     return not asks_for_nothing(f"HostConfig.{name}", value, body)
 
 
-def _changes(resources: Resources) -> dict[str, Any]:
+def _changes(resources: UpdatedResources) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     ours = resources.wherry or WherryResources()
     own = {"nice": ours.nice, "soft_bytes": ours.soft_limit, "hard_bytes": ours.hard_limit}

@@ -24,7 +24,7 @@ class NoSpaceError(Exception):
     """The file system has too little free space; ``str()`` says how much, and how much is kept free."""
 
 
-class Limits(NamedTuple):
+class ArchiveLimits(NamedTuple):
     """Of the store, in bytes; 0 is no limit, but of ``cache`` none.
 
     ``unpacked`` is the most that one archive may take, ``entries`` how many files, directories and links it may have;
@@ -59,7 +59,7 @@ class Space(NamedTuple):
         return self.free < self.reserve or self.free_inodes < self.reserve_inodes
 
 
-def space(status: os.statvfs_result, limits: Limits) -> Space:
+def space(status: os.statvfs_result, limits: ArchiveLimits) -> Space:
     """What ``os.statvfs`` found, beside what ``limits`` reserve."""
     size = status.f_blocks * status.f_frsize
     reserve = min(size // _RESERVED_PART, _GREATEST_RESERVE) if limits.reserve is None else limits.reserve
@@ -68,13 +68,13 @@ def space(status: os.statvfs_result, limits: Limits) -> Space:
     return Space(status.f_bavail * status.f_frsize, reserve, status.f_favail, reserve_inodes)
 
 
-class Budget:
+class ArchiveBudget:
     """Of one unpacking into the directory that ``root`` is open on. All methods raise ArchiveError over a limit.
 
     ``make_room()`` frees some space on its file system and says whether it could.
     """
 
-    def __init__(self, root: int, limits: Limits, make_room: Callable[[], bool]) -> None:
+    def __init__(self, root: int, limits: ArchiveLimits, make_room: Callable[[], bool]) -> None:
         self._root = root
         self._limits = limits
         self._make_room = make_room

@@ -15,20 +15,20 @@ from collections.abc import Iterable, Iterator
 
 from wherry.kernel import paths
 from wherry.storage.tar.archive import ArchiveError
-from wherry.storage.tar.budget import Budget
-from wherry.storage.tar.members import Archive, Kind, Member
+from wherry.storage.tar.budget import ArchiveBudget
+from wherry.storage.tar.members import Archive, Member, MemberKind
 
 _CONFINED = paths.RESOLVE_IN_ROOT | paths.RESOLVE_NO_MAGICLINKS | paths.RESOLVE_NO_XDEV
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _MOST_PATHS = 64 << 20
 _PATH_OVERHEAD = 200
-_DEVICE = {Kind.CHARACTER: stat.S_IFCHR, Kind.BLOCK: stat.S_IFBLK}
+_DEVICE = {MemberKind.CHARACTER: stat.S_IFCHR, MemberKind.BLOCK: stat.S_IFBLK}
 
 Data = Iterable[tuple[int, memoryview]]
 
 
-def unpack(archive: Archive, root: int, budget: Budget) -> None:
+def unpack(archive: Archive, root: int, budget: ArchiveBudget) -> None:
     """Make the members of ``archive`` below the empty directory that ``root`` is open on, as far as ``budget`` allows.
 
     Owners (by number), modes, times, devices, ``user.*`` attributes and file capabilities are kept. Other extended
@@ -56,7 +56,7 @@ def quoted(name: bytes) -> str:
 
 
 class _Tree:
-    def __init__(self, root: int, budget: Budget) -> None:
+    def __init__(self, root: int, budget: ArchiveBudget) -> None:
         self._root = root
         self._budget = budget
         self._directory_times: dict[int, tuple[bytes, int]] = {}  # by inode number: path and time
@@ -88,27 +88,27 @@ class _Tree:
                 os.close(directory)
 
     def _put_root(self, member: Member) -> None:
-        if member.kind is not Kind.DIRECTORY:
+        if member.kind is not MemberKind.DIRECTORY:
             raise ArchiveError(f"member {quoted(member.name)} makes the root a {member.kind.value}")
         self._set_up_directory(self._root, b".", member)
 
     def _put_in(self, parent: int, names: list[bytes], member: Member, data: Data) -> None:
         name = names[-1]
         match member.kind:
-            case Kind.DIRECTORY:
+            case MemberKind.DIRECTORY:
                 self._put_directory(parent, names, member)
-            case Kind.FILE:
+            case MemberKind.FILE:
                 _make_room(parent, name, member)
                 _put_file(parent, name, member, self._paid(data))
-            case Kind.HARD_LINK:
+            case MemberKind.HARD_LINK:
                 self._put_hard_link(parent, name, member)
             case _:
                 _make_room(parent, name, member)
                 _put_node(parent, name, member)
 
-    def _pay(self, size: int, kind: Kind) -> None:
+    def _pay(self, size: int, kind: MemberKind) -> None:
         self._budget.entry(size)
-        if kind is Kind.DIRECTORY:
+        if kind is MemberKind.DIRECTORY:
             self._budget.data(0, 1)
 
     def _paid(self, data: Data) -> Data:
@@ -182,7 +182,7 @@ class _Tree:
         try:
             return os.open(names[-1], _DIRECTORY, dir_fd=parent)
         except FileNotFoundError:
-            self._pay(len(names[-1]), Kind.DIRECTORY)
+            self._pay(len(names[-1]), MemberKind.DIRECTORY)
             return _make_directory(parent, names[-1])
         except NotADirectoryError:  # a link: only from the root does it lead to the right place
             pass
@@ -252,9 +252,9 @@ def _write(file: int, piece: memoryview, offset: int) -> None:
 
 def _put_node(parent: int, name: bytes, member: Member) -> None:
     match member.kind:
-        case Kind.SYMLINK:
+        case MemberKind.SYMLINK:
             os.symlink(member.link, name, dir_fd=parent)
-        case Kind.FIFO:
+        case MemberKind.FIFO:
             os.mkfifo(name, 0o600, dir_fd=parent)
         case kind:
             os.mknod(name, _DEVICE[kind] | 0o600, _device_number(member), dir_fd=parent)
@@ -278,7 +278,7 @@ def _device_number(member: Member) -> int:
 def _set_attributes(target: int | str, member: Member) -> None:
     # In this order: chown(2) clears set-user-ID bits and file capabilities.
     os.chown(target, member.uid, member.gid)
-    if member.kind is not Kind.SYMLINK:
+    if member.kind is not MemberKind.SYMLINK:
         os.chmod(target, member.mode)
     for name, value in _kept(member.xattrs):
         try:

@@ -18,7 +18,7 @@ _XATTR = b"SCHILY.xattr."
 _REPEATED = {b"GNU.sparse.offset", b"GNU.sparse.numbytes"}
 
 
-class Kind(enum.Enum):
+class MemberKind(enum.Enum):
     FILE = "file"
     HARD_LINK = "hard link"
     SYMLINK = "symbolic link"
@@ -29,8 +29,15 @@ class Kind(enum.Enum):
 
 
 # "7" is a file laid out contiguously, "S" GNU's sparse file, "D" GNU's directory with a listing as its data.
-_KINDS = {"0": Kind.FILE, "7": Kind.FILE, "S": Kind.FILE, "1": Kind.HARD_LINK, "2": Kind.SYMLINK, "3": Kind.CHARACTER}
-_KINDS |= {"4": Kind.BLOCK, "5": Kind.DIRECTORY, "D": Kind.DIRECTORY, "6": Kind.FIFO}
+_KINDS = {
+    "0": MemberKind.FILE,
+    "7": MemberKind.FILE,
+    "S": MemberKind.FILE,
+    "1": MemberKind.HARD_LINK,
+    "2": MemberKind.SYMLINK,
+    "3": MemberKind.CHARACTER,
+}
+_KINDS |= {"4": MemberKind.BLOCK, "5": MemberKind.DIRECTORY, "D": MemberKind.DIRECTORY, "6": MemberKind.FIFO}
 # The other types have no data, whatever their size field says: that of a hard link is often the file's.
 _WITH_DATA = "07SD"
 
@@ -40,7 +47,7 @@ class Member:
     """What a member asks for. Names are bytes as they stand in the archive: any byte but NUL."""
 
     name: bytes
-    kind: Kind
+    kind: MemberKind
     mode: int  # permission bits with set-user-ID, set-group-ID and sticky
     uid: int
     gid: int
@@ -152,16 +159,16 @@ class Archive:
             minor=header.minor,
             xattrs={key.removeprefix(_XATTR): value for key, value in records.items() if key.startswith(_XATTR)},
         )
-        if member.kind is Kind.FILE and member.name.endswith(b"/"):
+        if member.kind is MemberKind.FILE and member.name.endswith(b"/"):
             # Unix V7 had no letter for directories. Asked of the whole name: the header's may be cut off at a slash.
-            member.kind = Kind.DIRECTORY
+            member.kind = MemberKind.DIRECTORY
         if b"\0" in member.name + member.link:
             raise ArchiveError("a name has a NUL in it")
         if header.type in _WITH_DATA:
             size = records.get(b"size")
             stored = header.size if size is None else headers.decimal(size, "pax record size")
             self._unread, self._padding = stored, _padded(stored) - stored
-            if member.kind is Kind.FILE:
+            if member.kind is MemberKind.FILE:
                 self._place_data(member, header, block, records)
         return member
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.tarballs import END, changed, directory, file, hard_link, header, long_name, padded, pax, pax_record, symlink
 
 from wherry.storage.tar.archive import ArchiveError
-from wherry.storage.tar.members import Archive, Kind, Member
+from wherry.storage.tar.members import Archive, Member, MemberKind
 
 
 class Pieces:
@@ -59,13 +59,13 @@ NAMES = st.lists(NAME_PARTS.filter(lambda part: part not in {".", ".."}), min_si
 OWNERS = st.integers(0, 2**32 - 2)
 TIMES = st.integers(-(2**40), 2**40)
 KINDS = {
-    tarfile.REGTYPE: Kind.FILE,
-    tarfile.DIRTYPE: Kind.DIRECTORY,
-    tarfile.SYMTYPE: Kind.SYMLINK,
-    tarfile.LNKTYPE: Kind.HARD_LINK,
-    tarfile.CHRTYPE: Kind.CHARACTER,
-    tarfile.BLKTYPE: Kind.BLOCK,
-    tarfile.FIFOTYPE: Kind.FIFO,
+    tarfile.REGTYPE: MemberKind.FILE,
+    tarfile.DIRTYPE: MemberKind.DIRECTORY,
+    tarfile.SYMTYPE: MemberKind.SYMLINK,
+    tarfile.LNKTYPE: MemberKind.HARD_LINK,
+    tarfile.CHRTYPE: MemberKind.CHARACTER,
+    tarfile.BLKTYPE: MemberKind.BLOCK,
+    tarfile.FIFOTYPE: MemberKind.FIFO,
 }
 
 
@@ -159,14 +159,14 @@ def test_numbers_may_be_blank_padded_or_base_256() -> None:
 
 def test_old_formats() -> None:
     v7 = changed(header("dir/", "\0"), 257, bytes(255))
-    assert only(v7).kind is Kind.DIRECTORY
-    assert only(changed(header("file", "\0"), 257, bytes(255))).kind is Kind.FILE
-    assert only(header("contiguous", "7")).kind is Kind.FILE
+    assert only(v7).kind is MemberKind.DIRECTORY
+    assert only(changed(header("file", "\0"), 257, bytes(255))).kind is MemberKind.FILE
+    assert only(header("contiguous", "7")).kind is MemberKind.FILE
 
 
 def test_a_long_name_cut_off_at_a_slash_is_no_directorys() -> None:
-    assert only(file("d/" * 80 + "file", b"content")).kind is Kind.FILE
-    assert only(file("d/" * 80)).kind is Kind.DIRECTORY
+    assert only(file("d/" * 80 + "file", b"content")).kind is MemberKind.FILE
+    assert only(file("d/" * 80)).kind is MemberKind.DIRECTORY
 
 
 def test_signed_checksums_of_old_writers_are_accepted() -> None:

@@ -3,7 +3,8 @@
 The real engine, records, event log, starts, ends and take-overs on played processes (``tests/lifeworld.py``), against
 ``Model``, which knows what each call does to state, reason and exit code, what it is refused with, and which events it
 tells. A call runs to its end, or its supervisor is killed in the middle of it; whoever takes over has it then as it was
-before the call, or as it would be after, or ended.
+before the call, or as it would be after, or ended. Every call is also cut off after each thing that it does to the
+world, from each state.
 
 Always true: the record in the database is the one in memory; what an event tells was in the database before; guards
 say what the model says; a process lives if and only if its container does, and is frozen if and only if that is paused;
@@ -551,6 +552,29 @@ def _descriptors() -> dict[str, str]:
         with contextlib.suppress(FileNotFoundError):  # that of the list
             found[number] = os.readlink(f"/proc/self/fd/{number}")
     return found
+
+
+def reached(state: str, *, goes: bool) -> Lives:
+    """A model with one container, in this state."""
+    lives = Lives()
+    lives.create("a", MINDS, goes)
+    for call in {"created": [], "running": ["start"], "paused": ["start", "pause"]}[state]:
+        lives.call(0, call)
+    lives._check()
+    return lives
+
+
+@pytest.mark.parametrize("goes", [False, True], ids=["stays", "goes"])
+@pytest.mark.parametrize("state", ["created", "running", "paused"])
+@pytest.mark.parametrize("call", CALLS)
+def test_a_call_is_done_or_cut_off_after_anything_that_it_does(call: str, state: str, goes: bool) -> None:
+    lives = reached(state, goes=goes)
+    lives.call(0, call)
+    lives.teardown()
+    for things in range(7):
+        lives = reached(state, goes=goes)
+        lives.kill_in_the_middle(0, call, things)
+        lives.teardown()
 
 
 pytestmark = pytest.mark.timeout(0 if IS_CHAOS else 300)
