@@ -41,6 +41,8 @@ setup-vm: setup
 test: setup-test setup-vm lint ## lint, types and all tests; WHERRY_STRICT=1 makes a skip a failure
 	@$(BIN)/pytest tests/unit tests/root tests/vm
 
+test-all: test test-vm test-kmod-debug test-api chaos ## all suites (hours)
+
 test-vm: setup-vm ## the kernel module and control groups version 2, in virtual machines
 	@WHERRY_LOADS=100 $(BIN)/pytest tests/vm
 
@@ -136,4 +138,4 @@ $(STAMPS)/rootfs: FORCE
 endif
 
 FORCE:
-.PHONY: help setup setup-test setup-vm demo picture test test-api test-kmod-debug chaos test-unit test-vm test-attacks lint fmt bench bench-kmod wheel lock clean packages FORCE
+.PHONY: help setup setup-test setup-vm demo picture test test-all test-api test-kmod-debug chaos test-unit test-vm test-attacks lint fmt bench bench-kmod wheel lock clean packages FORCE

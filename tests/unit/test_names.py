@@ -27,6 +27,7 @@ SAME = {
     "containers": "the resource, and the requests about it",
     "disk": "the resource, and the requests about it",
     "events": "the resource, and the requests about it",
+    "exec": "how a process joins a container, and the requests about it",
     "networks": "the resource, and the requests about it",
     "input": "of a container, and the requests that bring it",
     "processes": "those of containers, and the requests about them",
