@@ -27,7 +27,7 @@ from wherry.supervisor.id_ranges import Userns
 from wherry.supervisor.log_lines import LineFormatter
 from wherry.supervisor.quiet_log import RateLimit
 from wherry.supervisor.reload import Handover
-from wherry.supervisor.signals import Signals
+from wherry.supervisor.signal_handling import Signals
 from wherry.supervisor.state_directory import StateDirectory
 from wherry.supervisor.turns import MeasuringSelector
 

@@ -357,3 +357,65 @@ def test_what_is_no_change_of_a_record_passes(tmp_path: Path) -> None:
     code = "self.pid = child.pid = 1\nx = record.state\nrecord.state == 1\nrecord.other = 2\n"
     write_package(tmp_path, {"wherry/supervisor/engine.py": code})
     assert record_writes(tmp_path) == []
+
+
+# Only supervisor/lifecycle ends anything: what others want ended, they ask ``killing`` for.
+
+ENDERS = ("wherry.supervisor.lifecycle",)
+SIGNALLING = frozenset({"pidfd_send_signal", "kill", "killpg"})
+PLACES = frozenset({"signal", "os", "trees", "cgroup_trees"})
+ITSELF = "os.getpid()"
+
+
+def signals_sent(source: Path) -> list[str]:
+    """Where the functions by which a process is sent a signal are used, and it is not the supervisor itself."""
+    return [
+        f"{name}:{node.lineno} {ast.unparse(node)}"
+        for name, path in modules(source).items()
+        if any(_is_below(name, part) for part in ("wherry.supervisor", "wherry.api", "wherry.daemon"))
+        if not any(_is_below(name, part) for part in ENDERS)
+        for node in _senders(ast.parse(path.read_text(), str(path)))
+    ]
+
+
+def _senders(tree: ast.Module) -> list[ast.Attribute | ast.ImportFrom]:
+    to_itself = [
+        node.func
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and node.args and ast.unparse(node.args[0]) == ITSELF
+    ]
+    found: list[ast.Attribute | ast.ImportFrom] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and any(each.name in SIGNALLING for each in node.names):
+            found.append(node)
+        elif isinstance(node, ast.Attribute) and node.attr in SIGNALLING and ast.unparse(node.value) in PLACES:
+            found += [node] if node not in to_itself else []
+    return found
+
+
+def test_only_the_lifecycle_ends_anything() -> None:
+    assert signals_sent(SOURCE) == []
+
+
+SIGNALS = {
+    "by a pidfd": "signal.pidfd_send_signal(child.pidfd, 9)",
+    "by a number": "os.kill(record.pid, 9)",
+    "to a group": "os.killpg(record.pid, 9)",
+    "to a tree of groups": "trees.kill(group.places)",
+    "in a thread": "asyncio.to_thread(trees.kill, group.places)",
+    "by a name of its own": "from signal import pidfd_send_signal as tell",
+}
+
+
+@pytest.mark.parametrize("module", ["supervisor/memory_watch/soft", "api/handlers/containers", "daemon"])
+@pytest.mark.parametrize("code", SIGNALS.values(), ids=SIGNALS.keys())
+def test_an_end_from_elsewhere_is_found(tmp_path: Path, module: str, code: str) -> None:
+    write_package(tmp_path, {f"wherry/{module}.py": code, "wherry/supervisor/lifecycle/ending.py": code})
+    [found] = signals_sent(tmp_path)
+    assert found.startswith(f"wherry.{module}:".replace("/", "."))
+
+
+def test_what_ends_nothing_of_others_passes(tmp_path: Path) -> None:
+    code = "os.kill(os.getpid(), 15)\nkilling.kill(child)\nkilling.send(child, 15)\n"
+    write_package(tmp_path, {"wherry/supervisor/engine.py": code})
+    assert signals_sent(tmp_path) == []

@@ -1,6 +1,6 @@
 """Names of modules and classes: inside one process's reach each means one thing.
 
-Read from the syntax trees. What is left twice stands in ``SAME``, with why both are the same thing, or in ``TO_MEND``.
+Read from the syntax trees. What is left twice stands in ``SAME``, with why both are the same thing.
 """
 
 from __future__ import annotations
@@ -38,19 +38,6 @@ SAME = {
     "Engine": "what the API needs, and who has it",
     "User": "as the spec has it, and as it is looked up",
 }
-TO_MEND = {
-    "defaults": "of both sides, and of a container",
-    "pace": "of the capture thread, and of requests",
-    "Pace": "as the modules",
-    "signals": "their names, and the supervisor's handling",
-    "Buffer": "memory with an address, and a container's output",
-    "Event": "a crossing, and what clients are told",
-    "Extent": "of ids, and of a log",
-    "Kind": "of memory events, and of parked processes",
-    "Range": "of system call numbers, and of ids",
-    "Memory": "a section of the spec, and the watch over limits",
-    "Usage": "of memory, and of a whole container",
-}
 
 
 def twice(source: Path, parts: tuple[str, ...]) -> dict[str, list[str]]:
@@ -70,15 +57,12 @@ def twice(source: Path, parts: tuple[str, ...]) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("process", PROCESSES)
 def test_a_name_means_one_thing(process: str) -> None:
-    assert {
-        name: where for name, where in twice(SOURCE, PROCESSES[process]).items() if name not in SAME | TO_MEND
-    } == {}
+    assert {name: where for name, where in twice(SOURCE, PROCESSES[process]).items() if name not in SAME} == {}
 
 
 def test_what_is_known_to_be_twice_is_so_still() -> None:
     found = {name for parts in PROCESSES.values() for name in twice(SOURCE, parts)}
-    assert found == {*SAME, *TO_MEND}
-    assert SAME.keys().isdisjoint(TO_MEND)
+    assert found == {*SAME}
 
 
 def test_a_name_for_two_things_is_found(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from wherry.kernel.libc import Buffer, call_error
+from wherry.kernel.libc import CBuffer, call_error
 from wherry.kernel.libc import bpf as _bpf
 
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT, _PROG_LOAD = range(6)
@@ -49,7 +49,7 @@ _LOG_BYTES = 1 << 20
 
 
 def _call(command: int, attributes: bytes) -> int:
-    buffer = Buffer(attributes)
+    buffer = CBuffer(attributes)
     try:
         return _bpf(command, buffer.address, len(attributes))
     except OSError as error:
@@ -68,20 +68,20 @@ def create_map(kind: int, key_size: int, value_size: int, entries: int, flags: i
 
 
 def update(descriptor: int, key: bytes, value: bytes, flags: int = ANY) -> None:
-    keys, values = Buffer(key), Buffer(value)
+    keys, values = CBuffer(key), CBuffer(value)
     _call(_MAP_UPDATE, struct.pack("=I4xQQQ", descriptor, keys.address, values.address, flags))
 
 
 def lookup(descriptor: int, key: bytes, value_size: int) -> bytes:
     """``value_size`` must be the map's: the kernel writes that much. Raises OSError (ENOENT) for an unknown key."""
-    keys, values = Buffer(key), Buffer(size=value_size)
+    keys, values = CBuffer(key), CBuffer(size=value_size)
     _call(_MAP_LOOKUP, struct.pack("=I4xQQQ", descriptor, keys.address, values.address, 0))
     return values.content[:value_size]
 
 
 def delete(descriptor: int, key: bytes) -> bool:
     """False when there is no such key."""
-    keys = Buffer(key)
+    keys = CBuffer(key)
     try:
         _call(_MAP_DELETE, struct.pack("=I4xQ", descriptor, keys.address))
     except OSError as error:
@@ -93,9 +93,9 @@ def delete(descriptor: int, key: bytes) -> bool:
 
 def keys(descriptor: int, key_size: int) -> Iterator[bytes]:
     """All keys of a map that may change meanwhile: a key may come twice or be missed then."""
-    current: Buffer | None = None
+    current: CBuffer | None = None
     while True:
-        following = Buffer(size=key_size)
+        following = CBuffer(size=key_size)
         try:
             address = current.address if current is not None else 0
             _call(_MAP_NEXT, struct.pack("=I4xQQ", descriptor, address, following.address))
@@ -113,7 +113,7 @@ def freeze(descriptor: int) -> None:
 
 
 def load_btf(btf: bytes) -> int:
-    buffer = Buffer(btf)
+    buffer = CBuffer(btf)
     return _call(_BTF_LOAD, struct.pack("=QQIII", buffer.address, 0, len(btf), 0, 0))
 
 
@@ -144,7 +144,7 @@ class Program(NamedTuple):
 
 def load_program(program: Program, kind: int, *, with_log: bool = False) -> int:
     """Raises OSError; its text ends with the verifier's last words when ``with_log``."""
-    log = Buffer(size=_LOG_BYTES) if with_log else None
+    log = CBuffer(size=_LOG_BYTES) if with_log else None
     try:
         return _load(program, kind, log)
     except OSError as error:
@@ -155,9 +155,9 @@ def load_program(program: Program, kind: int, *, with_log: bool = False) -> int:
         raise
 
 
-def _load(program: Program, kind: int, log: Buffer | None) -> int:
-    code, license_name = Buffer(program.instructions), Buffer(b"GPL\0")
-    functions, relocations = Buffer(program.functions.content), Buffer(program.relocations.content)
+def _load(program: Program, kind: int, log: CBuffer | None) -> int:
+    code, license_name = CBuffer(program.instructions), CBuffer(b"GPL\0")
+    functions, relocations = CBuffer(program.functions.content), CBuffer(program.relocations.content)
     attributes = struct.pack("=IIQQ", kind, len(program.instructions) // 8, code.address, license_name.address)
     attributes += struct.pack("=IIQ", int(log is not None), _LOG_BYTES if log else 0, log.address if log else 0)
     attach_type = _TRACE_ITER if program.iterates else 0
@@ -173,7 +173,7 @@ def attach_raw_tracepoint(program: int, tracepoint: str) -> int:
     """Returns the link: the program runs for as long as somebody holds it. Raises OSError (ENOENT) when this kernel has
     no such tracepoint.
     """
-    name = Buffer(tracepoint.encode() + b"\0")
+    name = CBuffer(tracepoint.encode() + b"\0")
     return _call(_RAW_TRACEPOINT_OPEN, struct.pack("=QI4x", name.address, program))
 
 
@@ -187,8 +187,10 @@ def program_of(link: int) -> int:
 def run_raw_tracepoint(program: int, *arguments: int) -> int:
     """Run a program once, here and now, with these arguments as its context; returns what it returns."""
     content = struct.pack(f"={len(arguments)}Q", *arguments)
-    context = Buffer(content)
-    attributes = Buffer(struct.pack("=IIIIQQIIIIQQIIII", program, *[0] * 7, len(content), 0, context.address, *[0] * 5))
+    context = CBuffer(content)
+    attributes = CBuffer(
+        struct.pack("=IIIIQQIIIIQQIIII", program, *[0] * 7, len(content), 0, context.address, *[0] * 5)
+    )
     try:
         _bpf(_TEST_RUN, attributes.address, len(attributes.content))
     except OSError as error:
@@ -216,10 +218,10 @@ def map_id(descriptor: int) -> int:
 
 def pin(descriptor: int, path: str) -> None:
     """Have a map, program or link live on by a name in a mounted bpffs, whoever closes it."""
-    name = Buffer(path.encode() + b"\0")
+    name = CBuffer(path.encode() + b"\0")
     _call(_OBJ_PIN, struct.pack("=QI4x", name.address, descriptor))
 
 
 def open_pin(path: str) -> int:
-    name = Buffer(path.encode() + b"\0")
+    name = CBuffer(path.encode() + b"\0")
     return _call(_OBJ_GET, struct.pack("=QI4x", name.address, 0))

@@ -140,7 +140,7 @@ _SECCOMP = {"x86_64": 317, "ppc64le": 358, "s390x": 348}.get(os.uname().machine,
 seccomp = _syscall("seccomp", _SECCOMP, c_uint, c_uint, c_char_p)
 
 
-class Buffer:
+class CBuffer:
     """Memory with an address, for system calls whose arguments point to more: ``content``, and zeros up to ``size``."""
 
     def __init__(self, content: bytes = b"", size: int = 0) -> None:

@@ -192,5 +192,5 @@ def install(program: bytes, flags: int) -> None:
 
     Needs no_new_privs or CAP_SYS_ADMIN (EACCES else). Raises OSError.
     """
-    instructions = libc.Buffer(program)
+    instructions = libc.CBuffer(program)
     libc.seccomp(_SET_MODE_FILTER, flags, struct.pack("@HP", len(program) // 8, instructions.address))

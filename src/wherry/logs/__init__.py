@@ -26,14 +26,14 @@ from wherry.logs.log import Log, LogState
 from wherry.logs.options import LogOptions
 from wherry.logs.pipeline import Pipeline, make_buffer
 from wherry.logs.pipes import duplicate_pipe, make_pipe
-from wherry.logs.reader import Chunk, Extent, read, read_pieces
+from wherry.logs.reader import Chunk, FileRange, read, read_pieces
 
 __all__ = [
     "STDERR",
     "STDOUT",
     "BufferStats",
     "Chunk",
-    "Extent",
+    "FileRange",
     "Hold",
     "Line",
     "LineSplitter",

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
+from wherry.logs.capture_pauses import Pauses
 from wherry.logs.jobs import Exchange, Job
-from wherry.logs.pace import Pace
 from wherry.logs.pipes import Pipe
 
 NO_MEMORY_SECONDS = 0.05
@@ -42,7 +42,7 @@ class Producer:
         self._exchange = exchange
         self._pipes: dict[int, tuple[Job, Pipe]] = {}
         self._requests: list[Callable[[], None]] = []
-        self._pace = Pace()
+        self._pace = Pauses()
         self._is_leaving = False
         self._epoll = select.epoll()
         self._epoll.register(exchange.not_full, select.EPOLLIN)

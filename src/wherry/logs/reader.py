@@ -35,7 +35,7 @@ class Chunk(NamedTuple):
     lost: int | None = None
 
 
-class Extent(NamedTuple):
+class FileRange(NamedTuple):
     """As a Chunk, but not read yet: ``size`` bytes at ``offset`` in ``file``, which its reader closes at the end."""
 
     stream: int
@@ -57,7 +57,7 @@ class Extent(NamedTuple):
         """Send some of it to a socket; returns how many bytes, 0 if the file ends before it."""
         return self.file.send_to(target, self.offset, self.size)
 
-    def behind(self, count: int) -> Extent | None:
+    def behind(self, count: int) -> FileRange | None:
         """What is left after ``count`` bytes."""
         return self._replace(offset=self.offset + count, size=self.size - count) if count < self.size else None
 
@@ -93,7 +93,7 @@ class Cursor:
             if start < run.end and not self._filter.skips(run):
                 yield from self._chunks_of(run, start)
 
-    def pieces(self, size: int) -> Iterator[Chunk | Extent]:
+    def pieces(self, size: int) -> Iterator[Chunk | FileRange]:
         """As chunks(), but long runs come as extents where nothing of them has to be looked at."""
         while (run := self._runs.take(size)) is not None:
             start = max(run.start, self._first.get(run.stream, run.end))
@@ -102,12 +102,12 @@ class Cursor:
             elif start < run.end and not self._filter.skips(run):
                 yield from self._chunks_of(run, start)
 
-    def _extents_of(self, run: Run, first: int) -> Iterator[Extent]:
+    def _extents_of(self, run: Run, first: int) -> Iterator[FileRange]:
         file, offset = self._view.place_of(first)
         stream = self._query.shown_as(run.stream)
         for start in range(0, run.end - first, BLOCK):
             size = min(BLOCK, run.end - first - start)
-            yield Extent(stream, run.wall_ns, file, offset + start, size, first + start + size)
+            yield FileRange(stream, run.wall_ns, file, offset + start, size, first + start + size)
 
     def _chunks_of(self, run: Run, first: int) -> Iterator[Chunk]:
         lost = None if run.stream != GAP else run.lost if first == run.start else 0
@@ -154,7 +154,7 @@ def read_pieces(
     until_ns: int | None = None,
     after: int | None = None,
     with_end: bool = False,
-) -> Iterator[Chunk | Extent]:
+) -> Iterator[Chunk | FileRange]:
     """As read(), for whoever passes bytes on to a socket: see Cursor.pieces. Extents hold until the next step."""
     return _walk(log, make_query(streams, tail, since_ns, until_ns), after, Cursor.pieces, with_end=with_end)
 

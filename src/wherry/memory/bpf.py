@@ -38,14 +38,14 @@ from wherry.memory.bpf_ring import Ring
 from wherry.memory.limiter import (
     Accuracy,
     Alarm,
-    Event,
     Host,
     Kind,
     Limits,
+    MemoryEvent,
+    MemoryUsage,
     Target,
     Traits,
     Unusable,
-    Usage,
     Verdict,
     shares_of_a_cpu,
     wall_clock,
@@ -285,9 +285,9 @@ class BpfLimiter:
         self._act(layout.ACT_LOOK if is_same_soft else layout.ACT_UPDATED, container_id)
         self._looks.plan(time.monotonic_ns() + _SOFT_INTERVAL_NS, container_id)
 
-    def stat(self, container_id: str) -> Usage:
+    def stat(self, container_id: str) -> MemoryUsage:
         state = self._state(self._slots[container_id])
-        return Usage(state.total * _PAGE, state.peak * _PAGE, state.processes, state.uncounted)
+        return MemoryUsage(state.total * _PAGE, state.peak * _PAGE, state.processes, state.uncounted)
 
     def disarm(self, container_id: str) -> Verdict:
         slot = self._slots.pop(container_id)
@@ -299,9 +299,9 @@ class BpfLimiter:
         self._release(slot, state.namespace)
         return Verdict(state.peak * _PAGE if state.watching else None, hard, untold)
 
-    def read(self) -> list[Event]:
+    def read(self) -> list[MemoryEvent]:
         self._look()
-        events: list[Event] = []
+        events: list[MemoryEvent] = []
         untold = self._counter("untold")
         for record in self._ring.read():
             event = _event(layout.MonitorEvent.unpack(record))
@@ -366,7 +366,7 @@ class BpfLimiter:
         """How many address spaces are counted at the moment, over all containers."""
         return sum(1 for _ in bpf.keys(self._maps["mms"], 8))
 
-    def _untold_crossings(self) -> Iterator[Event]:
+    def _untold_crossings(self) -> Iterator[MemoryEvent]:
         """A hard crossing is in the container's own state as well: none is lost with a full buffer, or because an
         earlier supervisor was killed between reading its event and acting on it.
         """
@@ -376,7 +376,7 @@ class BpfLimiter:
                 self._hard_told.add(container_id)
                 yield event
 
-    def _crossing(self, slot: int) -> Event | None:
+    def _crossing(self, slot: int) -> MemoryEvent | None:
         """The flag first: the program sets it after the rest."""
         at = slot * layout.CONTAINER_BYTES + layout.HARD_FIRED
         return _hard_event(self._state(slot)) if any(self._containers[at : at + 4]) else None
@@ -430,8 +430,8 @@ def _pages(limits: Limits) -> Iterator[int]:
         yield layout.NO_LIMIT if size is None else min(size // _PAGE, layout.NO_LIMIT)
 
 
-def _event(found: layout.MonitorEvent) -> Event:
-    return Event(
+def _event(found: layout.MonitorEvent) -> MemoryEvent:
+    return MemoryEvent(
         kind=_KINDS[found.kind],
         container_id=found.id.hex(),
         pid=found.pid,
@@ -445,8 +445,8 @@ def _event(found: layout.MonitorEvent) -> Event:
     )
 
 
-def _hard_event(state: layout.ContainerState) -> Event:
-    return Event(
+def _hard_event(state: layout.ContainerState) -> MemoryEvent:
+    return MemoryEvent(
         kind=Kind.HARD,
         container_id=state.id.hex(),
         pid=state.hard_pid,

@@ -25,7 +25,7 @@ from wherry.kernel.cgroups import Group
 from wherry.kernel.libc import call_error
 from wherry.kernel.polling import readable
 from wherry.memory import uncounted
-from wherry.memory.limiter import Event, Host, Kind, Limits, Target, Traits, Unusable, Usage, Verdict
+from wherry.memory.limiter import Host, Kind, Limits, MemoryEvent, MemoryUsage, Target, Traits, Unusable, Verdict
 
 _PAGE = resource.getpagesize()
 _SOFT_INTERVAL_NS = 50_000_000
@@ -77,7 +77,7 @@ class CgroupLimiter:
         self._watches: dict[str, _Watch] = {}
         self._by_descriptor: dict[int, str] = {}
         self._past: list[str] = []
-        self._hard: dict[str, Event] = {}
+        self._hard: dict[str, MemoryEvent] = {}
 
     def fileno(self) -> int:
         return self._poll.fileno()
@@ -129,10 +129,10 @@ class CgroupLimiter:
         watch.limit(limits)
         self._register(container_id, watch, set(watch.descriptors()) - before)
 
-    def stat(self, container_id: str) -> Usage:
+    def stat(self, container_id: str) -> MemoryUsage:
         group = self._watches[container_id].group
         usage = cgroup_memory.usage(group) or 0
-        return Usage(usage, max(cgroup_memory.peak(group) or 0, usage), None)
+        return MemoryUsage(usage, max(cgroup_memory.peak(group) or 0, usage), None)
 
     def disarm(self, container_id: str) -> Verdict:
         watch = self._watches[container_id]
@@ -144,7 +144,7 @@ class CgroupLimiter:
         watch.close()
         return Verdict(cgroup_memory.peak(watch.group), self._hard.pop(container_id, None), tuple(untold))
 
-    def read(self) -> list[Event]:
+    def read(self) -> list[MemoryEvent]:
         ready = set(self._past)
         self._past.clear()
         ready |= {self._by_descriptor[descriptor] for descriptor, _mask in self._poll.poll(0)}
@@ -170,7 +170,7 @@ class CgroupLimiter:
             self._poll.register(descriptor, watch.descriptors()[descriptor])
             self._by_descriptor[descriptor] = container_id
 
-    def _look(self, container_id: str, watch: _Watch) -> list[Event]:
+    def _look(self, container_id: str, watch: _Watch) -> list[MemoryEvent]:
         events = []
         for kind in watch.crossings():
             if container_id in self._hard:
@@ -181,14 +181,14 @@ class CgroupLimiter:
         return events
 
 
-def _event(kind: Kind, container_id: str, watch: _Watch) -> Event:
+def _event(kind: Kind, container_id: str, watch: _Watch) -> MemoryEvent:
     usage = cgroup_memory.usage(watch.group) or 0
     limits = watch.limits
     limit = (limits.hard_bytes if kind is Kind.HARD else limits.soft_bytes) or 0
     if kind is not Kind.SOFT_CLEARED:
         usage = max(usage, limit)  # the crossing was then; this is now
     peak = max(cgroup_memory.peak(watch.group) or 0, usage)
-    return Event(kind, container_id, 0, "", usage, limit, peak, time.monotonic_ns(), time.time_ns())
+    return MemoryEvent(kind, container_id, 0, "", usage, limit, peak, time.monotonic_ns(), time.time_ns())
 
 
 def _holds_hard_limit(group: Group, limits: Limits) -> bool:

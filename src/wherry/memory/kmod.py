@@ -17,14 +17,14 @@ from wherry.kernel.libc import call_error, describe
 from wherry.kernel.polling import readable
 from wherry.memory.limiter import (
     Accuracy,
-    Event,
     Host,
     Kind,
     Limits,
+    MemoryEvent,
+    MemoryUsage,
     Target,
     Traits,
     Unusable,
-    Usage,
     Verdict,
     shares_of_a_cpu,
     wall_clock,
@@ -127,9 +127,9 @@ class Kmod:
     def update(self, container_id: str, limits: Limits) -> None:
         self._monitor.update(self._armed(container_id), *_bytes(limits))
 
-    def stat(self, container_id: str) -> Usage:
+    def stat(self, container_id: str) -> MemoryUsage:
         found = self._monitor.status(self._armed(container_id))
-        return Usage(found.rss_bytes, found.peak_bytes, found.processes)
+        return MemoryUsage(found.rss_bytes, found.peak_bytes, found.processes)
 
     def disarm(self, container_id: str) -> Verdict:
         key = self._armed(container_id)
@@ -140,7 +140,7 @@ class Kmod:
         self._hard_told.discard(key)
         return Verdict(found.peak_bytes or None, hard, untold)
 
-    def read(self) -> list[Event]:
+    def read(self) -> list[MemoryEvent]:
         waiting, self._adopted = self._adopted, []
         found = [*self._monitor.read(), *self._crossings(waiting)]
         events = []
@@ -178,8 +178,8 @@ def _bytes(limits: Limits) -> tuple[int, int]:
     return limits.soft_bytes or 0, limits.hard_bytes or 0
 
 
-def _event(container_id: str, record: MonitorRecord) -> Event:
-    return Event(
+def _event(container_id: str, record: MonitorRecord) -> MemoryEvent:
+    return MemoryEvent(
         _KINDS[RecordType(record.type)],
         container_id,
         record.pid,

@@ -92,7 +92,7 @@ class Target(NamedTuple):
         return os.fstat(self.namespace).st_ino
 
 
-class Event(NamedTuple):
+class MemoryEvent(NamedTuple):
     """One crossing.
 
     ``pid`` (the process, not the thread) and ``comm`` are who crossed; pid is 0 and comm "" when the enforcer does not
@@ -120,7 +120,7 @@ def wall_clock(monotonic_ns: int) -> int:
     return time.time_ns() - (time.monotonic_ns() - monotonic_ns)
 
 
-class Usage(NamedTuple):
+class MemoryUsage(NamedTuple):
     """Bytes, and the number of processes that are counted (None when the enforcer does not count processes).
     ``uncounted`` processes so far found no room: the bytes are without theirs.
     """
@@ -141,8 +141,8 @@ class Verdict(NamedTuple):
     """
 
     peak_bytes: int | None
-    hard: Event | None
-    untold: tuple[Event, ...] = ()
+    hard: MemoryEvent | None
+    untold: tuple[MemoryEvent, ...] = ()
 
 
 class Alarm(NamedTuple):
@@ -285,13 +285,13 @@ class MemoryLimiter(Protocol):
         memory above the new soft limit is a crossing. Raises KeyError (not armed) and OSError; then the old ones hold.
         """
 
-    def stat(self, container_id: str) -> Usage:
+    def stat(self, container_id: str) -> MemoryUsage:
         """Raises KeyError (not armed) and OSError."""
 
     def disarm(self, container_id: str) -> Verdict:
         """Stop watching, and say what was seen. Raises KeyError (not armed)."""
 
-    def read(self) -> list[Event]:
+    def read(self) -> list[MemoryEvent]:
         """The events since the last call, in order; empty when there are none."""
 
     def dropped(self) -> int:

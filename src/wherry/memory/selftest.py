@@ -20,7 +20,7 @@ from wherry.kernel import cgroup_trees as trees
 from wherry.kernel import libc
 from wherry.kernel.cgroups import INNER, Group
 from wherry.kernel.polling import readable
-from wherry.memory.limiter import Event, Host, Kind, Limits, MemoryLimiter, Target, Unusable
+from wherry.memory.limiter import Host, Kind, Limits, MemoryEvent, MemoryLimiter, Target, Unusable
 
 _SECONDS = 10.0
 _SECONDS_AFTER_THE_END = 5.0
@@ -90,7 +90,7 @@ def start_helper(group: Group, command: Sequence[str]) -> subprocess.Popen[bytes
 
 def _grow(
     limiter: MemoryLimiter, helper: subprocess.Popen[bytes], group: Group, limits: Limits
-) -> tuple[list[Event], tuple[int, int]]:
+) -> tuple[list[MemoryEvent], tuple[int, int]]:
     """What the limiter said, and how the process ended (si_code and si_status)."""
     (pid,) = read_numbers(helper)
     with contextlib.ExitStack() as undo:
@@ -107,7 +107,7 @@ def _grow(
         _go_on(helper)
         _compare(limiter, pid, pidfd)
         _go_on(helper)
-        events: list[Event] = []
+        events: list[MemoryEvent] = []
         deadline = time.monotonic() + _SECONDS
         waited_for = [limiter.fileno(), pidfd]
         while Kind.HARD not in {event.kind for event in events} and time.monotonic() < deadline:
@@ -172,7 +172,7 @@ def read_numbers(helper: subprocess.Popen[bytes]) -> list[int]:
     return [int(word) for word in words]
 
 
-def _judge(limiter: MemoryLimiter, events: list[Event], status: tuple[int, int]) -> None:
+def _judge(limiter: MemoryLimiter, events: list[MemoryEvent], status: tuple[int, int]) -> None:
     name, kinds = limiter.name, [event.kind for event in events]
     if status != (os.CLD_KILLED, signal.SIGKILL):
         raise Unusable(f"self-test: a process grew past a hard limit of {name} and lived on (status {status})")

@@ -54,7 +54,7 @@ class Bind(NamedTuple):
     """``idmap`` or ``ridmap``: its files are to have the container's ids."""
 
 
-class Kind(NamedTuple):
+class ChildKind(NamedTuple):
     """What a parked process is: two plans with the same kind can have the same process."""
 
     template: str
@@ -73,8 +73,8 @@ class Plan(NamedTuple):
     namespace: UserNamespace | None = None
 
     @property
-    def kind(self) -> Kind:
-        return Kind(self.template, self.namespace)
+    def kind(self) -> ChildKind:
+        return ChildKind(self.template, self.namespace)
 
     @property
     def output_owner(self) -> tuple[int, int] | None:

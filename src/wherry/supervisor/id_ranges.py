@@ -16,7 +16,7 @@ from wherry.kernel.id_maps import ID_MAX, IdMap, overlaps
 from wherry.supervisor.containers import userns
 from wherry.supervisor.containers.record import Record
 from wherry.supervisor.containers.request import CreateRequest
-from wherry.supervisor.containers.userns import RANGE_SIZE, Range
+from wherry.supervisor.containers.userns import RANGE_SIZE, IdRange
 
 _USERS = ("wherry", "containers")
 """Whose ids in /etc/subuid and /etc/subgid are taken: ours, else those that podman takes."""
@@ -42,7 +42,7 @@ class IdRanges:
             raise InvalidRequest(f"range of ids {configured!r}: a container takes {RANGE_SIZE} of them")
         self._records = records
         self._directory = directory
-        self._reserved: list[Range] = []
+        self._reserved: list[IdRange] = []
 
     def choose(self, request: CreateRequest) -> IdMap | None:
         """For a start of now; None for the host's own. Raises Conflict: all are in use, or ids that were named are
@@ -70,7 +70,7 @@ class IdRanges:
             self._reserved += islice(self._free(), missing)
         return [_shaped(request, each) for each in self._reserved[:count]]
 
-    def _next(self) -> Range:
+    def _next(self) -> IdRange:
         for found in self._free():
             return found
         if not any(self._all()):
@@ -80,11 +80,11 @@ class IdRanges:
             )
         raise Conflict(f"no ids left for --userns auto: all {sum(1 for _ in self._all())} ranges are in use")
 
-    def _free(self) -> Iterator[Range]:
+    def _free(self) -> Iterator[IdRange]:
         taken = [record.id_map for record in self._records() if record.id_map is not None]
         taken += [userns.auto_map(each) for each in self._reserved]
         # Most are whole ranges: comparing each with all would take a thousand containers' square.
-        whole = {Range(id_map.uids[0].outside, id_map.gids[0].outside) for id_map in taken}
+        whole = {IdRange(id_map.uids[0].outside, id_map.gids[0].outside) for id_map in taken}
         for each in self._all():
             if each in whole:
                 continue
@@ -92,20 +92,20 @@ class IdRanges:
             if not any(_overlap(id_map, other) for other in taken):
                 yield each
 
-    def _all(self) -> Iterator[Range]:
+    def _all(self) -> Iterator[IdRange]:
         if self._configured is not None:
             (uids,), (gids,) = self._configured
-            yield from map(Range, _starts(uids.outside, uids.size), _starts(gids.outside, gids.size))
+            yield from map(IdRange, _starts(uids.outside, uids.size), _starts(gids.outside, gids.size))
             return
         for user in _USERS:
             uids_of, gids_of = (subordinate(self._directory / name, user) for name in ("subuid", "subgid"))
             if uids_of and gids_of:
                 starts = ([start for line in lines for start in _starts(*line)] for lines in (uids_of, gids_of))
-                yield from (Range(*pair) for pair in zip(*starts, strict=False))
+                yield from (IdRange(*pair) for pair in zip(*starts, strict=False))
                 return
 
 
-def _shaped(request: CreateRequest, chosen: Range) -> IdMap:
+def _shaped(request: CreateRequest, chosen: IdRange) -> IdMap:
     if request.userns == userns.KEEP_ID:
         return userns.keeping_map(chosen, *userns.kept_ids(request.user))
     return userns.auto_map(chosen)

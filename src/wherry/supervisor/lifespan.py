@@ -36,7 +36,7 @@ from wherry.supervisor.lifecycle.starting import Starter
 from wherry.supervisor.lifecycle.takeover import Takeover
 from wherry.supervisor.log_reports import LogReports
 from wherry.supervisor.memory_watch.keeping import Keeping
-from wherry.supervisor.memory_watch.memory import Memory
+from wherry.supervisor.memory_watch.memory import MemoryWatch
 from wherry.supervisor.processes.children import Child, Children
 from wherry.supervisor.processes.shimlink import HeldSlot
 from wherry.supervisor.processes.shims import Shims
@@ -123,7 +123,7 @@ class Lifespan(abc.ABC):
         self._make_parent_group()
         self._shims = Shims(self._state.run, self._on_exit, self._on_shim_lost)
         self._children = Children(self._shims, self._layout, self._parent, self._spare_count)
-        self._memory = Memory(Host(self._layout, self._parent), self._events, self._records)
+        self._memory = MemoryWatch(Host(self._layout, self._parent), self._events, self._records)
         self._starter = Starter(
             shims=self._shims,
             children=self._children,

@@ -15,7 +15,7 @@ from tests.waiting import wait_until
 from wherry.kernel import bpf as bpf_calls
 from wherry.kernel import cgroups
 from wherry.kernel.polling import readable
-from wherry.memory import Event, Host, Kind, Limits, Target, bpf, selftest
+from wherry.memory import Host, Kind, Limits, MemoryEvent, Target, bpf, selftest
 from wherry.memory.bpf import BpfLimiter
 
 GROW = str(REPOSITORY / "build/workloads/memory_grow")
@@ -36,7 +36,7 @@ class Armed:
         self.namespace = os.open(f"/proc/{self.pid}/ns/pid", os.O_RDONLY)
         self.target = Target(self.id, self.pid, self.pidfd, self.namespace, group)
         self.kept = limiter.arm(self.target, limits)
-        self.events: list[Event] = []
+        self.events: list[MemoryEvent] = []
 
     def go(self) -> None:
         assert self.helper.stdin is not None
@@ -46,7 +46,7 @@ class Armed:
         self.events += [event for event in self.limiter.read() if event.container_id == self.id]
         return [event.kind for event in self.events]
 
-    def wait_for(self, kind: Kind) -> Event:
+    def wait_for(self, kind: Kind) -> MemoryEvent:
         wait_until(lambda: kind in self.read())
         return next(event for event in self.events if event.kind == kind)
 

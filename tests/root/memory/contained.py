@@ -15,7 +15,7 @@ from tests.waiting import wait_until
 from wherry.kernel import cgroup_memory, cgroups
 from wherry.kernel import cgroup_trees as trees
 from wherry.kernel.polling import readable
-from wherry.memory import Event, Host, Kind, Limits, MemoryLimiter, Target, choice, selftest
+from wherry.memory import Host, Kind, Limits, MemoryEvent, MemoryLimiter, Target, choice, selftest
 
 MIB = 1 << 20
 HOSTILE = str(REPOSITORY / "build/workloads/memory_hostile")
@@ -69,7 +69,7 @@ class Contained:
 
         wait_until(is_said)
 
-    def events(self) -> list[Event]:
+    def events(self) -> list[MemoryEvent]:
         """All that was told of it by now."""
         self._enforced.read()
         return [event for event in self._enforced.events if event.container_id == self.id]
@@ -77,7 +77,7 @@ class Contained:
     def kinds(self) -> list[Kind]:
         return [event.kind for event in self.events()]
 
-    def wait_for(self, kind: Kind, times: int = 1) -> Event:
+    def wait_for(self, kind: Kind, times: int = 1) -> MemoryEvent:
         wait_until(lambda: self.kinds().count(kind) >= times)
         return [event for event in self.events() if event.kind is kind][times - 1]
 
@@ -122,7 +122,7 @@ class Enforced:
         self.host = host
         self.limiter: MemoryLimiter = choice.open_limiter(name, host, {})
         self.column = f"{name}{host.layout.version}" if name == "cgroup" else name
-        self.events: list[Event] = []
+        self.events: list[MemoryEvent] = []
         self.contained: list[Contained] = []
         self._is_alone = False
         self._directory = directory
@@ -135,7 +135,7 @@ class Enforced:
             contained.go()
         return contained
 
-    def read(self) -> list[Event]:
+    def read(self) -> list[MemoryEvent]:
         found = self.limiter.read()
         self.events += found
         return found

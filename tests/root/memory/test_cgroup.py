@@ -19,7 +19,7 @@ from tests.waiting import wait_until
 from wherry.kernel import cgroup_memory, cgroups
 from wherry.kernel import cgroup_trees as trees
 from wherry.kernel.polling import readable
-from wherry.memory import Event, Host, Kind, Limits, Target, cgroup, selftest
+from wherry.memory import Host, Kind, Limits, MemoryEvent, Target, cgroup, selftest
 from wherry.memory.cgroup import CgroupLimiter
 
 pytestmark = pytest.mark.root
@@ -59,14 +59,14 @@ class Container:
         self.pidfd = os.pidfd_open(pid)
         self.target = Target(ID, pid, self.pidfd, -1, self.group)
         self.kept = limiter.arm(self.target, limits)
-        self.events: list[Event] = []
+        self.events: list[MemoryEvent] = []
         self.go()
 
     def go(self) -> None:
         assert self.helper.stdin is not None
         self.helper.stdin.write(b".")
 
-    def wait_for(self, *kinds: Kind, told: bool = True) -> list[Event]:
+    def wait_for(self, *kinds: Kind, told: bool = True) -> list[MemoryEvent]:
         """Until just these have come; with ``told`` the descriptor says when, else looking now and then must do."""
         while len(self.events) < len(kinds):
             ready = readable([self.limiter.fileno()], 30 if told else 0.02)

@@ -11,7 +11,19 @@ import pytest
 from tests.waiting import wait_until
 
 from wherry.kernel import cgroups
-from wherry.memory import Event, Host, Kind, Limits, MemoryLimiter, Target, Unusable, Usage, bpf, choice, selftest
+from wherry.memory import (
+    Host,
+    Kind,
+    Limits,
+    MemoryEvent,
+    MemoryLimiter,
+    MemoryUsage,
+    Target,
+    Unusable,
+    bpf,
+    choice,
+    selftest,
+)
 from wherry.memory.bpf import BpfLimiter
 from wherry.memory.cgroup import CgroupLimiter
 from wherry.memory.limiter import shares_of_a_cpu
@@ -41,7 +53,7 @@ def broken(**methods: Callable[..., object]) -> Callable[[Host, dict[str, int]],
     return open_limiter
 
 
-def without(kind: Kind) -> Callable[[BpfLimiter], list[Event]]:
+def without(kind: Kind) -> Callable[[BpfLimiter], list[MemoryEvent]]:
     return lambda self: [event for event in BpfLimiter.read(self) if event.kind is not kind]
 
 
@@ -53,15 +65,15 @@ def refusing(_self: BpfLimiter, _target: Target, _limits: Limits) -> dict[str, i
     raise OSError(28, "No space left on device")
 
 
-def scaled(factor: float, less: int = 0) -> Callable[[BpfLimiter, str], Usage]:
-    def stat(self: BpfLimiter, container_id: str) -> Usage:
+def scaled(factor: float, less: int = 0) -> Callable[[BpfLimiter, str], MemoryUsage]:
+    def stat(self: BpfLimiter, container_id: str) -> MemoryUsage:
         found = BpfLimiter.stat(self, container_id)
         return found._replace(rss_bytes=int(found.rss_bytes * factor) - less)
 
     return stat
 
 
-def late(self: BpfLimiter) -> list[Event]:
+def late(self: BpfLimiter) -> list[MemoryEvent]:
     """It tells of its crossing with a megabyte more than it should."""
     events = BpfLimiter.read(self)
     return [each._replace(rss_bytes=each.rss_bytes + (1 << 20)) if each.kind is Kind.HARD else each for each in events]
@@ -107,7 +119,7 @@ def test_a_group_that_is_charged_too_much_or_too_little_is_not_taken(
 ) -> None:
     stat = CgroupLimiter.stat
 
-    def wrong(self: CgroupLimiter, container_id: str) -> Usage:
+    def wrong(self: CgroupLimiter, container_id: str) -> MemoryUsage:
         found = stat(self, container_id)
         return found._replace(rss_bytes=int(found.rss_bytes * factor))
 

@@ -17,7 +17,7 @@ from tests.root.memory.contained import GROW, HOSTILE, KINDS, MIB, Contained, En
 from tests.root.memory.contract import ENDS, TELLS, Promise
 from tests.waiting import wait_until
 
-from wherry.memory import Event, Kind, Limits, bpf, bpf_layout
+from wherry.memory import Kind, Limits, MemoryEvent, bpf, bpf_layout
 from wherry.memory.bpf_object import BpfObject
 
 pytestmark = pytest.mark.root
@@ -33,7 +33,7 @@ def enforced(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Enforce
         yield made
 
 
-def check_end(enforced: Enforced, case: str, contained: Contained) -> Event | None:
+def check_end(enforced: Enforced, case: str, contained: Contained) -> MemoryEvent | None:
     """That it ends as promised, from when the crossing is under way; returns the event."""
     promise = ENDS[case].promised(enforced.column)
     if promise is Promise.LIVES:

@@ -17,7 +17,7 @@ from tests.root.harness import Traces
 from tests.root.runtime.unsupervised import Unsupervised, tmpfs, volume, with_capability
 from tests.waiting import wait_until
 
-from wherry.runtime import defaults
+from wherry.runtime import presets
 from wherry.runtime.spec import Scheduler
 
 pytestmark = pytest.mark.root
@@ -41,7 +41,7 @@ def test_identity(unsupervised: Unsupervised) -> None:
 
 def test_environment(unsupervised: Unsupervised) -> None:
     ended = unsupervised.run("/usr/bin/env", env=("A=b c", "HOME=/x"))
-    assert sorted(ended.lines) == ["A=b c", "HOME=/x", "HOSTNAME=alpha", f"PATH={defaults.PATH}"]
+    assert sorted(ended.lines) == ["A=b c", "HOME=/x", "HOSTNAME=alpha", f"PATH={presets.PATH}"]
 
 
 def test_arguments_are_handed_over_byte_by_byte(unsupervised: Unsupervised) -> None:
@@ -95,7 +95,7 @@ MOUNTS = [
     ("/", "rw,nosuid,nodev,relatime", "overlay"),
     *((path, f"rw,{SAFE}", "tmpfs") for path in ("/etc/hostname", "/etc/hosts")),
     ("/proc", f"rw,{SAFE}", "proc"),
-    *((path, f"ro,{SAFE}", "proc") for path in defaults.READONLY_PATHS if os.path.exists(path)),
+    *((path, f"ro,{SAFE}", "proc") for path in presets.READONLY_PATHS if os.path.exists(path)),
     ("/dev", "rw,nosuid,nodev", "tmpfs"),
     *((f"/dev/{name}", "ro,nosuid,noexec,relatime", "devtmpfs") for name in ("null", "zero", "full", "random")),
     *((f"/dev/{name}", "ro,nosuid,noexec,relatime", "devtmpfs") for name in ("urandom", "tty")),
@@ -115,16 +115,16 @@ def mounted(lines: list[str]) -> list[tuple[str, str, str]]:
 def test_the_mounts_are_these_and_no_others(unsupervised: Unsupervised) -> None:
     lines = unsupervised.run("/bin/cat", "/proc/self/mountinfo").lines
     found = mounted(lines)
-    masked = [mount for mount in found if mount[0] in defaults.MASKED_PATHS]
+    masked = [mount for mount in found if mount[0] in presets.MASKED_PATHS]
     assert sorted(mount for mount in found if mount not in masked) == sorted(MOUNTS)
-    existing = [path for path in defaults.MASKED_PATHS if os.path.lexists(path)]
+    existing = [path for path in presets.MASKED_PATHS if os.path.lexists(path)]
     assert sorted(path for path, _, _ in masked) == sorted(existing)
     assert all((kind == "tmpfs" and options.startswith("ro,")) or kind == "devtmpfs" for _, options, kind in masked)
     assert not any("shared:" in line or "master:" in line for line in lines)
 
 
 def test_masked_paths_show_nothing(unsupervised: Unsupervised) -> None:
-    paths = " ".join(defaults.MASKED_PATHS)
+    paths = " ".join(presets.MASKED_PATHS)
     script = f"for p in {paths}; do if [ -d $p ]; then ls -A $p; elif [ -e $p ]; then cat $p; fi; done; echo end"
     assert unsupervised.shell(script).lines == ["end"]
 

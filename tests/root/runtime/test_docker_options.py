@@ -11,7 +11,7 @@ from tests.root.harness import Supervisor, Word
 from tests.waiting import wait_until
 
 from wherry.kernel.capabilities import mask_of
-from wherry.runtime import defaults
+from wherry.runtime import presets
 
 pytestmark = pytest.mark.root
 
@@ -203,7 +203,7 @@ def test_capabilities_are_added_and_dropped(supervisor: Supervisor, rootfs: Path
     def both(*names: str) -> list[str]:
         return [f"{mask_of(list(names)):016x}"] * 2
 
-    default = set(defaults.CAPABILITIES.bounding)
+    default = set(presets.CAPABILITIES.bounding)
     cases: list[tuple[tuple[str, ...], set[str]]] = [
         (("--cap-add", "net_raw", "--cap-drop", "CAP_CHOWN"), default - {"CAP_CHOWN"} | {"CAP_NET_RAW"}),
         (("--cap-drop", "all"), set()),

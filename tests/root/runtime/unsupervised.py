@@ -21,7 +21,7 @@ from tests.patience import PATIENCE
 from wherry.kernel import id_maps, libc, namespaces
 from wherry.kernel.capabilities import mask_of
 from wherry.kernel.id_maps import IdMap
-from wherry.runtime import binds, defaults, launch, seccomp, users
+from wherry.runtime import binds, launch, presets, seccomp, users
 from wherry.runtime.exit_status import ExitStatus
 from wherry.runtime.launch import Report
 from wherry.runtime.plan import Plan, make_plan, wants_init
@@ -74,7 +74,7 @@ def make_spec(  # noqa: PLR0913 (a spec has as many)
 ) -> Spec:
     """Of a container ``alpha`` with docker's defaults; ``filtered`` is with its seccomp filter."""
     is_root, taken = user.uid == 0, {mount.destination for mount in mounts}
-    variables = {"PATH": defaults.PATH, "HOSTNAME": "alpha", "HOME": user.home}
+    variables = {"PATH": presets.PATH, "HOSTNAME": "alpha", "HOME": user.home}
     variables |= dict(variable.split("=", 1) for variable in env)
     annotations = {ANNOTATION_NAME_FILE + path: text for path, text in _NAME_FILES.items() if path not in taken}
     return Spec(
@@ -83,19 +83,19 @@ def make_spec(  # noqa: PLR0913 (a spec has as many)
             env=tuple("=".join(variable) for variable in variables.items()),
             cwd=working_dir,
             user=User(uid=user.uid, gid=user.gid, additional_gids=user.groups),
-            capabilities=defaults.CAPABILITIES if is_root else defaults.CAPABILITIES_OF_OTHER_USERS,
+            capabilities=presets.CAPABILITIES if is_root else presets.CAPABILITIES_OF_OTHER_USERS,
             rlimits=(Rlimit(type="RLIMIT_NOFILE", soft=1024, hard=4096),),
             scheduler=scheduler or Scheduler(),
         ),
         root=Root(path=str(rootfs), readonly=read_only),
         hostname="alpha",
         domainname=domainname,
-        mounts=(*(mount for mount in defaults.MOUNTS if mount.destination not in taken), *mounts),
+        mounts=(*(mount for mount in presets.MOUNTS if mount.destination not in taken), *mounts),
         linux=Linux(
-            namespaces=tuple(each for each in defaults.NAMESPACES if each.type != "network" or network != "host"),
-            masked_paths=defaults.MASKED_PATHS,
-            readonly_paths=defaults.READONLY_PATHS,
-            seccomp=seccomp.resolve(seccomp.parse(""), frozenset(defaults.CAPABILITIES.bounding)) if filtered else None,
+            namespaces=tuple(each for each in presets.NAMESPACES if each.type != "network" or network != "host"),
+            masked_paths=presets.MASKED_PATHS,
+            readonly_paths=presets.READONLY_PATHS,
+            seccomp=seccomp.resolve(seccomp.parse(""), frozenset(presets.CAPABILITIES.bounding)) if filtered else None,
         ),
         annotations=annotations | ({ANNOTATION_INIT: "true"} if init else {}),
     )

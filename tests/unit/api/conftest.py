@@ -32,7 +32,7 @@ from wherry import errors
 from wherry.api import needs
 from wherry.api.handlers import log_streams
 from wherry.api.server import Server, serve
-from wherry.logs import BufferStats, Chunk, Extent, Hold, Log, LogOptions, Stamper
+from wherry.logs import BufferStats, Chunk, FileRange, Hold, Log, LogOptions, Stamper
 from wherry.storage import trees
 from wherry.storage.catalogue import Unpacked
 from wherry.storage.tar.budget import Space
@@ -137,7 +137,7 @@ class FakeLog:
 FAKE_LOGS = SimpleNamespace(
     read=lambda log, **selection: log.read(**selection),
     read_pieces=lambda log, **selection: log.read(**selection),
-    Extent=Extent,
+    FileRange=FileRange,
     Hold=Hold,
     follow=lambda log, **selection: log.follow(**selection),
     Stamper=Stamper,

@@ -10,7 +10,7 @@ import signal
 import pytest
 
 from wherry.kernel import capabilities, libc, mounts, namespaces
-from wherry.runtime import defaults
+from wherry.runtime import presets
 
 
 def test_an_error_is_of_its_own_class_and_knows_call_and_path() -> None:
@@ -120,7 +120,7 @@ def test_mount_errors_name_the_target() -> None:
 
 def test_capability_numbers() -> None:
     """capabilities(7); podman's default set is known as this mask, docker's has three bits more."""
-    assert capabilities.mask_of(list(defaults.CAPABILITIES.bounding)) == 0x800405FB
+    assert capabilities.mask_of(list(presets.CAPABILITIES.bounding)) == 0x800405FB
     numbers = {"CAP_CHOWN": 0, "CAP_NET_RAW": 13, "CAP_SYS_ADMIN": 21, "CAP_SETFCAP": 31, "CAP_CHECKPOINT_RESTORE": 40}
     for name, number in numbers.items():
         assert capabilities.mask_of([name, name]) == 1 << number

@@ -12,7 +12,7 @@ import pytest
 from wherry.errors import InvalidRequest, NotSupported
 from wherry.kernel import mounts
 from wherry.kernel.id_maps import IdMap
-from wherry.runtime import defaults, plan, steps
+from wherry.runtime import plan, presets, steps
 from wherry.runtime.spec import (
     ANNOTATION_INIT,
     Capabilities,
@@ -39,10 +39,12 @@ DEFAULT_MASK = 0x800405FB
 def spec(**changes: Any) -> Spec:
     """The defaults, with these fields of Spec, Process or Linux changed."""
     linux = Linux(
-        namespaces=defaults.NAMESPACES, masked_paths=defaults.MASKED_PATHS, readonly_paths=defaults.READONLY_PATHS
+        namespaces=presets.NAMESPACES,
+        masked_paths=presets.MASKED_PATHS,
+        readonly_paths=presets.READONLY_PATHS,
     )
-    process = Process(args=("/bin/true",), capabilities=defaults.CAPABILITIES)
-    base = Spec(process=process, root=Root(path="/srv/rootfs"), linux=linux, hostname="alpha", mounts=defaults.MOUNTS)
+    process = Process(args=("/bin/true",), capabilities=presets.CAPABILITIES)
+    base = Spec(process=process, root=Root(path="/srv/rootfs"), linux=linux, hostname="alpha", mounts=presets.MOUNTS)
     fields = {part: {key: changes.pop(key) for key in keys if key in changes} for part, keys in PARTS.items()}
     for part, values in fields.items():
         if values:
@@ -105,8 +107,8 @@ def test_the_prepare_steps_of_a_default_container() -> None:
         steps.MountStaged("/dev/mqueue", "mqueue", "mqueue", SAFE, ""),
         steps.MountStaged("/sys", "sysfs", "sysfs", SAFE, ""),
         namefiles.StageNameFiles(["/etc/hostname", "/etc/hosts"]),
-        *(steps.MaskStaged(path) for path in defaults.MASKED_PATHS),
-        *(steps.ProtectStaged(path) for path in defaults.READONLY_PATHS),
+        *(steps.MaskStaged(path) for path in presets.MASKED_PATHS),
+        *(steps.ProtectStaged(path) for path in presets.READONLY_PATHS),
         steps.ReadOnlyStaged("/sys", SAFE),
         steps.LimitBoundingSet(DEFAULT_MASK),
         steps.EnterStage(),
@@ -129,7 +131,7 @@ def test_the_finish_steps_of_a_default_container() -> None:
 
 def test_the_finish_steps_of_a_container_with_everything() -> None:
     mounts_of_it = (
-        *defaults.MOUNTS,
+        *presets.MOUNTS,
         volume("/data"),
         tmpfs("/data/tmp", "size=1m", "ro"),
         volume("/etc/x", "/x", "ro"),
@@ -170,7 +172,7 @@ def test_the_finish_steps_of_a_container_with_everything() -> None:
 def test_name_files_come_before_the_first_volume() -> None:
     """Case 13: else they would be made in a directory of the host; a tmpfs may be where a link of theirs leads."""
     files = {"io.wherry.name-file./etc/hosts": "127.0.0.1 a\n"}
-    made = finish(spec(mounts=(*defaults.MOUNTS, tmpfs("/run"), volume("/etc")), annotations=files), "volume7")
+    made = finish(spec(mounts=(*presets.MOUNTS, tmpfs("/run"), volume("/etc")), annotations=files), "volume7")
     names = [name for name, *_ in made]
     assert names[4:7] == ["MountTmpfs", "AttachNameFile", "AttachVolume"]
     assert made[5] == ["AttachNameFile", "/etc/hosts", "127.0.0.1 a\n", True, 0]
@@ -222,7 +224,7 @@ def test_cgroups_are_joined_before_the_namespaces_are_made() -> None:
 
 
 def test_the_network_of_the_host() -> None:
-    kept = tuple(namespace for namespace in defaults.NAMESPACES if namespace.type != "network")
+    kept = tuple(namespace for namespace in presets.NAMESPACES if namespace.type != "network")
     made = prepare(spec(namespaces=kept))
     assert ["Unshare", ["mount", "uts", "ipc", "cgroup"]] in made
     assert ["LoopbackUp"] not in made
@@ -243,16 +245,16 @@ SAME_TEMPLATE: list[dict[str, Any]] = [
     {"user": User(uid=5)},
     {"cwd": "/tmp"},
     {"annotations": {ANNOTATION_INIT: "true"}, "scheduler": Scheduler(policy="SCHED_IDLE", nice=3)},
-    {"mounts": (*defaults.MOUNTS, volume("/data"), tmpfs("/tmp"))},
-    {"namespaces": tuple(reversed(defaults.NAMESPACES))},
+    {"mounts": (*presets.MOUNTS, volume("/data"), tmpfs("/tmp"))},
+    {"namespaces": tuple(reversed(presets.NAMESPACES))},
 ]
 OTHER_TEMPLATE: list[dict[str, Any]] = [
-    {"namespaces": defaults.NAMESPACES[:-1]},
-    {"masked_paths": defaults.MASKED_PATHS[1:]},
+    {"namespaces": presets.NAMESPACES[:-1]},
+    {"masked_paths": presets.MASKED_PATHS[1:]},
     {"readonly_paths": ()},
     {"capabilities": Capabilities(bounding=("CAP_KILL",))},
-    {"mounts": defaults.MOUNTS[:-1]},
-    {"mounts": (*defaults.MOUNTS, tmpfs("/dev/shm", "size=1g"))},
+    {"mounts": presets.MOUNTS[:-1]},
+    {"mounts": (*presets.MOUNTS, tmpfs("/dev/shm", "size=1g"))},
     {"oom_score_adj": 100},
 ]
 
@@ -281,7 +283,7 @@ def test_the_template_is_the_prepare_steps() -> None:
 
 
 def namespaces_with(namespace: Namespace) -> dict[str, Any]:
-    kept = (each for each in defaults.NAMESPACES if each.type != namespace.type)
+    kept = (each for each in presets.NAMESPACES if each.type != namespace.type)
     return {"namespaces": (*kept, namespace)}
 
 
@@ -290,7 +292,7 @@ def mapped_ids(inside: int, outside: int, size: int) -> IdMapping:
 
 
 IDS = (mapped_ids(0, 100000, 100),)
-OWN_USERS = (Namespace(type="user"), *defaults.NAMESPACES)
+OWN_USERS = (Namespace(type="user"), *presets.NAMESPACES)
 USER_NAMESPACE: dict[str, Any] = {"namespaces": OWN_USERS, "uid_mappings": IDS, "gid_mappings": IDS}
 
 
@@ -301,9 +303,9 @@ def test_what_is_different_in_a_user_namespace() -> None:
         "scheduler": Scheduler(policy="SCHED_BATCH", nice=-5),
         "rlimits": (Rlimit(type="RLIMIT_NOFILE", soft=10, hard=20),),
         "oom_score_adj": 5,
-        "mounts": (*defaults.MOUNTS, volume("/data", "/d", "ridmap", "ro")),
+        "mounts": (*presets.MOUNTS, volume("/data", "/d", "ridmap", "ro")),
     }
-    mapped, plain = spec(**USER_NAMESPACE, **settings), spec(**settings | {"mounts": defaults.MOUNTS})
+    mapped, plain = spec(**USER_NAMESPACE, **settings), spec(**settings | {"mounts": presets.MOUNTS})
     missing = [step for step in prepare(plain) if step not in prepare(mapped)]
     assert missing == sent(steps.SetOomScore(5), steps.MountStage(STAGE), steps.AllowPing())
     added = [step for step in prepare(mapped) if step not in prepare(plain)]
@@ -349,7 +351,7 @@ REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({**USER_NAMESPACE, "scheduler": Scheduler(policy="SCHED_DEADLINE")}, NotSupported, "'SCHED_DEADLINE'"),
     ({"mounts": (volume("/a", "/b", "ridmap"),)}, InvalidRequest, "mount /a: ridmap without a user namespace"),
     (namespaces_with(Namespace(type="time")), NotSupported, "time namespaces are not supported"),
-    ({"namespaces": defaults.NAMESPACES[1:]}, NotSupported, "without a pid namespace"),
+    ({"namespaces": presets.NAMESPACES[1:]}, NotSupported, "without a pid namespace"),
     ({"namespaces": ()}, NotSupported, "without a pid namespace"),
     ({"namespaces": (Namespace(type="pid"),)}, NotSupported, "without a mount namespace"),
     ({"masked_paths": ("/etc/shadow",)}, NotSupported, "'/etc/shadow'"),

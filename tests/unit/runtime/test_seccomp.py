@@ -14,7 +14,7 @@ import pytest
 from wherry.api.docker import security_options
 from wherry.errors import InvalidRequest, NotSupported
 from wherry.kernel import seccomp as kernel
-from wherry.runtime import defaults, plan, seccomp, steps
+from wherry.runtime import plan, presets, seccomp, steps
 from wherry.runtime.spec import Linux, Process, Root, Seccomp, SeccompRule, Spec
 
 ALLOW = {"defaultAction": "SCMP_ACT_ALLOW"}
@@ -136,12 +136,12 @@ def _instructions(program: bytes) -> list[tuple[int, int, int, int]]:
 
 
 def _spec(**linux: Any) -> Spec:
-    namespaces = defaults.NAMESPACES
+    namespaces = presets.NAMESPACES
     return Spec(process=Process(args=("/bin/true",)), root=Root(path="/"), linux=Linux(namespaces=namespaces, **linux))
 
 
 def test_the_filter_is_the_last_step() -> None:
-    description = seccomp.resolve(seccomp.parse(""), frozenset(defaults.CAPABILITIES.bounding))
+    description = seccomp.resolve(seccomp.parse(""), frozenset(presets.CAPABILITIES.bounding))
     *_, last = plan.make_plan(_spec(seccomp=description), "/stage").finish(set())
     assert isinstance(last, steps.InstallFilter)
     assert base64.b64decode(last.program) == seccomp.compile_filter(description)[0]

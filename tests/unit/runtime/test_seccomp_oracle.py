@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wherry.kernel import seccomp as kernel
-from wherry.runtime import defaults, seccomp
+from wherry.runtime import presets, seccomp
 from wherry.runtime.spec import Seccomp, SeccompArgument, SeccompRule
 
 _TABLE: dict[str, list[int | None]] = seccomp._numbers()
@@ -141,7 +141,7 @@ def differences(description: Seccomp, architectures: tuple[str, ...], upto: int)
     return found
 
 
-@pytest.mark.parametrize("capabilities", [(), defaults.CAPABILITIES.bounding, ("CAP_SYS_ADMIN", "CAP_SYS_PTRACE")])
+@pytest.mark.parametrize("capabilities", [(), presets.CAPABILITIES.bounding, ("CAP_SYS_ADMIN", "CAP_SYS_PTRACE")])
 def test_the_default_profile_is_what_libseccomp_makes_of_it(capabilities: tuple[str, ...]) -> None:
     description = seccomp.resolve(seccomp.parse(""), frozenset(capabilities))
     assert differences(description, ("x86_64", "x32", "i386"), 520) == []

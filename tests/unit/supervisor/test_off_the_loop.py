@@ -22,7 +22,7 @@ from wherry.supervisor.containers.record import Record, State
 from wherry.supervisor.containers.request import CreateRequest
 from wherry.supervisor.events import Events
 from wherry.supervisor.lifecycle import stopping, updating
-from wherry.supervisor.memory_watch.memory import Memory
+from wherry.supervisor.memory_watch.memory import MemoryWatch
 from wherry.supervisor.processes.children import Child
 from wherry.supervisor.records import Records
 
@@ -79,7 +79,7 @@ def test_control_groups_are_updated_in_a_thread(records: Records, monkeypatch: p
     async def work() -> None:
         container = running()
         container.child = Child("slot", Group(Layout(1, {"memory": "/nowhere"}), "g"), None)
-        memory = Memory(cast(Any, None), Events(), records)
+        memory = MemoryWatch(cast(Any, None), Events(), records)
         memory._watched[container.record.id] = cast(
             Any, SimpleNamespace(limiter=limiter, child=container.child, container=container)
         )

@@ -12,7 +12,7 @@ from wherry.api.docker import durations
 from wherry.api.docker.networks import network_id
 from wherry.api.docker.rootfs_images import image_id
 from wherry.logs import Log, LogOptions, rfc3339_nano
-from wherry.runtime.defaults import SHM_BYTES
+from wherry.runtime.presets import SHM_BYTES
 from wherry.supervisor.containers.record import MEMORY_REASONS, End, Reason, Record, State
 from wherry.supervisor.containers.request import CreateRequest
 

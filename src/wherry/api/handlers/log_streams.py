@@ -117,16 +117,16 @@ class Framer:
         self._begins_line = chunk.data.endswith(b"\n")
         return status + _HEAD.pack(chunk.stream, len(chunk.data)) + chunk.data
 
-    def head(self, extent: logs.Extent) -> bytes:
+    def head(self, extent: logs.FileRange) -> bytes:
         """What comes before the bytes of an extent."""
         return self._place(extent.end, extent.size) + _HEAD.pack(extent.stream, extent.size)
 
-    def batches(self, pieces: Iterable[logs.Chunk | logs.Extent]) -> Iterator[Piece]:
+    def batches(self, pieces: Iterable[logs.Chunk | logs.FileRange]) -> Iterator[Piece]:
         """Frames for an Outlet: small ones together, those of extents alone."""
         frames: list[bytes] = []
         size = 0
         for piece in pieces:
-            if isinstance(piece, logs.Extent):
+            if isinstance(piece, logs.FileRange):
                 if frames:
                     yield b"".join(frames), None
                 yield self.head(piece), piece

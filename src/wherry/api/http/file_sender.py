@@ -23,14 +23,14 @@ from concurrent.futures import Executor, Future
 from aiohttp import web
 from aiohttp.http_writer import StreamWriter
 
-from wherry.logs import Extent
+from wherry.logs import FileRange
 
 _SEND_BUFFER = 1024 * 1024
 _WAIT_MS = 5
 _TURN_SECONDS = 0.02
 """After that long another reader's turn comes."""
 
-Piece = tuple[bytes, Extent | None]
+Piece = tuple[bytes, FileRange | None]
 """Frames, or the head of one frame and its bytes."""
 
 
@@ -48,7 +48,7 @@ class Outlet:
         self._socket: socket.socket = transport.get_extra_info("socket").dup()
         self._running: Future[bool] | None = None
         self._rest = memoryview(b"")
-        self._extent: Extent | None = None
+        self._extent: FileRange | None = None
         self._behind = b""
         self._is_stuck = False
         _enlarge(self._socket)

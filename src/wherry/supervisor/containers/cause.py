@@ -18,7 +18,7 @@ from __future__ import annotations
 import signal
 from typing import NamedTuple
 
-from wherry.memory import Event
+from wherry.memory import MemoryEvent
 from wherry.runtime.exit_status import ExitStatus
 from wherry.supervisor.containers.record import MemoryDeath, Reason
 
@@ -32,8 +32,8 @@ class MemoryEvidence(NamedTuple):
 
     enforcer: str = ""
     peak_bytes: int | None = None
-    hard: Event | None = None
-    victim: Event | None = None
+    hard: MemoryEvent | None = None
+    victim: MemoryEvent | None = None
     unexplained_kills: int = 0
     limit_bytes: int | None = None
     answered_bytes: int | None = None
@@ -77,7 +77,7 @@ def _was_killed(status: ExitStatus, with_init: bool) -> bool:
     return status.signal == signal.SIGKILL or (with_init and status.exit_code == 128 + signal.SIGKILL)
 
 
-def _memory_death(enforcer: str, event: Event, status: ExitStatus | None) -> MemoryDeath:
+def _memory_death(enforcer: str, event: MemoryEvent, status: ExitStatus | None) -> MemoryDeath:
     died_ns = 0 if status is None else status.monotonic_ns
     return MemoryDeath(
         enforcer=enforcer,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import Callable
 
 from wherry.logs import Log
@@ -62,14 +61,6 @@ class Container:
         if self.stdin is not None:
             self.stdin.close()
             self.stdin = None
-
-    def send_signal(self, number: int) -> None:
-        """To the first process; no error when it has just ended."""
-        if self.child is not None and self.child.pidfd >= 0:
-            try:
-                signal.pidfd_send_signal(self.child.pidfd, number)
-            except ProcessLookupError:
-                pass
 
     def exit_waiter(self) -> asyncio.Future[End]:
         """Completes when the next end has been booked, or the container is removed."""

@@ -11,13 +11,13 @@ from collections.abc import Iterable
 
 from wherry.errors import InvalidRequest, NotSupported, quoted
 from wherry.kernel import capabilities
-from wherry.runtime import defaults
+from wherry.runtime import presets
 from wherry.runtime.spec import Capabilities
 
 ALL = "ALL"
 _OF_OWN_NETWORK = frozenset({"CAP_NET_ADMIN", "CAP_NET_BROADCAST"})
 ADDABLE = (
-    frozenset(defaults.CAPABILITIES.bounding)
+    frozenset(presets.CAPABILITIES.bounding)
     | _OF_OWN_NETWORK
     # Device nodes that it makes cannot be opened in it: all its file systems are nodev.
     | {"CAP_NET_RAW", "CAP_MKNOD", "CAP_AUDIT_WRITE", "CAP_IPC_LOCK", "CAP_IPC_OWNER", "CAP_LEASE", "CAP_SYS_NICE"}
@@ -52,6 +52,6 @@ def granted(added: Iterable[str], dropped: Iterable[str], is_root: bool) -> Capa
     something, as with docker.
     """
     gone, more = set(dropped), tuple(added)
-    kept = () if ALL in gone else (name for name in defaults.CAPABILITIES.bounding if name not in gone)
+    kept = () if ALL in gone else (name for name in presets.CAPABILITIES.bounding if name not in gone)
     names = tuple(dict.fromkeys((*kept, *more)))
     return Capabilities(bounding=names, effective=names, permitted=names) if is_root else Capabilities(bounding=names)

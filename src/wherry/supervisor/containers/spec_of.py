@@ -8,7 +8,7 @@ import msgspec
 
 from wherry.kernel import id_maps
 from wherry.kernel.id_maps import Extent, IdMap
-from wherry.runtime import defaults, seccomp
+from wherry.runtime import presets, seccomp
 from wherry.runtime.spec import (
     ANNOTATION_HARD_LIMIT,
     ANNOTATION_INIT,
@@ -42,7 +42,7 @@ from wherry.supervisor.namefiles import name_files
 from wherry.weights import weight_of_nice
 
 _CPU_PERIOD = 100_000  # microseconds; docker's
-_TTY = 5  # the group that defaults.MOUNTS gives terminals
+_TTY = 5  # the group that presets.MOUNTS gives terminals
 
 
 def make_spec(name: str, request: CreateRequest, rootfs: str, user: User, id_map: IdMap | None = None) -> Spec:
@@ -70,8 +70,8 @@ def make_spec(name: str, request: CreateRequest, rootfs: str, user: User, id_map
             uid_mappings=() if id_map is None else _mappings(id_map.uids),
             gid_mappings=() if id_map is None else _mappings(id_map.gids),
             resources=resources(request),
-            masked_paths=defaults.MASKED_PATHS,
-            readonly_paths=defaults.READONLY_PATHS,
+            masked_paths=presets.MASKED_PATHS,
+            readonly_paths=presets.READONLY_PATHS,
             seccomp=_seccomp(request),
             sysctl=request.sysctls,
         ),
@@ -102,7 +102,7 @@ def _seccomp(request: CreateRequest) -> Seccomp | None:
 def _capabilities(request: CreateRequest, is_root: bool) -> Capabilities:
     if request.cap_add or request.cap_drop:
         return privileges.granted(request.cap_add, request.cap_drop, is_root)
-    return defaults.CAPABILITIES if is_root else defaults.CAPABILITIES_OF_OTHER_USERS
+    return presets.CAPABILITIES if is_root else presets.CAPABILITIES_OF_OTHER_USERS
 
 
 def _scheduler(request: CreateRequest) -> Scheduler:
@@ -129,7 +129,7 @@ def _size(limit: int) -> int:
 
 def _environment(asked: tuple[str, ...], hostname: str, home: str) -> tuple[str, ...]:
     """PATH, HOSTNAME and HOME unless the request sets them; of a variable set twice the last counts."""
-    variables = {"PATH": defaults.PATH, "HOSTNAME": hostname, "HOME": home}
+    variables = {"PATH": presets.PATH, "HOSTNAME": hostname, "HOME": home}
     for entry in asked:
         key, _, value = entry.partition("=")
         variables[key] = value
@@ -139,7 +139,7 @@ def _environment(asked: tuple[str, ...], hostname: str, home: str) -> tuple[str,
 def _namespaces(request: CreateRequest, id_map: IdMap | None) -> tuple[Namespace, ...]:
     shared = {"network"} if request.network == "host" else set()
     own = [Namespace(type="user")] if id_map is not None else []
-    return (*own, *(namespace for namespace in defaults.NAMESPACES if namespace.type not in shared))
+    return (*own, *(namespace for namespace in presets.NAMESPACES if namespace.type not in shared))
 
 
 def _mappings(extents: tuple[Extent, ...]) -> tuple[IdMapping, ...]:
@@ -148,7 +148,7 @@ def _mappings(extents: tuple[Extent, ...]) -> tuple[IdMapping, ...]:
 
 def _base_mounts(request: CreateRequest, id_map: IdMap | None) -> tuple[Mount, ...]:
     # A tmpfs or volume over one of the defaults takes its place, as in docker (--tmpfs /dev/shm:size=1g).
-    mounts = tuple(mount for mount in defaults.MOUNTS if mount.destination not in _taken(request))
+    mounts = tuple(mount for mount in presets.MOUNTS if mount.destination not in _taken(request))
     if request.shm_bytes is not None:
         size = request.shm_bytes
         mounts = tuple(_sized(mount, size) if mount.destination == "/dev/shm" else mount for mount in mounts)

@@ -41,7 +41,7 @@ class Usage(NamedTuple):
     pids_limit: int | None
 
 
-Resident = memory.Usage
+Resident = memory.MemoryUsage
 """What a memory enforcer counts against the limits it holds."""
 
 

@@ -20,7 +20,7 @@ _FIXED = re.compile(r"([0-9]{1,10}):([0-9]{1,10}):([0-9]{1,10})")
 _NUMBERS = re.compile(r"([0-9]{1,10}):([0-9]{1,10})")
 
 
-class Range(NamedTuple):
+class IdRange(NamedTuple):
     """RANGE_SIZE users from ``uid`` and as many groups from ``gid`` on, of the host."""
 
     uid: int
@@ -57,7 +57,7 @@ def fixed_map(text: str) -> IdMap:
     return id_map
 
 
-def auto_map(chosen: Range) -> IdMap:
+def auto_map(chosen: IdRange) -> IdMap:
     return IdMap((Extent(0, chosen.uid, RANGE_SIZE),), (Extent(0, chosen.gid, RANGE_SIZE),))
 
 
@@ -78,7 +78,7 @@ def kept_ids(user: str) -> tuple[int, int]:
     return uid, gid
 
 
-def keeping_map(chosen: Range, uid: int, gid: int) -> IdMap:
+def keeping_map(chosen: IdRange, uid: int, gid: int) -> IdMap:
     """As ``auto_map``, but for one user and one group, who are the same inside and outside."""
     return IdMap(_keeping(chosen.uid, uid), _keeping(chosen.gid, gid))
 

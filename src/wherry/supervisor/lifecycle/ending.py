@@ -12,7 +12,7 @@ from wherry.supervisor.containers.container import Container
 from wherry.supervisor.containers.record import MEMORY_REASONS
 from wherry.supervisor.events import Events
 from wherry.supervisor.lifecycle.starting import Starter
-from wherry.supervisor.memory_watch.memory import Memory
+from wherry.supervisor.memory_watch.memory import MemoryWatch
 from wherry.supervisor.processes.children import Child, Children
 from wherry.supervisor.records import Records
 
@@ -28,7 +28,7 @@ class Ender:
         pipeline: Pipeline,
         starter: Starter,
         events: Events,
-        memory: Memory,
+        memory: MemoryWatch,
     ) -> None:
         self._children = children
         self._records = records

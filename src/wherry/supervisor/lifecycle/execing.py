@@ -283,9 +283,7 @@ class Execs:
         _log.info("%s: exec %s has timed out", execution.container.record.name, record.id[:12])
         record.times_out()
         self._books.keep(record)
-        if child is not None and child.pidfd >= 0:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
+        killing.send(child, signal.SIGKILL)
         delay = 0.001
         while await asyncio.to_thread(trees.kill, self._group_of(record.group).places):
             await asyncio.sleep(delay)

@@ -32,13 +32,18 @@ _LONGEST_SECONDS = 2.0
 _SHOWN = 5
 
 
+def send(child: Child | None, number: int) -> None:
+    """A signal to its process. No error when it has ended, or there is none."""
+    if child is not None and child.pidfd >= 0:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(child.pidfd, number)
+
+
 def kill(child: Child) -> None:
     """SIGKILL to its first process, which takes all of its pid namespace with it, now; and from then on whatever it
     needs to die of that, in the background. No error when it has ended.
     """
-    if child.pidfd >= 0:
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
+    send(child, signal.SIGKILL)
     if child.killing is None and not child.exited.done():
         child.killing = asyncio.get_running_loop().create_task(_until_it_ends(child))
 

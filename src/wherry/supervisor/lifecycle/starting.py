@@ -17,7 +17,7 @@ from wherry.kernel.id_maps import IdMap
 from wherry.kernel.libc import describe_errno
 from wherry.logs import Pipeline, duplicate_pipe, make_buffer, make_pipe
 from wherry.runtime import binds, cgroup_limits, launch, users
-from wherry.runtime.plan import Kind, Plan, make_plan, wants_init
+from wherry.runtime.plan import ChildKind, Plan, make_plan, wants_init
 from wherry.storage import layers
 from wherry.storage.rootfs import RootfsStore
 from wherry.supervisor.containers import states
@@ -29,7 +29,7 @@ from wherry.supervisor.containers.spec_of import make_spec
 from wherry.supervisor.containers.stdin import Stdin
 from wherry.supervisor.events import Notice
 from wherry.supervisor.id_ranges import IdRanges
-from wherry.supervisor.memory_watch.memory import Memory
+from wherry.supervisor.memory_watch.memory import MemoryWatch
 from wherry.supervisor.processes.children import Child, Children
 from wherry.supervisor.processes.shims import Shims
 from wherry.supervisor.records import Records
@@ -55,7 +55,7 @@ class Starter:
         pipeline: Pipeline,
         store: RootfsStore,
         layer_store: layers.Layers,
-        memory: Memory,
+        memory: MemoryWatch,
         stage: str,
         id_ranges: IdRanges,
     ) -> None:
@@ -164,7 +164,7 @@ class Starter:
         if not self._template:
             return  # a container taken over has ended before anything was prepared
         maps = self._id_ranges.reserve(self._last, self._children.spare_count)
-        plain = Kind(self._template)
+        plain = ChildKind(self._template)
         self._children.refill([plain if each is None else self._outline(self._last, each).kind for each in maps])
         if self._refilling is None or self._refilling.done():
             self._refilling = asyncio.get_running_loop().create_task(self._refill_layers(maps))

@@ -36,7 +36,7 @@ async def stop(
     number = with_signal or signal_number(record.request.stop_signal)
     asked = record.request.stop_seconds if seconds is None else seconds
     if number != signal.SIGKILL and (asked is not None or await asyncio.to_thread(_minds, record.pid, number)):
-        container.send_signal(number)
+        killing.send(container.child, number)
         events.tell(record, states.signalled(number))
         pausing.let_go(container, records, events)
         wait = defaults.STOP_SECONDS if asked is None else asked
@@ -65,7 +65,7 @@ def kill(container: Container, records: Records, events: Events) -> None:
 
 def send(container: Container, records: Records, number: int, events: Events) -> None:
     """Another signal than SIGKILL. One that is paused gets it when it goes on, which its stop signal makes it do."""
-    container.send_signal(number)
+    killing.send(container.child, number)
     events.tell(container.record, states.signalled(number))
     if number == signal_number(container.record.request.stop_signal):
         pausing.let_go(container, records, events)

@@ -15,7 +15,7 @@ from wherry.supervisor.containers.stdin import Stdin
 from wherry.supervisor.events import Notice
 from wherry.supervisor.lifecycle import pausing, recovery
 from wherry.supervisor.lifecycle.starting import Starter
-from wherry.supervisor.memory_watch.memory import Memory
+from wherry.supervisor.memory_watch.memory import MemoryWatch
 from wherry.supervisor.processes.children import Child, Children
 from wherry.supervisor.processes.shimlink import HeldSlot
 from wherry.supervisor.processes.shims import Shims
@@ -33,7 +33,7 @@ class Takeover:
         children: Children,
         records: Records,
         pipeline: Pipeline,
-        memory: Memory,
+        memory: MemoryWatch,
         starter: Starter,
         shims: Shims,
         layout: cgroups.Layout,

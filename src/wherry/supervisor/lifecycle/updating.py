@@ -21,7 +21,7 @@ from wherry.supervisor.containers.container import Container
 from wherry.supervisor.containers.request import CreateRequest, check
 from wherry.supervisor.containers.spec_of import resources
 from wherry.supervisor.events import Notice
-from wherry.supervisor.memory_watch.memory import Memory
+from wherry.supervisor.memory_watch.memory import MemoryWatch
 from wherry.supervisor.processes.children import Child
 from wherry.supervisor.records import Records
 
@@ -39,7 +39,7 @@ def changed(request: CreateRequest, changes: Mapping[str, Any]) -> CreateRequest
     return check(msgspec.structs.replace(request, **replaced))
 
 
-async def update(container: Container, records: Records, memory: Memory, changes: Mapping[str, Any]) -> Notice:
+async def update(container: Container, records: Records, memory: MemoryWatch, changes: Mapping[str, Any]) -> Notice:
     """Make ``changes`` hold: in the control group, the memory enforcer and the processes if it runs, and in its record.
 
     Raises InvalidRequest and NotSupported for what this host cannot apply, Conflict when it is just ending,
@@ -70,11 +70,13 @@ async def update(container: Container, records: Records, memory: Memory, changes
     return told
 
 
-def _limit_group(_: Container, child: Child, __: Memory, before: CreateRequest, after: CreateRequest) -> None:
+def _limit_group(_: Container, child: Child, __: MemoryWatch, before: CreateRequest, after: CreateRequest) -> None:
     cgroup_limits.update(child.group, resources(before), resources(after))
 
 
-def _limit_memory(container: Container, _: Child, memory: Memory, before: CreateRequest, after: CreateRequest) -> None:
+def _limit_memory(
+    container: Container, _: Child, memory: MemoryWatch, before: CreateRequest, after: CreateRequest
+) -> None:
     memory.update(container, *_limits(before, after))
 
 

@@ -13,7 +13,7 @@ from wherry.kernel.libc import describe
 from wherry.memory import Alarm
 from wherry.memory.pins import Pins, Unpinnable
 from wherry.shim.standin import crossed_elements
-from wherry.supervisor.memory_watch.memory import Memory
+from wherry.supervisor.memory_watch.memory import MemoryWatch
 from wherry.supervisor.processes.shimlink import HeldSlot
 from wherry.supervisor.processes.shims import Shims
 
@@ -56,7 +56,7 @@ class Keeping:
     Raises InvalidRequest when nothing can be pinned there.
     """
 
-    def __init__(self, shims: Shims, memory: Memory, bpffs: str | None, instance: str) -> None:
+    def __init__(self, shims: Shims, memory: MemoryWatch, bpffs: str | None, instance: str) -> None:
         if bpffs is not None:
             try:
                 Pins.check(bpffs)

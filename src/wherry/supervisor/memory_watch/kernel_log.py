@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from wherry.kernel import kmsg
-from wherry.memory import Event, Kind
+from wherry.memory import Kind, MemoryEvent
 
 _log = logging.getLogger(__name__)
 _WORDS = {Kind.SOFT: "SOFT LIMIT", Kind.HARD: "HARD LIMIT"}
@@ -40,7 +40,7 @@ class KernelLog:
         except OSError as error:
             _log.info("crossings of limits are not told in the kernel's log: %s", error)
 
-    def tell(self, event: Event, name: str, pid: int) -> None:
+    def tell(self, event: MemoryEvent, name: str, pid: int) -> None:
         """``pid`` is the container's first process: not every enforcer knows who crossed the limit."""
         words = _WORDS.get(event.kind)
         if self._descriptor < 0 or words is None:
@@ -54,7 +54,7 @@ class KernelLog:
             self._left_out = 0
         self._writer.submit(self._write, text)
 
-    def _has_room(self, event: Event) -> bool:
+    def _has_room(self, event: MemoryEvent) -> bool:
         """One line a container and five seconds for the soft limit, and never more than the kernel would take."""
         now = self._clock()
         while self._written and now - self._written[0][0] > kmsg.SECONDS:

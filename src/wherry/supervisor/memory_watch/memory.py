@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from wherry.errors import Conflict, InvalidRequest, NotSupported, StartFailed
 from wherry.kernel import cgroup_memory
 from wherry.kernel.libc import describe
-from wherry.memory import Alarm, Event, Host, Kind, Limits, MemoryLimiter, Unusable, Usage, choice
+from wherry.memory import Alarm, Host, Kind, Limits, MemoryEvent, MemoryLimiter, MemoryUsage, Unusable, choice
 from wherry.shim import protocol
 from wherry.supervisor.containers import states
 from wherry.supervisor.containers.cause import MemoryEvidence
@@ -44,7 +44,7 @@ def backstop(hard_bytes: int) -> int:
     return hard_bytes + (2 << 20) + hard_bytes // 64
 
 
-class Memory:
+class MemoryWatch:
     """Belongs to the loop. ``open`` first, ``close`` last."""
 
     def __init__(self, host: Host, events: Events, records: Records) -> None:
@@ -257,7 +257,7 @@ class Memory:
                 name, child = each.container.record.name, each.child
                 yield Audited(container_id, name, child.pid, child.group, each.limiter)
 
-    def usage(self, container: Container) -> Usage | None:
+    def usage(self, container: Container) -> MemoryUsage | None:
         """What the enforcer counts now; None for a container that it does not watch."""
         watched = self._watched.get(container.record.id)
         if watched is None or watched.limiter is None:
@@ -382,11 +382,11 @@ class Memory:
             self._records.keep(record)
         self._events.tell(record, *told)
 
-    def _usage_of(self, container_id: str) -> Usage | None:
+    def _usage_of(self, container_id: str) -> MemoryUsage | None:
         watched = self._watched.get(container_id)
         return None if watched is None else self.usage(watched.container)
 
-    def _tell(self, watched: Watched, limiter: MemoryLimiter, event: Event) -> None:
+    def _tell(self, watched: Watched, limiter: MemoryLimiter, event: MemoryEvent) -> None:
         record = watched.container.record
         attributes = {
             "enforcer": limiter.name,

@@ -22,7 +22,7 @@ from wherry.errors import NotSupported
 from wherry.kernel import cgroup_memory
 from wherry.kernel.cgroups import Group
 from wherry.kernel.libc import describe
-from wherry.memory import Event, Kind, Limits, Usage, pressure
+from wherry.memory import Kind, Limits, MemoryEvent, MemoryUsage, pressure
 from wherry.supervisor.containers.record import Record
 from wherry.supervisor.containers.request import SoftAction
 from wherry.supervisor.events import Action, Events
@@ -77,7 +77,7 @@ class SoftLimits:
     ending.
     """
 
-    def __init__(self, events: Events, usage_of: Callable[[str], Usage | None]) -> None:
+    def __init__(self, events: Events, usage_of: Callable[[str], MemoryUsage | None]) -> None:
         self._events = events
         self._usage_of = usage_of
         self._pressure = pressure.PressureWatch()
@@ -86,7 +86,7 @@ class SoftLimits:
         """Those to make one for, in the order of their crossings."""
         self._closing: set[asyncio.Future[None]] = set()
 
-    def hear(self, event: Event, record: Record, group: Group) -> None:
+    def hear(self, event: MemoryEvent, record: Record, group: Group) -> None:
         """Of any event."""
         if event.kind is Kind.SOFT_CLEARED and record.id in self._above:
             self._above[record.id].is_above = False

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 from wherry.kernel import cgroup_memory, procfs
 from wherry.kernel.cgroups import Group
-from wherry.memory import Event, MemoryLimiter
+from wherry.memory import MemoryEvent, MemoryLimiter
 from wherry.memory.oom import OomWatch
 from wherry.supervisor.containers import states
 from wherry.supervisor.containers.record import Record
@@ -62,7 +62,7 @@ class Victims:
         """Of a container that has ended, and not by the OOM killer: whoever was killed was another process of it."""
         self._book(record, {}, kills)
 
-    def hear(self, watched: Watched, event: Event) -> None:
+    def hear(self, watched: Watched, event: MemoryEvent) -> None:
         """An enforcer has named the victim. Of a container with our init, any process may be the command."""
         if event.pid == watched.child.pid:
             watched.victim = event
@@ -95,7 +95,7 @@ class Victims:
         timer = asyncio.get_running_loop().call_later(_CHILD_SECONDS, over)
         self._timers.add(timer)
 
-    def _later(self, seconds: float, watched: Watched, event: Event | None) -> None:
+    def _later(self, seconds: float, watched: Watched, event: MemoryEvent | None) -> None:
         before = procfs.running_threads(watched.child.pid)
 
         def due() -> None:
@@ -116,7 +116,7 @@ class Victims:
         timer = asyncio.get_running_loop().call_later(seconds, due)
         self._timers.add(timer)
 
-    def _explain(self, watched: Watched, event: Event | None) -> None:
+    def _explain(self, watched: Watched, event: MemoryEvent | None) -> None:
         """The container lives on: whoever was killed was not its first process."""
         unexplained = cgroup_memory.oom_kills(watched.child.group) - watched.container.record.oom_children
         if watched.victim is None and unexplained > 0:
@@ -124,7 +124,7 @@ class Victims:
             self._book(watched.container.record, self._described(event, watched.child), number)
 
     @staticmethod
-    def _described(victim: Event | None, child: Child) -> dict[str, str]:
+    def _described(victim: MemoryEvent | None, child: Child) -> dict[str, str]:
         limit = cgroup_memory.limit(child.group)
         found = {} if limit is None else {"limit": str(limit)}
         return found if victim is None else {**found, "pid": str(victim.pid), "comm": victim.comm}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wherry.memory import Event, MemoryLimiter
+from wherry.memory import MemoryEvent, MemoryLimiter
 from wherry.supervisor.containers.container import Container
 from wherry.supervisor.processes.children import Child
 
@@ -14,6 +14,6 @@ class Watched:
         self.container = container
         self.child = child
         self.limiter = limiter
-        self.victim: Event | None = None
+        self.victim: MemoryEvent | None = None
         self.is_answered = False
         """The shim has killed it for a crossing, while no supervisor lived."""

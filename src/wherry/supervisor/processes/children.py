@@ -22,7 +22,7 @@ from wherry.kernel.id_maps import IdMap
 from wherry.kernel.libc import describe
 from wherry.runtime import launch
 from wherry.runtime.exit_status import ExitStatus
-from wherry.runtime.plan import Kind, Plan
+from wherry.runtime.plan import ChildKind, Plan
 from wherry.supervisor.lifecycle import killing
 from wherry.supervisor.processes.shimlink import Spawn
 from wherry.supervisor.processes.shims import Shims
@@ -42,7 +42,7 @@ class Child:
         self.pidfd = -1
         self.root = -1
         """A descriptor of the root mount: see ``remove_group``."""
-        self.kind = Kind("")
+        self.kind = ChildKind("")
         self.namespace = -1
         """A descriptor of its user namespace, if it has one of its own, for as long as it is prepared."""
         # None: it has ended, but its status went to another process (the shim that was its parent died).
@@ -185,12 +185,12 @@ class Children:
         namespaces = ((spare.kind.namespace, spare.namespace) for spare in self._spares)
         return [(given.id_map, descriptor) for given, descriptor in namespaces if given and descriptor >= 0]
 
-    async def _make(self, kind: Kind, *, at_once: bool) -> Child:
+    async def _make(self, kind: ChildKind, *, at_once: bool) -> Child:
         """``at_once``: somebody waits for it. Else the groups are made in a thread, and others are served meanwhile."""
         async with self._making:
             return await self._clone(kind, at_once)
 
-    async def _clone(self, kind: Kind, at_once: bool) -> Child:
+    async def _clone(self, kind: ChildKind, at_once: bool) -> Child:
         slot = secrets.token_hex(32)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         ours.setblocking(False)
@@ -248,7 +248,7 @@ class Children:
         self.by_slot.pop(child.slot, None)
         self.lingering.pop(child, None)
 
-    def refill(self, kinds: Sequence[Kind]) -> None:
+    def refill(self, kinds: Sequence[ChildKind]) -> None:
         """See to it, in the background, that spares of these kinds are there, one for each; others go."""
         if self._refilling is None or self._refilling.done():
             self._refilling = asyncio.get_running_loop().create_task(self._refill(kinds))
@@ -258,7 +258,7 @@ class Children:
         if self._refilling is not None:
             await asyncio.wait([self._refilling])
 
-    async def _refill(self, kinds: Sequence[Kind]) -> None:
+    async def _refill(self, kinds: Sequence[ChildKind]) -> None:
         missing = list(kinds)
         for spare in list(self._spares):
             if spare.kind in missing:

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from wherry.memory import Event, Kind
+from wherry.memory import Kind, MemoryEvent
 from wherry.runtime.exit_status import ExitStatus
 from wherry.supervisor.containers.cause import MemoryEvidence, decide
 from wherry.supervisor.containers.record import Reason
@@ -15,8 +15,8 @@ from wherry.supervisor.containers.record import Reason
 KILLED = ExitStatus(os.CLD_KILLED, signal.SIGKILL, 5_000_000)
 EXITED, EXITED_137 = ExitStatus(os.CLD_EXITED, 3), ExitStatus(os.CLD_EXITED, 137)
 SEGFAULT = ExitStatus(os.CLD_DUMPED, signal.SIGSEGV)
-HARD = Event(Kind.HARD, "a" * 64, 7, "hog", 101, 100, 102, 2_000_000, 77)
-VICTIM = Event(Kind.OOM_KILL, "a" * 64, 7, "hog", 99, 0, 102, 3_000_000, 78)
+HARD = MemoryEvent(Kind.HARD, "a" * 64, 7, "hog", 101, 100, 102, 2_000_000, 77)
+VICTIM = MemoryEvent(Kind.OOM_KILL, "a" * 64, 7, "hog", 99, 0, 102, 3_000_000, 78)
 
 NOTHING = MemoryEvidence()
 RECORD = MemoryEvidence("bpf", 102, hard=HARD)

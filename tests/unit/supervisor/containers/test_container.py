@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -97,28 +96,6 @@ def test_removal_waits_for_who_holds() -> None:
         await waiting
 
     asyncio.run(asyncio.wait_for(run(), PATIENCE))
-
-
-def pidfd_of_the_dead() -> int:
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0)
-    pidfd = os.pidfd_open(pid)
-    os.waitpid(pid, 0)
-    return pidfd
-
-
-def test_a_signal_to_a_process_that_has_ended_is_no_error() -> None:
-    async def run(pidfd: int) -> None:
-        process = child()
-        process.pidfd = pidfd
-        made = running(process)
-        made.send_signal(signal.SIGTERM)
-        process.close()
-        made.send_signal(signal.SIGTERM)
-        container().send_signal(signal.SIGTERM)
-
-    asyncio.run(run(pidfd_of_the_dead()))
 
 
 class Written(dict[str, str]):

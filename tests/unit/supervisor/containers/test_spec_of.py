@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from wherry.kernel.id_maps import IdMap
-from wherry.runtime import defaults
+from wherry.runtime import presets
 from wherry.runtime.plan import make_plan
 from wherry.runtime.spec import Cpu, IdMapping, Memory, Mount, Namespace, Scheduler, Spec
 from wherry.runtime.users import User
@@ -46,11 +46,11 @@ def test_with_ids_of_its_own(size: int, has_group: bool) -> None:
 def test_the_default_container() -> None:
     made = spec()
     assert made.process.args == ("/bin/true", "x")
-    assert made.process.env == (f"PATH={defaults.PATH}", "HOSTNAME=alpha", "HOME=/root")
+    assert made.process.env == (f"PATH={presets.PATH}", "HOSTNAME=alpha", "HOME=/root")
     assert (made.process.cwd, made.hostname, made.domainname) == ("/", "alpha", "")
     assert made.process.no_new_privileges
     assert (made.root.path, made.root.readonly) == ("/srv/unpacked", False)
-    assert made.mounts == defaults.MOUNTS
+    assert made.mounts == presets.MOUNTS
     assert {namespace.type for namespace in made.linux.namespaces} == {
         "pid",
         "network",
@@ -59,8 +59,8 @@ def test_the_default_container() -> None:
         "mount",
         "cgroup",
     }
-    assert made.linux.masked_paths == defaults.MASKED_PATHS
-    assert made.linux.readonly_paths == defaults.READONLY_PATHS
+    assert made.linux.masked_paths == presets.MASKED_PATHS
+    assert made.linux.readonly_paths == presets.READONLY_PATHS
     resources = made.linux.resources
     assert (resources.memory.limit, resources.memory.reservation, resources.pids) == (None, None, None)
     assert (resources.cpu.shares, resources.cpu.quota, resources.cpu.period) == (1024, None, None)
@@ -81,10 +81,10 @@ def test_the_hostname() -> None:
 
 
 def test_only_root_has_capabilities() -> None:
-    assert spec().process.capabilities == defaults.CAPABILITIES
+    assert spec().process.capabilities == presets.CAPABILITIES
     other = spec(User(1000, 100, (10, 100), "/home/alice"), working_dir="/work").process
     assert (other.user.uid, other.user.gid, other.user.additional_gids) == (1000, 100, (10, 100))
-    assert other.capabilities.bounding == defaults.CAPABILITIES.bounding
+    assert other.capabilities.bounding == presets.CAPABILITIES.bounding
     assert other.capabilities.effective == other.capabilities.permitted == other.capabilities.ambient == ()
     assert other.cwd == "/work"
 
@@ -97,7 +97,7 @@ def test_nobody_has_inheritable_capabilities() -> None:
 
 def test_volumes() -> None:
     volumes = (Volume(source="/x", destination="/data"), Volume(source="/y", destination="/conf", read_only=True))
-    assert spec(volumes=volumes).mounts[len(defaults.MOUNTS) :] == (
+    assert spec(volumes=volumes).mounts[len(presets.MOUNTS) :] == (
         Mount(destination="/data", type="bind", source="/x", options=("rbind", "rw")),
         Mount(destination="/conf", type="bind", source="/y", options=("rbind", "ro")),
     )
@@ -119,12 +119,12 @@ def test_a_tmpfs_is_safe_unless_asked_otherwise() -> None:
 def test_what_is_mounted_below_comes_after() -> None:
     volumes = tuple(Volume(source="/x", destination=path) for path in ("/a/b/c", "/a", "/z/y"))
     made = spec(volumes=volumes, tmpfs={"/a/b": "", "/z": ""})
-    assert destinations(made)[len(defaults.MOUNTS) :] == ["/z", "/a", "/a/b", "/z/y", "/a/b/c"]
+    assert destinations(made)[len(presets.MOUNTS) :] == ["/z", "/a", "/a/b", "/z/y", "/a/b/c"]
 
 
 def test_a_mount_takes_the_place_of_a_default() -> None:
     made = spec(tmpfs={"/dev/shm": "size=1g"}, volumes=(Volume(source="/x", destination="/dev/mqueue"),))
-    assert sorted(destinations(made)) == sorted({mount.destination for mount in defaults.MOUNTS})
+    assert sorted(destinations(made)) == sorted({mount.destination for mount in presets.MOUNTS})
     (shm,) = (mount for mount in made.mounts if mount.destination == "/dev/shm")
     assert "size=1g" in shm.options
 
@@ -147,7 +147,7 @@ def test_what_is_asked_for_can_be_planned(fields: dict[str, Any]) -> None:
 def test_the_network_of_the_host() -> None:
     made = spec(network="host")
     assert "network" not in {namespace.type for namespace in made.linux.namespaces}
-    assert made.mounts == defaults.MOUNTS
+    assert made.mounts == presets.MOUNTS
     files = ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf"]
     assert {path for path in files if PREFIX + path in made.annotations} == {
         path for path in files if os.path.isfile(path) or path == "/etc/hostname"
@@ -217,7 +217,7 @@ def test_cpus_are_not_cut_short(cpus: float, quota: int) -> None:
 def test_capabilities_that_were_added_and_dropped() -> None:
     made = spec(cap_add=("CAP_NET_RAW",), cap_drop=("CAP_CHOWN",)).process.capabilities
     assert made.bounding == made.effective == made.permitted
-    assert set(made.bounding) == set(defaults.CAPABILITIES.bounding) - {"CAP_CHOWN"} | {"CAP_NET_RAW"}
+    assert set(made.bounding) == set(presets.CAPABILITIES.bounding) - {"CAP_CHOWN"} | {"CAP_NET_RAW"}
     other = spec(User(5, 5, (), "/"), cap_add=("CAP_NET_RAW",), cap_drop=("ALL",)).process.capabilities
     assert (other.bounding, other.effective, other.inheritable, other.ambient) == (("CAP_NET_RAW",), (), (), ())
 

@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 
 from wherry.kernel.cgroups import Group, Layout
-from wherry.memory import Accuracy, MemoryLimiter, Usage
+from wherry.memory import Accuracy, MemoryLimiter, MemoryUsage
 from wherry.supervisor.memory_watch import audit
 from wherry.supervisor.memory_watch.audit import Audited, Auditor, Drift, Resident
 
@@ -27,11 +27,11 @@ class Figures:
         self.accuracy = accuracy
         self._sizes = list(sizes)
 
-    def stat(self, _container_id: str) -> Usage:
+    def stat(self, _container_id: str) -> MemoryUsage:
         if not self._sizes:
             raise KeyError
         self._sizes.append(self._sizes.pop(0))
-        return Usage(self._sizes[-1] * MIB, 0, 1)
+        return MemoryUsage(self._sizes[-1] * MIB, 0, 1)
 
 
 def rounds(monkeypatch: pytest.MonkeyPatch, figures: Figures, shown: int | None, count: int = 1) -> Auditor:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from wherry.kernel import kmsg
-from wherry.memory import Event, Kind
+from wherry.memory import Kind, MemoryEvent
 from wherry.supervisor.memory_watch.kernel_log import KernelLog
 
 MIB = 1 << 20
@@ -23,7 +23,7 @@ class Told:
         self._reader = reader
 
     def cross(self, kind: Kind, container: str) -> None:
-        event = Event(kind, container, 0, "", 33 * MIB, 32 * MIB, 33 * MIB, 0, 0)
+        event = MemoryEvent(kind, container, 0, "", 33 * MIB, 32 * MIB, 33 * MIB, 0, 0)
         self.log.tell(event, container, 4242)
 
     def lines(self) -> list[str]:
@@ -85,5 +85,5 @@ def test_without_the_device_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(kmsg, "open_log", refuse)
     log = KernelLog()
-    log.tell(Event(Kind.HARD, "web", 0, "", 1, 1, 1, 0, 0), "web", 1)
+    log.tell(MemoryEvent(Kind.HARD, "web", 0, "", 1, 1, 1, 0, 0), "web", 1)
     log.close()

@@ -13,12 +13,12 @@ from wherry.errors import Conflict, StartFailed
 from wherry.kernel import cgroup_memory, procfs
 from wherry.kernel.cgroups import Group, Layout
 from wherry.logs import Log
-from wherry.memory import Event, Host, Kind, Limits, Target, Traits, Usage, Verdict
+from wherry.memory import Host, Kind, Limits, MemoryEvent, MemoryUsage, Target, Traits, Verdict
 from wherry.supervisor.containers.container import Container
 from wherry.supervisor.containers.record import Record
 from wherry.supervisor.containers.request import CreateRequest
 from wherry.supervisor.events import Events
-from wherry.supervisor.memory_watch.memory import Memory, backstop
+from wherry.supervisor.memory_watch.memory import MemoryWatch, backstop
 from wherry.supervisor.memory_watch.victims import Victims
 from wherry.supervisor.processes.children import Child
 from wherry.supervisor.records import Records
@@ -36,7 +36,7 @@ class FakeLimiter:
     def __init__(self) -> None:
         self.armed: dict[str, Limits] = {}
         self.fault: OSError | None = None
-        self.untold: tuple[Event, ...] = ()
+        self.untold: tuple[MemoryEvent, ...] = ()
 
     def fileno(self) -> int:
         raise NotImplementedError
@@ -65,14 +65,14 @@ class FakeLimiter:
 
     def update(self, container_id: str, limits: Limits) -> None: ...
 
-    def stat(self, container_id: str) -> Usage:
+    def stat(self, container_id: str) -> MemoryUsage:
         raise NotImplementedError
 
     def disarm(self, container_id: str) -> Verdict:
         del self.armed[container_id]
         return Verdict(None, None, self.untold)
 
-    def read(self) -> list[Event]:
+    def read(self) -> list[MemoryEvent]:
         return []
 
     def dropped(self) -> int:
@@ -81,7 +81,7 @@ class FakeLimiter:
     def close(self) -> None: ...
 
 
-Work = Callable[[Memory, FakeLimiter, Container, Child], Awaitable[None] | None]
+Work = Callable[[MemoryWatch, FakeLimiter, Container, Child], Awaitable[None] | None]
 
 
 def run(tmp_path: Path, work: Work, **limits: int) -> None:
@@ -89,7 +89,7 @@ def run(tmp_path: Path, work: Work, **limits: int) -> None:
 
     async def go() -> None:
         records = Records(tmp_path / "records")
-        memory, limiter = Memory(Host(LAYOUT, "w"), Events(), records), FakeLimiter()
+        memory, limiter = MemoryWatch(Host(LAYOUT, "w"), Events(), records), FakeLimiter()
         memory._chosen = limiter
         request = CreateRequest(rootfs="/r", command=("x",), **limits)  # type: ignore[arg-type]
         record = Record(id="a" * 64, name="alpha", request=request, created_ns=1)
@@ -134,7 +134,7 @@ def test_who_has_not_run_since_a_kill_may_be_its_victim(
     monkeypatch.setattr(cgroup_memory, "limit", lambda _group: None)
     monkeypatch.setattr(Victims, "_book", lambda _victims, _record, _what, number: children.append(number))
 
-    async def work(memory: Memory, _limiter: FakeLimiter, container: Container, child: Child) -> None:
+    async def work(memory: MemoryWatch, _limiter: FakeLimiter, container: Container, child: Child) -> None:
         close(memory.arm(container, child))
         memory._victims._later(0, memory._watched[container.record.id], None)
         while not children:
@@ -153,9 +153,9 @@ def close(kept: dict[str, int]) -> None:
 
 
 def test_what_is_first_known_at_the_end_is_told(tmp_path: Path, written: list[int]) -> None:
-    def work(memory: Memory, limiter: FakeLimiter, container: Container, child: Child) -> None:
+    def work(memory: MemoryWatch, limiter: FakeLimiter, container: Container, child: Child) -> None:
         close(memory.arm(container, child))
-        limiter.untold = (Event(Kind.HARD, "a" * 64, 7, "hog", 64 * MIB, 64 * MIB, 64 * MIB, 1, 1),)
+        limiter.untold = (MemoryEvent(Kind.HARD, "a" * 64, 7, "hog", 64 * MIB, 64 * MIB, 64 * MIB, 1, 1),)
         memory.disarm(container)
         assert [(event.action, event.own["pid"]) for event in memory._events.past()] == [("hard-limit", "7")]
 
@@ -164,7 +164,7 @@ def test_what_is_first_known_at_the_end_is_told(tmp_path: Path, written: list[in
 
 
 def test_a_hard_limit_has_the_group_behind_it(tmp_path: Path, written: list[int]) -> None:
-    def work(memory: Memory, limiter: FakeLimiter, container: Container, child: Child) -> None:
+    def work(memory: MemoryWatch, limiter: FakeLimiter, container: Container, child: Child) -> None:
         close(memory.arm(container, child))
         assert limiter.armed == {"a" * 64: Limits(8 * MIB, 64 * MIB)}
         assert container.record.enforcer == "kmod"
@@ -188,7 +188,7 @@ def test_a_lower_limit_of_the_group_stays(tmp_path: Path, written: list[int], ow
 
 
 def test_an_enforcer_that_refuses_is_a_failed_start(tmp_path: Path, written: list[int]) -> None:
-    def work(memory: Memory, limiter: FakeLimiter, container: Container, child: Child) -> None:
+    def work(memory: MemoryWatch, limiter: FakeLimiter, container: Container, child: Child) -> None:
         limiter.fault = OSError(28, "No space left on device")
         with pytest.raises(StartFailed, match="set memory limit: no space left on device"):
             memory.arm(container, child)
@@ -204,7 +204,7 @@ def test_a_group_that_refuses_leaves_nothing_armed(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(cgroup_memory, "set_limit", refuse)
 
-    def work(memory: Memory, limiter: FakeLimiter, container: Container, child: Child) -> None:
+    def work(memory: MemoryWatch, limiter: FakeLimiter, container: Container, child: Child) -> None:
         with pytest.raises(StartFailed, match="resource busy"):
             memory.arm(container, child)
         assert limiter.armed == {}
@@ -213,7 +213,7 @@ def test_a_group_that_refuses_leaves_nothing_armed(tmp_path: Path, monkeypatch: 
 
 
 def test_no_enforcer_is_a_failed_start_that_says_why(tmp_path: Path, written: list[int]) -> None:
-    def work(memory: Memory, _limiter: FakeLimiter, container: Container, child: Child) -> None:
+    def work(memory: MemoryWatch, _limiter: FakeLimiter, container: Container, child: Child) -> None:
         memory._chosen, memory.refused = None, {"kmod": "no module", "bpf": "no BTF"}
         with pytest.raises(StartFailed, match=r"nothing on this host can enforce it \(kmod: no module; bpf: no BTF\)"):
             memory.arm(container, child)
@@ -223,7 +223,7 @@ def test_no_enforcer_is_a_failed_start_that_says_why(tmp_path: Path, written: li
 
 
 def test_without_limits_nothing_is_armed(tmp_path: Path, written: list[int]) -> None:
-    def work(memory: Memory, limiter: FakeLimiter, container: Container, child: Child) -> None:
+    def work(memory: MemoryWatch, limiter: FakeLimiter, container: Container, child: Child) -> None:
         assert memory.arm(container, child) == {}
         assert (limiter.armed, container.record.enforcer) == ({}, "")
 
@@ -234,7 +234,7 @@ def test_without_limits_nothing_is_armed(tmp_path: Path, written: list[int]) -> 
 def test_new_limits_come_too_late_for_a_container_that_has_ended(tmp_path: Path) -> None:
     """It counts as running until the last of its output is written; its limits are gone before."""
 
-    def work(memory: Memory, _limiter: FakeLimiter, container: Container, child: Child) -> None:
+    def work(memory: MemoryWatch, _limiter: FakeLimiter, container: Container, child: Child) -> None:
         for descriptor in memory.arm(container, child).values():
             os.close(descriptor)
         memory.disarm(container)

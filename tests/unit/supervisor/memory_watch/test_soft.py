@@ -12,7 +12,7 @@ import pytest
 from wherry.errors import NotSupported
 from wherry.kernel import cgroup_memory
 from wherry.kernel.cgroups import Group, Layout
-from wherry.memory import Event, Kind, Usage, pressure
+from wherry.memory import Kind, MemoryEvent, MemoryUsage, pressure
 from wherry.supervisor.containers.record import Record
 from wherry.supervisor.containers.request import CreateRequest
 from wherry.supervisor.events import Events
@@ -51,8 +51,8 @@ def record(action: str = "") -> Record:
     return Record(id="ab" * 32, name="web", request=request, created_ns=1)
 
 
-def event(kind: Kind, mib: int = 17) -> Event:
-    return Event(kind, "ab" * 32, 0, "", mib * MIB, 16 * MIB, mib * MIB, 1, 1)
+def event(kind: Kind, mib: int = 17) -> MemoryEvent:
+    return MemoryEvent(kind, "ab" * 32, 0, "", mib * MIB, 16 * MIB, mib * MIB, 1, 1)
 
 
 def run(work: Callable[[SoftLimits, list[int]], None], resident: int = 18 * MIB) -> list[int]:
@@ -62,7 +62,7 @@ def run(work: Callable[[SoftLimits, list[int]], None], resident: int = 18 * MIB)
     async def go() -> None:
         events = Events()
         events.keep = lambda event: told.append(round(1000 * float(event.own["stalled"])))
-        limits = SoftLimits(events, lambda _id: Usage(resident, resident, 1))
+        limits = SoftLimits(events, lambda _id: MemoryUsage(resident, resident, 1))
         try:
             work(limits, told)
             await asyncio.sleep(0)
@@ -150,7 +150,7 @@ def test_the_kernel_is_asked_for_what_is_too_much(group: Group, monkeypatch: pyt
     monkeypatch.setattr(pressure, "path_of", lambda _group: None)
 
     async def go(action: str) -> None:
-        limits = SoftLimits(Events(), lambda _id: Usage(18 * MIB, 18 * MIB, 1))
+        limits = SoftLimits(Events(), lambda _id: MemoryUsage(18 * MIB, 18 * MIB, 1))
         limits.hear(event(Kind.SOFT), record(action), group)
         for _ in range(5):
             found = limits._above["ab" * 32].reclaiming

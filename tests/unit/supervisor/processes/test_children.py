@@ -18,7 +18,7 @@ from wherry.errors import InternalError, StartFailed
 from wherry.kernel import unix_sockets
 from wherry.kernel.cgroups import Group, Layout
 from wherry.runtime.exit_status import ExitStatus
-from wherry.runtime.plan import Kind, Plan
+from wherry.runtime.plan import ChildKind, Plan
 from wherry.supervisor.processes.children import Child, Children
 from wherry.supervisor.processes.shimlink import Spawn
 from wherry.supervisor.processes.shims import Shims
@@ -225,7 +225,7 @@ class Nursery:
 
     async def refilled(self, template: str) -> list[str]:
         """The slots that are there after a refill."""
-        self.children.refill([Kind(template)] * 2)
+        self.children.refill([ChildKind(template)] * 2)
         for _ in range(20_000):
             await asyncio.sleep(0.001)
             task = self.children._refilling
@@ -316,7 +316,7 @@ def test_closing_waits_for_a_control_group_that_is_being_made(tmp_path: Path, mo
 
     async def check() -> None:
         nursery = Nursery(tmp_path)
-        nursery.children.refill([Kind("[1]")] * 2)
+        nursery.children.refill([ChildKind("[1]")] * 2)
         await asyncio.to_thread(begun.wait, 20)
         closing = asyncio.create_task(nursery.children.close())
         await asyncio.sleep(0)

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from wherry.logs.pace import AT_ONCE_NS, BUSY_ROUNDS, Pace
+from wherry.logs.capture_pauses import AT_ONCE_NS, BUSY_ROUNDS, Pauses
 
 
 class Clock:
@@ -17,7 +17,7 @@ class Clock:
         self.pauses = 0
         monkeypatch.setattr(time, "monotonic_ns", lambda: self.now)
         monkeypatch.setattr(time, "sleep", self.sleep)
-        self.pace = Pace()
+        self.pace = Pauses()
 
     def sleep(self, seconds: float) -> None:
         self.pauses += 1

@@ -9,7 +9,7 @@ BUSY_ROUNDS = 16
 PAUSE_SECONDS = 0.0005
 
 
-class Pace:
+class Pauses:
     """Lets the pipes of a busy container gather some bytes.
 
     A thread that is faster than a container which writes 4 KiB at a time takes these one by one. A splice costs much
