@@ -45,7 +45,7 @@ async def attach(call: Call) -> web.StreamResponse:
         response, source = _response(call, takes_input)
         await response.flush(call.request)
         with call.lifetime.watching(ends_cleanly=True):
-            if wants_logs and hold.position and not (runs and wants_stream):
+            if wants_logs and streams and hold.position and not (runs and wants_stream):
                 await _past(call, log, streams, response)
             if wants_stream and (runs or await _started(call, record.id, log, seen)):
                 if not runs:

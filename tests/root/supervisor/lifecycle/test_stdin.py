@@ -257,3 +257,19 @@ def _target(link: Path) -> str:
         return os.readlink(link)
     except FileNotFoundError:
         return ""
+
+
+def test_an_answer_without_any_output_has_an_end(supervisor: Supervisor, rootfs: Path) -> None:
+    supervisor.client.run("alpha", str(rootfs), ["/bin/echo", "x"])
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(PATIENCE)
+        connection.connect(str(supervisor.socket))
+        connection.sendall(
+            b"POST /containers/alpha/attach?logs=1&stdin=1 HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
+        )
+        answer = b""
+        while not answer.endswith(b"\r\n0\r\n\r\n"):
+            piece = connection.recv(4096)
+            assert piece, answer
+            answer += piece
+        assert answer.startswith(b"HTTP/1.1 200 ")
