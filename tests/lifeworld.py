@@ -261,7 +261,7 @@ class Pipes:
 
 
 class NoMemory:
-    """``Memory`` without an enforcer."""
+    """``MemoryWatch`` without an enforcer."""
 
     name, refused, dropped, has_backstop, on_change = "", {}, 0, False, None  # type: ignore[var-annotated]
 
@@ -364,7 +364,7 @@ class World:
     def _replacements(self) -> Iterator[tuple[str, object]]:
         for name, replacement in {
             "Layers": Overlays,
-            "Memory": NoMemory,
+            "MemoryWatch": NoMemory,
             "Keeping": NoKeeping,
             "Shims": Link,
             "Pipeline": Pipes,
