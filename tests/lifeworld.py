@@ -11,15 +11,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import selectors
 import shutil
-import signal
 import socket
 import tempfile
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 from unittest import mock
+
+from tests.playedprocess import MINDS, Process
+from tests.playedtime import Loop, here
 
 from wherry.kernel import unix_sockets
 from wherry.kernel.cgroups import Group, Layout
@@ -41,120 +42,6 @@ T = TypeVar("T")
 _MEMORY = "/dev/shm"
 LONGEST = 1000.0
 """Played seconds: nothing that is waited for takes longer."""
-MINDS, LAZY, FAILS = "minds", "lazy", "fails"
-"""Commands: one that ends at SIGTERM, one that has made no arrangement for it, and one that cannot be executed."""
-EXECUTED = b'{"exec": true}\n'
-FAILED = b'{"step": "execute fails", "call": "execve", "path": "fails", "errno": 2}\n'
-
-
-class _Selector(selectors.EpollSelector):
-    """Never sleeps."""
-
-    slept = 0.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        found = super().select(0)
-        if not found and timeout != 0:
-            assert timeout is not None, "nothing will ever happen"
-            self.slept += timeout
-        return found
-
-
-class Loop(asyncio.SelectorEventLoop):
-    def __init__(self) -> None:
-        self._played = _Selector()
-        super().__init__(self._played)
-
-    def time(self) -> float:
-        return self._played.slept
-
-
-class Process:
-    """The first process of a container, as the shim has it."""
-
-    def __init__(self, world: World, slot: str, pid: int, group: Path, channel: socket.socket) -> None:
-        self.world = world
-        self.slot = slot
-        self.pid = pid
-        self.pidfd = os.memfd_create(slot[:8])
-        self.group = group
-        self.command = ""
-        self.status: ExitStatus | None = None
-        self.is_stuck = False
-        """It sits in the kernel: SIGKILL has to wait."""
-        self._pending: list[int] = []
-        self._channel: socket.socket | None = channel
-        self._outputs: list[int] = []
-        self.held: dict[str, int] = {}
-        """What the shim keeps of it."""
-        channel.setblocking(False)
-        world.loop.add_reader(channel.fileno(), self._hear)
-
-    @property
-    def is_alive(self) -> bool:
-        return self.status is None
-
-    @property
-    def is_frozen(self) -> bool:
-        with contextlib.suppress(FileNotFoundError):
-            return (self.group / "freezer.state").read_text() == "FROZEN"
-        return False
-
-    def _hear(self) -> None:
-        """The finish message, or the end of a supervisor that did not get that far."""
-        assert self._channel is not None
-        message, descriptors = unix_sockets.receive(self._channel, 1 << 20, 250)
-        if not message:
-            self.end(1)
-            return
-        for descriptor in (descriptors[0], *descriptors[3:]):
-            os.close(descriptor)
-        self._outputs = descriptors[1:3]
-        self.command = next(each for each in (MINDS, LAZY, FAILS) if f'"args": ["{each}"'.encode() in message)
-        self._channel.send(FAILED if self.command == FAILS else EXECUTED)
-        self._close_channel()
-        if self.command == FAILS:
-            self.end(127)
-
-    def _close_channel(self) -> None:
-        if self._channel is not None:
-            self.world.loop.remove_reader(self._channel.fileno())
-            self._channel.close()
-            self._channel = None
-
-    def signal(self, number: int) -> None:
-        if self.is_alive:
-            self._pending.append(number)
-            self.look()
-
-    def look(self) -> None:
-        """At its signals, when it is free to."""
-        if self.is_frozen or self.is_stuck or not self.is_alive:
-            return
-        pending, self._pending = self._pending, []
-        if signal.SIGKILL in pending:
-            self._end(ExitStatus(os.CLD_KILLED, signal.SIGKILL))
-        elif signal.SIGTERM in pending and self.command == MINDS:
-            self.end(0)
-
-    def end(self, code: int) -> None:
-        self._end(ExitStatus(os.CLD_EXITED, code))
-
-    def _end(self, status: ExitStatus) -> None:
-        self.status = status
-        self._close_channel()
-        for descriptor in self._outputs:
-            os.close(descriptor)
-        self._outputs = []
-        if self.world.link is not None:
-            self.world.loop.call_soon(self.world.link.tell, self.slot, status)
-
-    def close(self) -> None:
-        for descriptor in (self.pidfd, *self.held.values()):
-            os.close(descriptor)
-        self.held = {}
-        if self.is_alive:
-            self._end(ExitStatus(os.CLD_KILLED, signal.SIGKILL))
 
 
 class Link:
@@ -261,7 +148,7 @@ class Pipes:
 
 
 class NoMemory:
-    """``Memory`` without an enforcer."""
+    """``MemoryWatch`` without an enforcer."""
 
     name, refused, dropped, has_backstop, on_change = "", {}, 0, False, None  # type: ignore[var-annotated]
 
@@ -364,7 +251,7 @@ class World:
     def _replacements(self) -> Iterator[tuple[str, object]]:
         for name, replacement in {
             "Layers": Overlays,
-            "Memory": NoMemory,
+            "MemoryWatch": NoMemory,
             "Keeping": NoKeeping,
             "Shims": Link,
             "Pipeline": Pipes,
@@ -385,7 +272,7 @@ class World:
         yield "wherry.supervisor.event_log.EventLog.flush", self._when_alive(EventLog.flush)
         yield "wherry.supervisor.processes.children.Child._read", self._read(Child._read)
         yield "wherry.kernel.unix_sockets.send", self._send(unix_sockets.send)
-        yield "asyncio.to_thread", _here
+        yield "asyncio.to_thread", here
 
     # What supervisors do to it.
 
@@ -545,9 +432,3 @@ class World:
             self.loop.close()
             asyncio.set_event_loop(None)
             shutil.rmtree(self.folder)
-
-
-async def _here(function: Callable[..., T], *arguments: Any, **named: Any) -> T:
-    """``asyncio.to_thread`` for which no time passes."""
-    await asyncio.sleep(0)
-    return function(*arguments, **named)

@@ -27,6 +27,14 @@ def too_long(tree: ast.AST) -> Iterator[str]:
                 yield f"{node.name}, line {node.lineno}"
 
 
+def lengths(folder: Path) -> dict[Path, int]:
+    return {path: len(path.read_text().splitlines()) for path in sorted(folder.rglob("*.py"))}
+
+
+def too_many_lines(folder: Path) -> list[str]:
+    return [f"{path}: {lines} lines" for path, lines in lengths(folder).items() if lines > MOST_LINES_OF_FILE]
+
+
 def circle(edges: Mapping[str, Iterable[str]]) -> list[str]:
     """Modules that import each other, each the next; empty when there are none."""
     try:
@@ -59,10 +67,17 @@ def test_a_long_function_is_found() -> None:
     assert [*too_long(ast.parse(f'def f(a):\n    """Says."""\n{body[:-14]}'))] == []
 
 
-def test_files_are_short() -> None:
-    lengths = {path: len(path.read_text().splitlines()) for path in (ROOT / "src").rglob("*.py")}
-    assert max(lengths.values()) > 300
-    assert {path: length for path, length in lengths.items() if length > MOST_LINES_OF_FILE} == {}
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_files_are_short(folder: str) -> None:
+    assert max(lengths(ROOT / folder).values()) > MOST_LINES
+    assert too_many_lines(ROOT / folder) == []
+
+
+def test_a_long_file_is_found(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    for name, lines in (("short.py", 500), ("deep/long.py", 501), ("deep/data.txt", 501)):
+        (tmp_path / name).write_text("x = 1\n" * lines)
+    assert too_many_lines(tmp_path) == [f"{tmp_path}/deep/long.py: 501 lines"]
 
 
 def test_no_imports_go_in_a_circle() -> None:

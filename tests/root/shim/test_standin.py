@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 from tests.patience import PATIENCE
-from tests.root.shim import test_shim
-from tests.root.shim.test_shim import Connection, ShimProcess, is_gone
+from tests.root.shim.shim_process import Connection, ShimProcess, is_gone
 from tests.waiting import wait_until
 
 from wherry.kernel.polling import readable
@@ -19,7 +18,6 @@ pytestmark = pytest.mark.root
 
 STRIDE, FLAG = 24, 8
 SLEEP = ("/bin/sleep", "1000")
-shim = test_shim.shim
 
 
 class Array:

@@ -41,17 +41,6 @@ def rootfs_store(tmp_path: Path) -> RootfsStore:
 
 
 @pytest.fixture
-def write(tmp_path: Path) -> Callable[..., str]:
-    """An archive file with this content, and its path."""
-
-    def write_archive(content: bytes, name: str = "rootfs.tar") -> str:
-        (tmp_path / name).write_bytes(content)
-        return str(tmp_path / name)
-
-    return write_archive
-
-
-@pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by one for each time that an archive file is read from its beginning."""
     begun: list[int] = []

@@ -16,7 +16,8 @@ from wherry.api.handlers import log_streams
 from wherry.api.http.file_sender import Outlet
 
 if TYPE_CHECKING:
-    from tests.unit.api.conftest import Api, FakeLog
+    from tests.unit.api.conftest import Api
+    from tests.unit.api.fake_log import FakeLog
 
 LINE = b"%09d and some words that make the line longer\n"
 

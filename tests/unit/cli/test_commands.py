@@ -1,4 +1,4 @@
-"""The commands other than ps and run, against a scripted supervisor."""
+"""The commands without a file of their own, against a scripted supervisor."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from tests.patience import PATIENCE
@@ -27,7 +25,6 @@ from tests.unit.fake_supervisor import (
 )
 
 import wherry
-from wherry.cli import main
 from wherry.errors import Conflict
 
 
@@ -252,53 +249,6 @@ def test_an_error_text_cannot_reach_the_terminal_raw(fake: FakeSupervisor, engin
     assert engine("rm", "a") == (1, "", "engine: \\x1b[2Jevil\\nline\n")
 
 
-# logs
-
-
-def test_logs_go_to_the_streams_they_came_from_untouched(
-    fake: FakeSupervisor, capfdbinary: pytest.CaptureFixture[bytes]
-) -> None:
-    binary = bytes(range(256))
-    fake.on("GET", "/containers/a/logs", streaming([frame(1, binary), frame(2, b"err\xff"), frame(1, b"no newline")]))
-    assert main.main(["logs", "a"]) == 0
-    assert capfdbinary.readouterr() == (binary + b"no newline", b"err\xff")
-
-
-LOG_WORDS = [
-    ("", {"follow": "0", "tail": "all", "timestamps": "0", "stdout": "1", "stderr": "1"}),
-    ("-f -t --tail 5", {"follow": "1", "tail": "5", "timestamps": "1"}),
-    ("-n all --stream out", {"tail": "all", "stdout": "1", "stderr": "0"}),
-    ("--tail 0 --stream err", {"tail": "0", "stdout": "0", "stderr": "1"}),
-    (
-        "--since 2026-01-31T10:00:00.000000001Z --until 1769853601",
-        {"since": "1769853600.000000001", "until": "1769853601.000000000"},
-    ),
-]
-
-
-@pytest.mark.parametrize(("words", "query"), LOG_WORDS)
-def test_logs_pass_their_options_on(fake: FakeSupervisor, engine: Engine, words: str, query: dict[str, str]) -> None:
-    fake.on("GET", "/containers/a/logs", streaming([]))
-    assert engine("logs", *words.split(), "a") == (0, "", "")
-    found = fake.requests[0].query
-    assert {name: found.get(name) for name in query} == query
-    assert ("since" in found) == ("--since" in words)
-
-
-def test_a_duration_counts_from_now(fake: FakeSupervisor, engine: Engine) -> None:
-    fake.on("GET", "/containers/a/logs", streaming([]))
-    before = time.time()
-    assert engine("logs", "--since", "10m", "a")[0] == 0
-    assert before - 601 < float(fake.requests[0].query["since"]) <= time.time() - 600
-
-
-def test_a_log_that_breaks_off_is_no_success(fake: FakeSupervisor, engine: Engine) -> None:
-    fake.on("GET", "/containers/a/logs", streaming([frame(1, b"abc")[:9]]))
-    code, out, err = engine("logs", "a")
-    assert (code, out) == (1, "a")
-    assert "went away" in err
-
-
 # inspect, info, version
 
 
@@ -424,81 +374,6 @@ def test_version_without_a_supervisor_shows_the_clients_and_fails(engine: Engine
     assert (code, out) == (1, f"Client: wherry {wherry.__version__}\n")
     assert "no supervisor is running" in err
     assert engine("--version") == (0, f"wherry {wherry.__version__}\n", "")
-
-
-# supervisor
-
-
-class StubSupervisor(ModuleType):
-    """Stands for wherry.daemon: what the command line hands over is what is tested."""
-
-    def __init__(self) -> None:
-        super().__init__("wherry.daemon")
-        self.calls: list[tuple[object, ...]] = []
-
-    def check(self, rootfs: str | None) -> int:
-        self.calls.append(("check", rootfs))
-        return 4
-
-    def run_supervisor(self, *arguments: object, **options: object) -> int:
-        self.calls.append((*arguments, options))
-        return 3
-
-
-@pytest.fixture
-def stub(monkeypatch: pytest.MonkeyPatch) -> StubSupervisor:
-    module = StubSupervisor()
-    monkeypatch.setitem(sys.modules, "wherry.daemon", module)
-    monkeypatch.delenv("ENGINE_SOCKET", raising=False)
-    return module
-
-
-def test_supervisor_hands_its_options_over(
-    stub: StubSupervisor, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert engine("supervisor") == (3, "", "")
-    words = ("--debug", "--prepared", "0", "--state-dir", "d", "--socket", "s", "--memory-enforcer", "bpf")
-    more: tuple[str, ...] = ("--pin-enforcer", "/sys/fs/bpf")
-    more += ("--default-pids-limit", "-1", "--rootfs-limit", "0", "--rootfs-cache", "2g", "--disk-reserve", "100m")
-    more += ("--userns", "auto", "--userns-range", "1:2:65536")
-    assert engine("supervisor", "rootfs", *words, *more)[0] == 3
-    assert engine("--socket", "unix:///s", "supervisor", "/r")[0] == 3
-    usual = {
-        "debug": False,
-        "prepared": 2,
-        "enforcer": "auto",
-        "bpffs": None,
-        "allow_containers": False,
-        "pids_limit": 2048,
-        "userns": "host",
-        "userns_range": "",
-    }
-    usual |= {"disk": {}}
-    limits = {"unpacked": 0, "entries": 0, "cache": 2 << 30, "reserve": 100 << 20}
-    given = usual | {"debug": True, "prepared": 0, "enforcer": "bpf", "bpffs": "/sys/fs/bpf"}
-    given |= {"pids_limit": None, "disk": limits, "userns": "auto", "userns_range": "1:2:65536"}
-    assert stub.calls == [
-        (None, "/run/wherry/engine.sock", "/var/lib/wherry", usual),
-        (f"{tmp_path}/rootfs", f"{tmp_path}/s", f"{tmp_path}/d", given),
-        ("/r", "/s", "/var/lib/wherry", usual),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (
-            [
-                "",
-            ],
-            "ROOTFS: the path is empty",
-        ),
-    ],
-)
-def test_supervisor_refuses_empty_paths(stub: StubSupervisor, engine: Engine, words: list[str], message: str) -> None:
-    assert engine("supervisor", *words) == (1, "", f"engine: {message}\n")
-    assert stub.calls == []
 
 
 # Output that cannot be written

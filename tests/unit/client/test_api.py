@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import gc
 import json
-import socket
-import subprocess
-import sys
-import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from tests.patience import PATIENCE
 from tests.unit.fake_supervisor import (
     FakeSupervisor,
-    RawServer,
     Request,
     empty,
     entry,
@@ -27,95 +21,10 @@ from tests.unit.fake_supervisor import (
     frame,
     reply,
     started,
-    status_frame,
     streaming,
 )
 
-import wherry
 from wherry import Client, ProcessTable, StartedContainer, errors
-from wherry.client import socket_path
-
-
-@pytest.fixture
-def fake(tmp_path: Path) -> Iterator[FakeSupervisor]:
-    with FakeSupervisor(tmp_path / "s") as supervisor:
-        yield supervisor
-
-
-@pytest.fixture
-def client(fake: FakeSupervisor) -> Iterator[Client]:
-    with Client(str(fake.path), timeout=PATIENCE) as client:
-        yield client
-
-
-# Where the supervisor is
-
-
-def test_the_socket_is_the_argument_then_the_environment_then_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ENGINE_SOCKET", "/run/other.sock")
-    assert [Client("/run/mine.sock").socket, Client().socket] == ["/run/mine.sock", "/run/other.sock"]
-    assert socket_path("unix:///run/docker.sock") == "/run/docker.sock"
-    monkeypatch.setenv("ENGINE_SOCKET", "")
-    assert Client().socket == "/run/wherry/engine.sock"
-
-
-@pytest.mark.parametrize("path", ["x" * 108, "ä" * 54, "/a\0b", "unix://"])
-def test_a_socket_path_that_the_kernel_cannot_take_is_refused(path: str) -> None:
-    with pytest.raises(errors.InvalidRequest, match="socket path"):
-        Client(path)
-
-
-def test_no_supervisor_is_one_line_that_says_how_to_start_one(tmp_path: Path) -> None:
-    path = tmp_path / "s"
-    hint = f"no supervisor is running at {path}: start one with `engine supervisor ROOTFS --socket {path}`"
-    with pytest.raises(errors.Unavailable) as raised:
-        Client(str(path)).ping()
-    assert str(raised.value) == hint
-
-
-def test_a_stale_socket_is_no_supervisor(tmp_path: Path) -> None:
-    path = tmp_path / "s"
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-    with pytest.raises(errors.Unavailable, match="no supervisor is running"):
-        Client(str(path)).ping()
-
-
-def test_what_is_no_socket_is_said(tmp_path: Path) -> None:
-    (tmp_path / "s").write_text("")
-    with pytest.raises(errors.Unavailable, match="no supervisor is running"):
-        Client(str(tmp_path / "s")).ping()
-
-
-@pytest.mark.root
-def test_a_socket_of_another_user_is_not_trusted() -> None:
-    """Anybody may listen in /tmp; what runs there as another user must not be handed commands."""
-    code = (
-        "import os, socket, sys; os.setuid(65534); s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen();"
-        "print('ready', flush=True); s.accept()[0].recv(1)"
-    )
-    with tempfile.TemporaryDirectory() as folder:  # not tmp_path, whose parents are closed to others
-        Path(folder).chmod(0o777)
-        path = f"{folder}/s"
-        with subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE) as stranger:
-            assert stranger.stdout
-            assert stranger.stdout.readline() == b"ready\n"
-            with pytest.raises(errors.Unavailable, match="user 65534 listens there, who is neither root nor you"):
-                Client(path).ping()
-            stranger.wait(PATIENCE)
-
-
-def test_a_supervisor_that_does_not_answer_is_a_timeout(tmp_path: Path) -> None:
-    def silent(connection: socket.socket) -> None:
-        while connection.recv(65536):
-            pass
-
-    with (
-        RawServer(tmp_path / "s", silent) as server,
-        pytest.raises(errors.Unavailable, match="did not answer in time"),
-    ):
-        Client(server.path, timeout=0.05).ps()
-
 
 # Calls
 
@@ -390,92 +299,6 @@ def test_a_name_that_would_make_another_path_is_unknown(fake: FakeSupervisor, cl
     assert fake.requests == []
 
 
-# Errors
-
-ERRORS = [
-    (404, "not_found", errors.NotFound),
-    (409, "name_in_use", errors.NameInUse),
-    (409, "conflict", errors.Conflict),
-    (400, "not_supported", errors.NotSupported),
-    (500, "start_failed", errors.StartFailed),
-    (400, "command_not_found", errors.CommandNotFound),
-    (400, "not_executable", errors.NotExecutable),
-    (500, "from_a_newer_supervisor", errors.InternalError),
-]
-
-
-@pytest.mark.parametrize(("status", "code", "kind"), ERRORS)
-def test_an_error_keeps_its_kind_and_message(
-    fake: FakeSupervisor, client: Client, status: int, code: str, kind: type[errors.WherryError]
-) -> None:
-    fake.on("POST", "/wherry/run", failure(status, code, "what happened"))
-    for call in (client.run, client.start):
-        with pytest.raises(kind) as raised:
-            call("a", "/r", ["x"])
-        assert (type(raised.value), str(raised.value)) == (kind, "what happened")
-
-
-@pytest.mark.parametrize(
-    ("status", "kind"),
-    [(400, errors.InvalidRequest), (404, errors.NotFound), (409, errors.Conflict), (500, errors.InternalError)],
-)
-def test_without_our_code_the_status_tells(
-    fake: FakeSupervisor, client: Client, status: int, kind: type[errors.WherryError]
-) -> None:
-    fake.on("GET", "/info", reply({"message": "from docker"}, status))
-    with pytest.raises(kind, match="from docker"):
-        client.info()
-
-
-@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"message"', b"\xff", b"[" * 50_000])
-def test_an_error_without_sense_shows_its_status(fake: FakeSupervisor, client: Client, body: bytes) -> None:
-    head = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: %d\r\n\r\n" % len(body)
-    fake.on("GET", "/info", lambda _: [head + body])
-    with pytest.raises(errors.InternalError, match="502 Bad Gateway"):
-        client.info()
-
-
-SENSELESS: list[tuple[str, Callable[[Client], object], object]] = [
-    ("/containers/json", Client.ps, [{"Id": "x"}]),
-    ("/containers/json", Client.ps, {"Id": "x"}),
-    ("/containers/json", Client.ps, 5),
-    ("/info", Client.info, []),
-    ("/version", Client.version, None),
-    ("/containers/a/json", lambda client: client.inspect("a"), "x"),
-]
-
-
-@pytest.mark.parametrize(("path", "call", "value"), SENSELESS)
-def test_a_reply_of_another_shape_is_an_error_of_the_supervisor(
-    fake: FakeSupervisor, client: Client, path: str, call: Callable[[Client], object], value: object
-) -> None:
-    fake.on("GET", path, reply(value))
-    with pytest.raises(errors.InternalError, match="supervisor's reply"):
-        call(client)
-
-
-@pytest.mark.parametrize("fields", [{"Name": "a"}, [], 5])
-def test_a_started_container_without_a_pid_is_an_error(fake: FakeSupervisor, client: Client, fields: object) -> None:
-    fake.on("POST", "/wherry/run", reply(fields, 201))
-    with pytest.raises(errors.InternalError, match="makes no sense"):
-        client.start("a", "/r", ["x"])
-
-
-def test_a_reply_that_is_not_http_is_an_error(fake: FakeSupervisor, client: Client) -> None:
-    fake.on("GET", "/info", lambda _: [b"220 mail ready\r\n"])
-    with pytest.raises(errors.InternalError, match="no sensible reply"):
-        client.info()
-
-
-def test_a_stream_with_a_broken_status_is_an_error(fake: FakeSupervisor, client: Client) -> None:
-    fake.on("POST", "/wherry/run", streaming([frame(3, b"{")]))
-    with pytest.raises(errors.InternalError, match="not JSON"):
-        client.run("a", "/r", ["x"])
-    fake.on("POST", "/wherry/run", streaming([status_frame(Event="exited")]))
-    with pytest.raises(errors.InternalError, match="makes no sense"):
-        client.run("a", "/r", ["x"])
-
-
 # Threads
 
 
@@ -503,26 +326,3 @@ def test_a_call_does_not_wait_for_another_thread(fake: FakeSupervisor, client: C
     result = client.run("alpha", "/r", ["x"], on_start=on_start)
     stopper[0].join(PATIENCE)
     assert (result.reason, result.exit_code) == ("stopped", 143)
-
-
-# The package
-
-
-def test_the_package_gives_its_public_names_and_no_others() -> None:
-    assert {name for name in wherry.__all__ if getattr(wherry, name) is not None} == set(wherry.__all__)
-    assert set(wherry.__all__) <= set(dir(wherry))
-    assert wherry.NameInUse is errors.NameInUse
-    with pytest.raises(AttributeError, match="no attribute 'Klient'"):
-        wherry.Klient  # type: ignore[attr-defined]  # noqa: B018
-
-
-def test_importing_the_package_does_not_load_the_client() -> None:
-    code = "import sys, wherry; assert wherry.__version__; print([m for m in sys.modules if m.startswith('wherry.')])"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout == "[]\n"
-
-
-def test_every_public_name_is_there() -> None:
-    from wherry import client  # noqa: PLC0415
-
-    assert [name for name in client.__all__ if not hasattr(client, name)] == []

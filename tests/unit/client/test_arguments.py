@@ -4,30 +4,16 @@ from __future__ import annotations
 
 import datetime
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.patience import PATIENCE
 from tests.unit.fake_supervisor import FakeSupervisor, empty, exited, reply, started, streaming
 
 from wherry import Client, InvalidRequest
 from wherry.client import arguments
 from wherry.client.config import config_of
-
-
-@pytest.fixture
-def fake(tmp_path: Path) -> Iterator[FakeSupervisor]:
-    with FakeSupervisor(tmp_path / "s") as supervisor:
-        yield supervisor
-
-
-@pytest.fixture
-def client(fake: FakeSupervisor) -> Iterator[Client]:
-    with Client(fake.path, timeout=PATIENCE) as client:
-        yield client
-
 
 WRONG_OPTIONS: list[tuple[str, object, str]] = [
     ("soft_mib", "64", "a whole number of MiB from 1 to 8796093022207, not '64' (of type str)"),

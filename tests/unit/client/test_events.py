@@ -25,12 +25,6 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSuperv
         yield supervisor
 
 
-@pytest.fixture
-def client(fake: FakeSupervisor) -> Iterator[Client]:
-    with Client(str(fake.path), timeout=PATIENCE) as client:
-        yield client
-
-
 def line(action: str, **attributes: str) -> bytes:
     actor = {"ID": ID, "Attributes": {"name": "alpha", "image": "/r", **attributes}}
     times = {"time": 1, "timeNano": 1_000_000_007, "Wherry": {"MonotonicNano": 42}}
