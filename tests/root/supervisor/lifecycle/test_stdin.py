@@ -78,7 +78,7 @@ def test_without_i_it_is_dev_null(supervisor: Supervisor, rootfs: Path) -> None:
 def test_a_container_that_reads_no_more(supervisor: Supervisor, rootfs: Path, init: bool) -> None:
     """Whoever writes gets SIGPIPE, as in any pipeline, while the container goes on."""
     options = ["--init"] if init else []
-    script = "exec 0<&-; echo closed; trap 'exit 3' TERM; while :; do sleep 0.1; done"
+    script = "exec 0<&-; trap 'exit 3' TERM; echo closed; while :; do sleep 0.1; done"
     with supervisor.popen_fed("run", "--rm", "-i", *options, "alpha", rootfs, "/bin/sh", "-c", script) as run:
         assert piece_of(run.stdout, 7) == b"closed\n"
         with pytest.raises(BrokenPipeError):
