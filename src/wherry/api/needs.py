@@ -96,7 +96,7 @@ class Engine(Protocol):
         """Returns when its command has been executed. Not ``attached``, its output is lost."""
 
     def leave_exec(self, execution: Execution) -> None:
-        """Nobody reads its output any more."""
+        """Nobody reads its output any more; input that nobody has begun to send ends."""
 
     def get(self, ref: str) -> Record: ...
 

@@ -21,6 +21,7 @@ EXEC = """Execute a command in a container that runs, pass on its output, and ex
 The command is one more process of the container: in its namespaces, limits, capabilities and filter. It ends when the
 container ends. Options stand before NAME; everything behind NAME is the command. Interrupted, or without a reader of
 its output, exec ends and the command goes on, as with docker. Its output is not in the container's log.
+With -i it reads exec's standard input, to its end or the end of exec; without, it reads /dev/null.
 Exit codes besides the command's own (128+N after signal N): 125 it could not be executed, or the command line is
 wrong; 126 COMMAND cannot be executed; 127 COMMAND was not found; 137 after --timeout; 1 no supervisor is running.
 """
@@ -41,7 +42,7 @@ def add_exec(parser: Parser) -> None:
     parser.flag("--privileged", help="with all capabilities (the seccomp filter stays)")
     about_timeout = "seconds after which all that it has started is killed"
     parser.option("--timeout", metavar="S", type=values.seconds, help=about_timeout)
-    parser.flag("-i", "--interactive", help="not supported yet")
+    parser.flag("-i", "--interactive", help="give it your standard input, to its end")
     parser.flag("-t", "--tty", help="not supported yet")
     parser.run = execute
     parser.interpret = parse
@@ -63,9 +64,10 @@ def parse(parser: Parser, words: Sequence[str], found: Namespace) -> None:
     for word in ("name", "command"):
         if not getattr(found, word):
             parser.error(f"{word.upper()} is empty")
-    for given, text in ((found.interactive, "standard input (-i)"), (found.tty, "a terminal (-t)")):
-        if given:
-            parser.error(f"{text} is not supported yet")
+    if found.tty:
+        parser.error("a terminal (-t) is not supported yet")
+    if found.interactive and found.detach:
+        parser.error("-i and -d exclude each other: nobody would feed it")
     if found.timeout == 0:
         parser.error("--timeout: 0 is not a number of seconds above 0")
     found.env = [_variable(parser, text) for text in found.env]
@@ -88,7 +90,12 @@ def execute(args: Namespace) -> int:
             if args.detach:
                 print(client.start_exec(args.name, command, **options).id)
                 return 0
-            result = client.exec(args.name, command, on_output=terminal.write_all, **options)
+            given = None
+            if args.interactive:
+                from wherry.client.feeding import Descriptor  # noqa: PLC0415 (only with -i)
+
+                given = Descriptor(0)
+            result = client.exec(args.name, command, on_output=terminal.write_all, input=given, **options)
     except errors.WherryError as error:
         terminal.complain(error)
         return error.exit_code

@@ -19,7 +19,7 @@ from wherry.client.replies import (
     status_from,
 )
 from wherry.client.stream import STATUS, STDERR, STDOUT, LogStream
-from wherry.client.transport import CLOSED, decoded, drain, path_of, quoted_name
+from wherry.client.transport import decoded, drain, path_of, quoted_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from wherry.client.config import Changes, ExecOptions, Options, StrPath
     from wherry.client.events import Event, EventStream
     from wherry.client.feeding import Input
-    from wherry.client.http1 import Response
     from wherry.client.replies import StartedExec
 
     OnEvent = Callable[[Event], object]
@@ -156,7 +155,7 @@ class Client(DiskCalls):
             response.close()
             if subscription is not None:
                 subscription.close()
-        raise self._unended(response)
+        raise self._unended(response, "container")
 
     def attach(
         self,
@@ -186,25 +185,7 @@ class Client(DiskCalls):
                     return status
         finally:
             response.close()
-        raise self._unended(response)
-
-    def _conversation(
-        self, path: str, query: queries.Query, body: dict[str, Any] | None, given: Input | None
-    ) -> Response:
-        """A reply that is read while ``given`` is sent."""
-        if given is not None:
-            from wherry.client.feeding import pieces_of  # noqa: PLC0415 (few calls have input)
-
-            pieces_of(given)  # before anything is started
-        response = self._send("POST", path, query, body, patient=True, upgrade=given is not None)
-        if given is not None and response.status == 101:
-            response.feed(given)
-        return response
-
-    def _unended(self, response: Response) -> errors.Unavailable:
-        if response.was_closed:
-            return errors.Unavailable(CLOSED)
-        return errors.Unavailable(f"the supervisor at {self.socket} did not say how the container ended")
+        raise self._unended(response, "container")
 
     def exec(
         self,
@@ -212,20 +193,22 @@ class Client(DiskCalls):
         command: Sequence[StrPath],
         *,
         on_output: Callable[[int, bytes], object] | None = None,
+        input: Input | None = None,  # noqa: A002
         **options: Unpack[ExecOptions],
     ) -> RunResult:
         """Execute a command in a container that runs, wait until it has ended, and return how, with what it wrote.
 
         ``env`` is put over the container's; ``working_dir`` and ``user`` are the container's own by default;
         ``privileged`` gives all capabilities; ``timeout`` ends, after that many seconds, all that it has started: then
-        ``reason`` is "timed_out". ``on_output`` is as in ``run``. Raises NotFound, Conflict when the container does not
-        run, CommandNotFound, NotExecutable, StartFailed, InvalidRequest (an unknown user, a missing directory), and
-        Unavailable when the supervisor goes away meanwhile: the command goes on then.
+        ``reason`` is "timed_out". ``on_output`` and ``input`` are as in ``run``; without ``input`` it is /dev/null.
+        Raises NotFound, Conflict when the container does not run, CommandNotFound, NotExecutable, StartFailed,
+        InvalidRequest (an unknown user, a missing directory), and Unavailable when the supervisor goes away meanwhile:
+        the command goes on then, and its input ends.
         """
         from wherry.client import execs  # noqa: PLC0415 (few calls need it)
 
         arguments.callback("on_output", on_output)
-        return execs.run(self, queries.container(name), execs.body_of("exec", command, options), on_output)
+        return execs.run(self, queries.container(name), execs.body_of("exec", command, options), on_output, input)
 
     def start_exec(self, name: str, command: Sequence[StrPath], **options: Unpack[ExecOptions]) -> StartedExec:
         """As ``exec``, but return once the command has been executed; what it writes is lost. ``inspect_exec`` tells

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from wherry import errors
 from wherry.client import arguments
 from wherry.client.replies import MAKES_SENSE, RunResult, StartedExec, status_from
 from wherry.client.stream import STATUS, STDERR, STDOUT
-from wherry.client.transport import CLOSED, decoded, drain
+from wherry.client.transport import decoded, drain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
 
     from wherry.client.arguments import Check
     from wherry.client.config import StrPath
+    from wherry.client.feeding import Input
     from wherry.client.transport import Transport
 
 
@@ -50,12 +50,18 @@ def body_of(function: str, command: Sequence[StrPath], options: Mapping[str, Any
 
 
 def run(
-    client: Transport, name: str, body: dict[str, Any], on_output: Callable[[int, bytes], object] | None
+    client: Transport,
+    name: str,
+    body: dict[str, Any],
+    on_output: Callable[[int, bytes], object] | None,
+    given: Input | None,
 ) -> RunResult:
     """``Client.exec``."""
     written: dict[int, list[bytes]] = {STDOUT: [], STDERR: []}
     take = on_output or (lambda stream, data: written[stream].append(data))
-    response = client._send("POST", "/wherry/exec", {"name": name, "stream": "1"}, body, patient=True)
+    if given is not None:
+        body = {**body, "AttachStdin": True}
+    response = client._conversation("/wherry/exec", {"name": name, "stream": "1"}, body, given)
     try:
         for kind, data in client._frames(response):
             if kind != STATUS:
@@ -68,9 +74,7 @@ def run(
                 return status
     finally:
         response.close()
-    if response.was_closed:
-        raise errors.Unavailable(CLOSED)
-    raise errors.Unavailable(f"the supervisor at {client.socket} did not say how the command ended")
+    raise client._unended(response, "command")
 
 
 def start(client: Transport, name: str, body: dict[str, Any]) -> StartedExec:

@@ -65,7 +65,7 @@ class Feeder:
     def receive(self, size: int) -> bytes:
         """What has come, at most ``size`` bytes, b"" at the end; sends input until then. Raises OSError."""
         while True:
-            if not (self._rest or self._has_ended or self._file):
+            while not (self._rest or self._has_ended or self._file):  # a piece may be empty
                 self._next()
             ready = self._wait()
             if self._file and ready.get(self._file.number):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from wherry.client.config import StrPath
+    from wherry.client.feeding import Input
 
 _UNRESERVED = frozenset(b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-._~")
 _MAX_SOCKET_PATH = 107
@@ -95,6 +96,25 @@ class Transport:
         if response.status >= 400:
             raise _error(response, self._body(response))
         return response
+
+    def _conversation(
+        self, path: str, query: Mapping[str, str | None], body: dict[str, Any] | None, given: Input | None
+    ) -> http1.Response:
+        """A reply that is read while ``given`` is sent."""
+        if given is not None:
+            from wherry.client.feeding import pieces_of  # noqa: PLC0415 (few calls have input)
+
+            pieces_of(given)  # before anything is started
+        response = self._send("POST", path, query, body, patient=True, upgrade=given is not None)
+        if given is not None and response.status == 101:
+            response.feed(given)
+        return response
+
+    def _unended(self, response: http1.Response, what: str) -> errors.Unavailable:
+        """For a stream that has ended without a word on how ``what`` ended."""
+        if response.was_closed:
+            return errors.Unavailable(CLOSED)
+        return errors.Unavailable(f"the supervisor at {self.socket} did not say how the {what} ended")
 
     def _body(self, response: http1.Response) -> bytes:
         try:

@@ -32,9 +32,9 @@ class ExecPlan(NamedTuple):
     output_owner: tuple[int, int] | None
 
 
-def make_exec(spec: Spec, stdout: str, stderr: str, *, privileged: bool = False) -> ExecPlan:
-    """``spec`` is the container's, its process that of the exec; ``stdout`` and ``stderr`` name descriptors, "" is
-    nothing. ``privileged`` gives it all capabilities that we have ourselves; the filter stays, as in docker.
+def make_exec(spec: Spec, stdout: str, stderr: str, stdin: str = "", *, privileged: bool = False) -> ExecPlan:
+    """``spec`` is the container's, its process that of the exec; ``stdout``, ``stderr`` and ``stdin`` name descriptors,
+    "" is /dev/null. ``privileged`` gives it all capabilities that we have ourselves; the filter stays, as in docker.
     """
     process, user = spec.process, spec.process.user
     if privileged:
@@ -50,7 +50,7 @@ def make_exec(spec: Spec, stdout: str, stderr: str, *, privileged: bool = False)
         # After that: who joins a user namespace has all capabilities in it, and the whole bounding set.
         steps.LimitBoundingSet(plan.mask_of(process.capabilities.bounding)),
     ]
-    stdio = steps.SetStdio(stdout, stderr, *((user.uid, user.gid) if owner is None else (0, 0)))
+    stdio = steps.SetStdio(stdout, stderr, *((user.uid, user.gid) if owner is None else (0, 0)), stdin)
     limits = plan.rlimits_of(process) if owner is None else []
     finish = [stdio, *limits, *plan.identity_of(process), *plan.filter_of(spec)]
     return ExecPlan(("pid", *others), template, finish, owner)

@@ -299,8 +299,8 @@ class Engine(Lifespan):
             await self._execs.start(execution, attached=attached)
 
     def leave_exec(self, execution: Execution) -> None:
-        """Whoever read its output has gone: it goes on without."""
-        self._execs.lose_reader(execution)
+        """Its client has gone: it goes on without."""
+        self._execs.lose_client(execution)
 
     async def processes(self, ref: str, options: str) -> ProcessList:
         """``options`` are ps's: ``process_list.list_processes``. Raises Conflict when it does not run."""

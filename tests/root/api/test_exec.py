@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import hashlib
+import os
 import shutil
+import socket
 import subprocess
 import time
 import warnings
@@ -26,6 +29,23 @@ with_docker = pytest.mark.docker
 def docker(supervisor: Supervisor, rootfs: Path) -> Supervisor:
     supervisor.client.start("c", str(rootfs), ["/bin/sleep", "1000"], working_dir="/tmp")
     return supervisor
+
+
+@with_docker
+def test_the_docker_client_as_a_filter(docker: Supervisor) -> None:
+    data = os.urandom(4 << 20)
+    command = [str(DOCKER), "-H", f"unix://{docker.socket}", "exec", "-i", "c"]
+
+    def filtered(*words: str) -> tuple[int, bytes, bytes]:
+        done = subprocess.run([*command, *words], input=data, check=False, capture_output=True, timeout=PATIENCE)
+        return done.returncode, done.stdout, done.stderr
+
+    code, out, err = filtered("cat")
+    assert (code, hashlib.sha256(out).digest(), err) == (0, hashlib.sha256(data).digest(), b"")
+    assert filtered("sh", "-c", "cat > /tmp/it; wc -c < /tmp/it; exit 5") == (5, b"4194304\n", b"")
+    assert filtered("sh", "-c", "echo bye; exit 3")[:2] == (3, b"bye\n")  # without reading
+    code, out, _ = filtered("frobnicate")
+    assert (code, b"execute frobnicate: no such file" in out) == (127, True)
 
 
 def execute(supervisor: Supervisor, *words: str) -> tuple[int, str, str]:
@@ -53,10 +73,8 @@ def test_the_docker_client(docker: Supervisor) -> None:
     assert code not in (0, None)
     assert execute(docker, "-d", "c", "touch", "/tmp/made") == (0, "", "")
     wait_until(lambda: execute(docker, "c", "test", "-e", "/tmp/made")[0] == 0)
-    for option, what in (("-i", "standard input"), ("-t", "terminals")):
-        code, _, err = execute(docker, option, "c", "cat")
-        assert code != 0
-        assert what in err or "not a TTY" in err
+    code, _, err = execute(docker, "-t", "c", "cat")
+    assert (code != 0, "terminals" in err) == (True, True)
     docker.engine("stop", "-t", "0", "c")
     code, _, err = execute(docker, "c", "true")
     assert (code, "container c is not running" in err) == (1, True)
@@ -86,6 +104,32 @@ def test_docker_py(container: Any) -> None:
     assert (code, b"frobnicate" in text) == (127, True)
     with pytest.raises(docker_library.errors.APIError, match="terminals"):
         container.exec_run("cat", tty=True)
+
+
+def test_docker_py_with_input(container: Any) -> None:
+    code, stream = container.exec_run(["sh", "-c", "cat; echo end"], stdin=True, socket=True)
+    assert code is None
+    with stream._sock as connection:
+        connection.sendall(b"some\n")
+        assert received(connection, 13) == b"\1\0\0\0\0\0\0\5some\n"
+        connection.shutdown(socket.SHUT_WR)
+        assert received(connection, 12) == b"\1\0\0\0\0\0\0\4end\n"
+        assert connection.recv(1) == b""
+    api = container.client.api
+    made = api.exec_create("c", ["cat"], stdin=True)["Id"]
+    assert api.exec_inspect(made)["OpenStdin"] is True
+    with pytest.raises(docker_library.errors.APIError, match="Upgrade: tcp"):
+        api._raise_for_status(api._post_json(api._url("/exec/{0}/start", made), data={"Detach": False}))
+    assert api.exec_inspect(made)["Running"] is False
+    api.exec_start(made, detach=True)  # nobody feeds it
+    wait_until(lambda: api.exec_inspect(made)["ExitCode"] == 0)
+
+
+def received(connection: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size and (more := connection.recv(size - len(data))):
+        data += more
+    return data
 
 
 def test_the_three_calls(docker: Supervisor, container: Any) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from tests.patience import PATIENCE
 
 from wherry import errors
 from wherry.client.feeding import Descriptor, Feeder, pieces_of
@@ -100,6 +101,21 @@ def test_a_peer_that_closes_with_input_unread(pair: Pair) -> None:
     theirs.close()
     feeder = Feeder(ours, bytes(1 << 20))
     assert b"".join(iter(lambda: feeder.receive(4), b"")) == b"last words"
+
+
+@pytest.mark.parametrize("given", [b"", "", [], [b"", b""]])
+def test_nothing_at_all_is_an_end(pair: Pair, given: Any) -> None:
+    ours, theirs = pair
+
+    def answer() -> None:
+        assert theirs.recv(1) == b""
+        theirs.sendall(b"x")
+
+    theirs.settimeout(PATIENCE)
+    peer = threading.Thread(target=answer)
+    peer.start()
+    assert Feeder(ours, given).receive(1) == b"x"
+    peer.join()
 
 
 @pytest.mark.parametrize("given", [7, None, object()])

@@ -9,7 +9,6 @@ import msgspec
 from wherry.errors import InvalidRequest, NotSupported, quoted
 from wherry.supervisor.containers.execution import ExecRecord, ExecRequest
 
-_INPUT = "standard input (AttachStdin, -i) is not supported yet"
 _TERMINAL = "terminals (Tty, -t) are not supported yet"
 _IGNORED = frozenset({"DetachKeys", "ConsoleSize", "Detach", "Container", "ExecID"})
 """What means something for a terminal only, and what old clients repeat."""
@@ -37,11 +36,11 @@ _KNOWN = frozenset({field.encode_name for field in msgspec.structs.fields(_Confi
 
 
 def exec_request(body: Any, *, attached: bool | None = None) -> ExecRequest:
-    """``attached`` takes the place of what the body says of the streams.
+    """``attached`` takes the place of what the body says of the output.
 
     Raises:
         InvalidRequest: a value of the wrong type, or no command.
-        NotSupported: a terminal, standard input, or a field that is not understood.
+        NotSupported: a terminal, or a field that is not understood.
     """
     if not isinstance(body, dict):
         raise InvalidRequest("invalid exec config: expected a JSON object")
@@ -54,8 +53,6 @@ def exec_request(body: Any, *, attached: bool | None = None) -> ExecRequest:
         raise InvalidRequest(f"invalid exec config: {error}") from None
     if config.tty:
         raise NotSupported(_TERMINAL)
-    if config.attach_stdin:
-        raise NotSupported(_INPUT)
     if not config.cmd:
         raise InvalidRequest("No exec command specified")
     ours = config.wherry or _Ours()
@@ -67,6 +64,7 @@ def exec_request(body: Any, *, attached: bool | None = None) -> ExecRequest:
         privileged=bool(config.privileged),
         stdout=bool(config.attach_stdout) if attached is None else attached,
         stderr=bool(config.attach_stderr) if attached is None else attached,
+        stdin=bool(config.attach_stdin),
         timeout_seconds=None if ours.timeout is None else ours.timeout / 1e9,
     )
 
@@ -96,7 +94,7 @@ def details(record: ExecRecord) -> dict[str, Any]:
             "privileged": request.privileged,
             "user": request.user,
         },
-        "OpenStdin": False,
+        "OpenStdin": request.stdin,
         "OpenStderr": request.stderr,
         "OpenStdout": request.stdout,
         "CanRemove": False,

@@ -42,7 +42,7 @@ async def attach(call: Call) -> web.StreamResponse:
     hold = log.watch(0 if runs and wants_logs and wants_stream else None)
     try:
         _log.debug("%s: attach", record.name)
-        response, source = _response(call, takes_input)
+        response, source = stream_both_ways(call) if takes_input else (stream_response(call), None)
         await response.flush(call.request)
         with call.lifetime.watching(ends_cleanly=True):
             if wants_logs and streams and hold.position and not (runs and wants_stream):
@@ -77,11 +77,10 @@ def _ending(call: Call, record: Record, runs: bool) -> asyncio.Future[End]:
     return ending
 
 
-def _response(call: Call, takes_input: bool) -> tuple[FrameResponse, Input | None]:
-    if takes_input:
-        source = input_of(call)
-        return call.replies.upgraded(call.version), source
-    return stream_response(call), None
+def stream_both_ways(call: Call) -> tuple[FrameResponse, Input]:
+    """And what the client sends. Raises InvalidRequest where it has not asked for the connection itself."""
+    source = input_of(call)
+    return call.replies.upgraded(call.version), source
 
 
 def stream_response(call: Call) -> FrameResponse:

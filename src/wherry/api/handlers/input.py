@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from wherry.api.http.connection import Connection
 from wherry.api.http.input import Input
 from wherry.api.http.router import Call
 from wherry.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from wherry.supervisor.containers.stdin import Stdin
 
 
 def is_upgrade(call: Call) -> bool:
@@ -30,7 +33,10 @@ def feed(call: Call, container_id: str, source: Input | None) -> None:
     """What comes from ``source``, to the container's standard input."""
     if source is None:
         return
-    stdin = call.engine.stdin(container_id)
+    feed_into(call.engine.stdin(container_id), source)
+
+
+def feed_into(stdin: Stdin | None, source: Input) -> None:
     if stdin is None:  # it has ended meanwhile
         source.refuse()
     else:

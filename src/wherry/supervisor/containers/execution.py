@@ -15,7 +15,8 @@ _TIMEOUT_MAX = 10 * 365 * 24 * 3600
 
 class ExecRequest(msgspec.Struct, frozen=True, kw_only=True):
     """``env`` is put over the container's, a name without "=" taken out of it; ``working_dir`` and ``user`` are the
-    container's own when empty; ``timeout_seconds`` ends all that it has started. What is not attached is lost.
+    container's own when empty; ``timeout_seconds`` ends all that it has started. Output that is not attached is lost;
+    without ``stdin`` its input is /dev/null.
     """
 
     command: tuple[str, ...]
@@ -25,6 +26,7 @@ class ExecRequest(msgspec.Struct, frozen=True, kw_only=True):
     privileged: bool = False
     stdout: bool = True
     stderr: bool = True
+    stdin: bool = False
     timeout_seconds: float | None = None
 
 

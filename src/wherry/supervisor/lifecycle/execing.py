@@ -30,6 +30,7 @@ from wherry.supervisor.containers.bounds import is_large
 from wherry.supervisor.containers.container import Container
 from wherry.supervisor.containers.execution import ExecRecord, ExecRequest, merged
 from wherry.supervisor.containers.spec_of import make_spec
+from wherry.supervisor.containers.stdin import Stdin
 from wherry.supervisor.events import Action, Events, Notice
 from wherry.supervisor.exec_books import ExecBooks
 from wherry.supervisor.lifecycle import killing, recovery
@@ -54,12 +55,18 @@ class Execution:
         self.container = container
         self.output: Output | None = None
         """None when nothing is attached, and before the start."""
+        self.stdin: Stdin | None = None
+        """As ``output``. The shim has no duplicate: it ends with its client, or with this supervisor."""
         self.child: Child | None = None
         self.is_starting = False
         """Or has been started."""
         self.ended = asyncio.Event()
         """The end is booked."""
         self.timer: asyncio.TimerHandle | None = None
+
+    def close_stdin(self) -> None:
+        if self.stdin is not None:
+            self.stdin.close()
 
 
 class Execs:
@@ -150,11 +157,11 @@ class Execs:
             execution.child = child = Child(secrets.token_hex(32), _nothing(), ours)
             undo.push_async_callback(self._children.discard, child)
             self._children.adopt(child)
-            names, writers, readers = _connect_output(execution, attached, used, undo)
+            names, given, readers = _connect_streams(execution, attached, used, undo)
             plan, spec = await self._plan(execution, names)
             if plan.output_owner is not None:
-                for writer in writers:
-                    os.fchown(writer, *plan.output_owner)
+                for descriptor in given:
+                    os.fchown(descriptor, *plan.output_owner)
             states.require(states.can_exec, container.record)
             record.began(child.slot, self._make_group(execution, undo))
             self._books.save(record)
@@ -162,7 +169,7 @@ class Execs:
             spawning = self._shims.ask(child.slot, self._spawn(execution, plan, theirs))
             self._shims.claim(child.slot, {**readers, "channel": ours.fileno()})
             command = (list(spec.process.args), list(spec.process.env))
-            await child.finish(launch.finish_message(names, plan.finish, *command, with_init=False), writers)
+            await child.finish(launch.finish_message(names, plan.finish, *command, with_init=False), given)
             child.pid, child.pidfd = await spawning
         record.runs_as(child.pid)
         self._arm_timeout(execution)
@@ -197,14 +204,14 @@ class Execs:
 
         def make() -> tuple[ExecPlan, Spec]:
             spec = make_spec(record.name, asked, asked.rootfs, user, record.id_map)
-            streams = ("stdout" if "stdout" in names else "", "stderr" if "stderr" in names else "")
+            streams = [name if name in names else "" for name in ("stdout", "stderr", "stdin")]
             return make_exec(spec, *streams, privileged=request.privileged), spec
 
         return await asyncio.to_thread(make) if is_large(asked) else make()
 
     def _failed(self, execution: Execution, error: WherryError | OSError) -> WherryError:
         name = execution.container.record.name
-        execution.child = execution.output = None
+        execution.child = execution.output = execution.stdin = None
         if isinstance(error, CloneFailed) or (isinstance(error, OSError) and error.errno):
             _log.info("%s: exec failed: %s", name, error)
             text = str(error) if isinstance(error, CloneFailed) else describe(error)
@@ -227,6 +234,7 @@ class Execs:
         status = await child.exited
         if execution.output is not None:
             execution.output.process_ended()
+        execution.close_stdin()
         record.ended(status)
         self._books.keep(record)
         self._tell(execution, Action.EXEC_DIE)
@@ -243,8 +251,10 @@ class Execs:
             own["exitCode"] = "" if record.exit_code is None else str(record.exit_code)
         self._events.tell(execution.container.record, Notice(action, own))
 
-    def lose_reader(self, execution: Execution) -> None:
-        """Nobody reads its output any more: it is not to wait for that."""
+    def lose_client(self, execution: Execution) -> None:
+        """Nobody reads its output any more: it is not to wait for that, nor for input if none has come yet."""
+        if execution.stdin is not None:
+            execution.stdin.missed()
         if execution.output is not None:
             self._begin(execution.output.drain())
 
@@ -328,7 +338,7 @@ class Execs:
         streams = ((1, "stdout"), (2, "stderr"))
         if pipes := {number: held.descriptors[name] for number, name in streams if name in held.descriptors}:
             execution.output = Output(pipes)
-            self.lose_reader(execution)
+            self.lose_client(execution)
         self._arm_timeout(execution)
         self._begin(self._watch(execution))
         # It waits for a message that will never come, or it has told why it could not be executed, or it has been.
@@ -347,6 +357,7 @@ class Execs:
                 execution.timer.cancel()
             if execution.output is not None:
                 execution.output.close()
+            execution.close_stdin()
 
 
 def _nothing() -> Group:
@@ -369,25 +380,38 @@ def _open_root(container: Container) -> int:
     return root
 
 
-def _connect_output(
+def _connect_streams(
     execution: Execution, attached: bool, used: contextlib.ExitStack, undo: contextlib.AsyncExitStack
 ) -> tuple[list[str], list[int], dict[str, int]]:
-    """Names and write ends for the child, read ends for the shim; the read ends are ours in ``execution.output``."""
+    """Names and ends of pipes for the child, read ends for the shim; these are ours in ``execution.output``, and the
+    write end of its input in ``execution.stdin``.
+    """
     request = execution.record.request
     wanted = {1: ("stdout", request.stdout), 2: ("stderr", request.stderr)}
     pipes: dict[int, int] = {}
-    names, writers, readers = [], [], {}
+    names, given, readers = [], [], {}
     for stream, (name, is_wanted) in wanted.items():
         if attached and is_wanted:
             reader, writer = os.pipe2(os.O_CLOEXEC)
             used.callback(os.close, writer)
             pipes[stream] = readers[name] = reader
             names.append(name)
-            writers.append(writer)
+            given.append(writer)
     if pipes:
         execution.output = Output(pipes)
         undo.callback(execution.output.close)
-    return names, writers, readers
+    if attached and request.stdin:
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        used.callback(os.close, reader)
+        execution.stdin = Stdin(writer, once=True, let_go=_nobody)
+        undo.callback(execution.stdin.close)
+        names.append("stdin")
+        given.append(reader)
+    return names, given, readers
+
+
+def _nobody() -> None:
+    """Has a duplicate."""
 
 
 def _explained(name: str, failure: dict[str, object]) -> WherryError:

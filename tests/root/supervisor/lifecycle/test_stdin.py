@@ -78,7 +78,7 @@ def test_without_i_it_is_dev_null(supervisor: Supervisor, rootfs: Path) -> None:
 def test_a_container_that_reads_no_more(supervisor: Supervisor, rootfs: Path, init: bool) -> None:
     """Whoever writes gets SIGPIPE, as in any pipeline, while the container goes on."""
     options = ["--init"] if init else []
-    script = "exec 0<&-; echo closed; trap 'exit 3' TERM; while :; do sleep 0.1; done"
+    script = "exec 0<&-; trap 'exit 3' TERM; echo closed; while :; do sleep 0.1; done"
     with supervisor.popen_fed("run", "--rm", "-i", *options, "alpha", rootfs, "/bin/sh", "-c", script) as run:
         assert piece_of(run.stdout, 7) == b"closed\n"
         with pytest.raises(BrokenPipeError):
@@ -94,32 +94,38 @@ def test_a_container_that_ends_without_reading(supervisor: Supervisor, rootfs: P
     assert (result.exit_code, result.reason, result.stdout) == (4, "exited", b"bye\n")
 
 
+class Zeros:
+    """A MiB at a time, counted as they are taken."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.taken = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        for _ in range(self.most):
+            yield bytes(MIB)
+            self.taken += 1
+
+
 def test_two_gibibytes_for_one_that_does_not_read(supervisor: Supervisor, rootfs: Path) -> None:
     """They stay where they are: of what is sent, no more than pipe, socket and a piece are taken."""
-    taken = 0
-
-    def zeros() -> Iterator[bytes]:
-        nonlocal taken
-        for _ in range(2048):
-            yield bytes(MIB)
-            taken += 1
-
+    zeros = Zeros(2048)
     assert supervisor.process is not None
     status = Path(f"/proc/{supervisor.process.pid}/status")
     before = resident(status)
     ended: list[int] = []
     command = ["/bin/sleep", "1000"]
     run = threading.Thread(
-        target=lambda: ended.append(supervisor.client.run("alpha", rootfs, command, input=zeros(), rm=True).exit_code)
+        target=lambda: ended.append(supervisor.client.run("alpha", rootfs, command, input=zeros, rm=True).exit_code)
     )
     run.start()
-    wait_until(lambda: taken > 0)
+    wait_until(lambda: zeros.taken > 0)
     supervisor.client.run("beta", rootfs, ["/bin/true"])  # others are served
     seen = -1
-    while seen != taken:
-        seen = taken
+    while seen != zeros.taken:
+        seen = zeros.taken
         supervisor.client.run(None, rootfs, ["/bin/true"], rm=True)
-    assert taken < 8
+    assert zeros.taken < 8
     assert resident(status) - before < 32 * MIB
     supervisor.client.kill("alpha")
     run.join(PATIENCE)
