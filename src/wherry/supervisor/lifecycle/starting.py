@@ -73,6 +73,8 @@ class Starter:
         self._last = _PLAIN
         self._refill_timer: asyncio.TimerHandle | None = None
         self._refilling: asyncio.Task[None] | None = None
+        self._wanted_maps: Sequence[IdMap | None] | None = None
+        """What the next look at the layers is to find; None when it has been looked for."""
         self._in_use: dict[tuple[int, int], list[tuple[Record, bool]]] = {}
 
     async def start(self, container: Container) -> Notice:
@@ -166,8 +168,14 @@ class Starter:
         maps = self._id_ranges.reserve(self._last, self._children.spare_count)
         plain = ChildKind(self._template)
         self._children.refill([plain if each is None else self._outline(self._last, each).kind for each in maps])
+        self._wanted_maps = maps
         if self._refilling is None or self._refilling.done():
-            self._refilling = asyncio.get_running_loop().create_task(self._refill_layers(maps))
+            self._refilling = asyncio.get_running_loop().create_task(self._refill_all_layers())
+
+    async def _refill_all_layers(self) -> None:
+        while (maps := self._wanted_maps) is not None:
+            self._wanted_maps = None
+            await self._refill_layers(maps)
 
     async def _refill_layers(self, maps: Sequence[IdMap | None]) -> None:
         """A mapped one needs the user namespace of a child that is there."""
@@ -194,6 +202,7 @@ class Starter:
         """Prepare nothing any more, and delete the layers that were."""
         if self._refill_timer is not None:
             self._refill_timer.cancel()
+        self._wanted_maps = None
         if self._refilling is not None:
             await self._refilling
         await asyncio.to_thread(self._layers.close)

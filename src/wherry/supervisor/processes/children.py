@@ -157,6 +157,8 @@ class Children:
         self._spares: deque[Child] = deque()
         self._making = asyncio.Semaphore(_MAKING_AT_ONCE)
         self._refilling: asyncio.Task[None] | None = None
+        self._wanted: Sequence[ChildKind] | None = None
+        """What the next refill is to find; None when it has been looked for."""
         self._has_orphans = False
         """A shim has died, and what it was the parent of has come to us."""
         self.by_slot: dict[str, Child] = {}
@@ -250,13 +252,19 @@ class Children:
 
     def refill(self, kinds: Sequence[ChildKind]) -> None:
         """See to it, in the background, that spares of these kinds are there, one for each; others go."""
+        self._wanted = kinds
         if self._refilling is None or self._refilling.done():
-            self._refilling = asyncio.get_running_loop().create_task(self._refill(kinds))
+            self._refilling = asyncio.get_running_loop().create_task(self._refill_all())
 
     async def refilled(self) -> None:
         """Until the refill is done that is under way."""
         if self._refilling is not None:
             await asyncio.wait([self._refilling])
+
+    async def _refill_all(self) -> None:
+        while (kinds := self._wanted) is not None:  # a spare may have been taken after it was counted
+            self._wanted = None
+            await self._refill(kinds)
 
     async def _refill(self, kinds: Sequence[ChildKind]) -> None:
         missing = list(kinds)

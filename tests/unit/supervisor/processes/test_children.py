@@ -260,6 +260,35 @@ def test_spares_are_used_for_their_template_only(tmp_path: Path) -> None:
     run(check())
 
 
+def test_a_spare_taken_during_a_refill_is_made_up_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    create = Group.create
+
+    def slow(group: Group) -> None:
+        begun.set()
+        assert go_on.wait(PATIENCE)
+        create(group)
+
+    async def check() -> None:
+        nursery = Nursery(tmp_path)
+        await nursery.refilled("[1]")
+        taken = [await nursery.children.get(plan("[1]"))]
+        monkeypatch.setattr(Group, "create", slow)
+        nursery.children.refill([ChildKind("[1]")] * 2)
+        assert await asyncio.to_thread(begun.wait, PATIENCE)  # one has been counted
+        taken.append(await nursery.children.get(plan("[1]")))
+        nursery.children.refill([ChildKind("[1]")] * 2)
+        go_on.set()
+        await nursery.children.refilled()
+        assert nursery.children.spares == 2
+        for child in taken:
+            await nursery.children.discard(child)
+        await nursery.children.close()
+        assert nursery.nothing_is_left()
+
+    run(check())
+
+
 def test_spares_of_another_template_go(tmp_path: Path) -> None:
     async def check() -> None:
         nursery = Nursery(tmp_path)
