@@ -44,6 +44,7 @@ def replaced(old: type[Step], *new: Step) -> Change:
     return change
 
 
+NOT_PERMITTED = "operation not permitted (EPERM)"
 PREPARE: list[tuple[Change, str]] = [
     (
         replaced(steps.JoinCgroups, steps.JoinCgroups(["/sys/fs/cgroup/nowhere/cgroup.procs"])),
@@ -65,7 +66,7 @@ PREPARE: list[tuple[Change, str]] = [
         replaced(steps.MakeDevices, steps.MakeDevices(["nosuch"])),
         "make devices: open_tree /dev/nosuch: no such file or directory (ENOENT)",
     ),
-    (replaced(steps.LoopbackUp, steps.NewSession()), "start a session: operation not permitted (EPERM)"),
+    (replaced(steps.LoopbackUp, steps.NewSession()), f"start a session: {NOT_PERMITTED}"),
 ]
 
 
@@ -91,7 +92,7 @@ FINISH: list[tuple[Change, str]] = [
     ),
     (
         replaced(steps.SetRlimits, steps.SetRlimits([(7, 1 << 40, 1 << 40)])),
-        "set resource limits: ValueError: not allowed to raise maximum limit",
+        f"set resource limits: setrlimit RLIMIT_NOFILE: {1 << 40} is more than this host allows: {NOT_PERMITTED}",
     ),
     (replaced(steps.SetStdio, steps.SetStdio("stdout", "nobody", 0, 0)), "connect stdio: KeyError: 'nobody'"),
 ]
@@ -118,7 +119,7 @@ FIELDS: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"mounts": (volume("/etc", "/dev/pts/x/y"),)},
-        "mount volume /dev/pts/x/y: operation not permitted (EPERM)",
+        f"mount volume /dev/pts/x/y: {NOT_PERMITTED}",
     ),
 ]
 
