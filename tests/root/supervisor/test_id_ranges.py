@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -114,13 +115,18 @@ def test_another_range_at_the_next_start(mapping: Supervisor) -> None:
     """Files of its layer stay its own."""
     script = "[ -e /made ] || { touch /made; chown 7:8 /made; }; stat -c %u:%g /made; cat /proc/self/uid_map"
     mapping.engine("run", "a", mapping.rootfs, "/bin/sh", "-c", script)
-    mapping.client.start("x", str(mapping.rootfs), SLEEP)
+    for name in "xyz":  # one of them has what was its range
+        wait_until(functools.partial(_starts, mapping.client, name, mapping.rootfs))
+    first, ids = mapping.engine("logs", "a").stdout.splitlines()
+    others = {name: ids_of(mapping, name) for name in "xyz"}
+    free = next(name for name, (uid, _) in others.items() if uid != int(ids.split()[1]))
+    mapping.engine("rm", "-f", free)
     mapping.engine("start", "a")
     assert mapping.client.wait("a") == 0
-    first, ids, second, other_ids = mapping.engine("logs", "a").stdout.splitlines()
+    second, other_ids = mapping.engine("logs", "a").stdout.splitlines()[2:]
     assert (first, second) == ("7:8", "7:8")
-    assert ids != other_ids
-    mapping.engine("kill", "x")
+    assert int(other_ids.split()[1]) == others[free][0] != int(ids.split()[1])
+    mapping.engine("kill", *sorted({*others} - {free}))
 
 
 def test_files_of_etc(tmp_path: Path, rootfs: Path, leftovers: Traces) -> None:
