@@ -203,6 +203,7 @@ def test_the_next_supervisor_goes_on(limiter: CgroupLimiter, host: Host, told: b
             following.close()
 
 
+@pytest.mark.host_variant
 @pytest.mark.skipif(is_version2, reason="version 2 of control groups counts crossings and signals none late")
 def test_a_signal_that_comes_after_the_next_supervisor_is_told(limiter: CgroupLimiter, host: Host) -> None:
     with started(limiter, host, LIMITS, *"wait touch 24000 pause".split()) as container:
