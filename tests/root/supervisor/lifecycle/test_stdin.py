@@ -95,15 +95,15 @@ def test_a_container_that_ends_without_reading(supervisor: Supervisor, rootfs: P
 
 
 class Zeros:
-    """A MiB at a time, counted as they are taken."""
+    """Pieces of a MiB or other bytes, counted as they are taken whole."""
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, most: int, size: int = MIB) -> None:
+        self.most, self.size = most, size
         self.taken = 0
 
     def __iter__(self) -> Iterator[bytes]:
         for _ in range(self.most):
-            yield bytes(MIB)
+            yield bytes(self.size)
             self.taken += 1
 
 
