@@ -119,7 +119,7 @@ def test_exec_in_the_middle_gives_memory_back(monitor: Monitor) -> None:
         hog.go()
         # Not its wchan: in User-Mode Linux 6.1 reading that is a read beyond a stack, as KASAN says.
         status = Path(f"/proc/{hog.pid}/status")
-        wait_until(lambda: monitor.status(1).rss_bytes < 2 * MIB and "MonitorState:\tS" in status.read_text())
+        wait_until(lambda: monitor.status(1).rss_bytes < 2 * MIB and "State:\tS" in status.read_text())
         assert hog.is_running()
         hog.go()
         assert hog.wait() == -signal.SIGKILL
@@ -161,7 +161,7 @@ def test_a_limit_is_reached_with_its_last_page(monitor: Monitor) -> None:
         monitor.register(1, hog.pid, "to-the-page")
         hog.go()
         status = Path(f"/proc/{hog.pid}/status")
-        wait_until(lambda: monitor.status(1).rss_bytes > 4 * MIB and "MonitorState:\tS" in status.read_text())
+        wait_until(lambda: monitor.status(1).rss_bytes > 4 * MIB and "State:\tS" in status.read_text())
         rss = hog.resident()
         for soft, hard in ((rss + 4096, 0), (0, rss + 4096)):
             monitor.update(1, soft, hard)

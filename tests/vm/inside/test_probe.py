@@ -93,7 +93,7 @@ def test_what_has_ended_is_not_counted(monitor: Monitor) -> None:
 def register_parked(monitor: Monitor, contained: Contained, name: str, soft_bytes: int) -> None:
     """With a soft limit that far above what it has when it waits for the first time."""
     status = Path(f"/proc/{contained.pid}/status")
-    wait_until(lambda: "MonitorState:\tS" in status.read_text())
+    wait_until(lambda: "State:\tS" in status.read_text())
     monitor.register(1, contained.pid, name)
     monitor.update(1, monitor.status(1).rss_bytes + soft_bytes, 0)
 
