@@ -91,6 +91,8 @@ class InternalError(WherryError):
 class Unavailable(WherryError):
     code = "unavailable"
     exit_code = 1
+    has_begun = False
+    """What was asked for had begun when the connection broke, and may go on."""
 
 
 class WaitTimeout(WherryError, TimeoutError):

@@ -40,10 +40,6 @@ def attach(args: Namespace) -> int:
             result = client.attach(args.name, input=given, on_output=terminal.write_all)
         except errors.Unavailable as error:
             return starting.lost(args.name, error)
-        except BrokenPipeError:
-            terminal.complain(f"nobody reads the output any more; {args.name} goes on without it")
-            return 125
         except OSError as error:
-            terminal.complain(f"cannot write the output: {error.strerror}; {args.name} goes on without it")
-            return 125
+            return terminal.complain_of_output(error, args.name)
     return starting.ended(args.name, result)

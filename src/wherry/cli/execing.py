@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from wherry import errors
 from wherry.cli import terminal, values
 from wherry.cli.names import complete_running
@@ -22,8 +20,9 @@ The command is one more process of the container: in its namespaces, limits, cap
 container ends. Options stand before NAME; everything behind NAME is the command. Interrupted, or without a reader of
 its output, exec ends and the command goes on, as with docker. Its output is not in the container's log.
 With -i it reads exec's standard input, to its end or the end of exec; without, it reads /dev/null.
-Exit codes besides the command's own (128+N after signal N): 125 it could not be executed, or the command line is
-wrong; 126 COMMAND cannot be executed; 127 COMMAND was not found; 137 after --timeout; 1 no supervisor is running.
+Exit codes besides the command's own (128+N after signal N): 125 it could not be executed, or followed to its end, or
+the command line is wrong; 126 COMMAND cannot be executed; 127 COMMAND was not found; 137 after --timeout; 1 no
+supervisor is running.
 """
 
 
@@ -36,7 +35,7 @@ def add_exec(parser: Parser) -> None:
     parser.positional("arguments", metavar="ARG", count="*", help="arguments of COMMAND")
     parser.flag("-d", "--detach", help="print its id as soon as it runs; its output is lost")
     about_env = "set a variable beside the container's; without =V your own value"
-    parser.option("-e", "--env", metavar="K[=V]", repeats=True, help=about_env)
+    parser.option("-e", "--env", metavar="K[=V]", repeats=True, type=values.variable, help=about_env)
     parser.option("-w", "--workdir", metavar="DIR", dest="working_dir", help="working directory (default: its own)")
     parser.option("-u", "--user", metavar="USER[:GROUP]", help="name or number, from its /etc/passwd")
     parser.flag("--privileged", help="with all capabilities (the seccomp filter stays)")
@@ -70,15 +69,6 @@ def parse(parser: Parser, words: Sequence[str], found: Namespace) -> None:
         parser.error("-i and -d exclude each other: nobody would feed it")
     if found.timeout == 0:
         parser.error("--timeout: 0 is not a number of seconds above 0")
-    found.env = [_variable(parser, text) for text in found.env]
-
-
-def _variable(parser: Parser, text: str) -> str:
-    """As docker: without a value of the caller's the container's own is taken out."""
-    name, equals, _ = text.partition("=")
-    if not name:
-        parser.error(f"-e/--env: {text!r} has no name before '='")
-    return text if equals or name not in os.environ else f"{name}={os.environ[name]}"
 
 
 def execute(args: Namespace) -> int:
@@ -97,14 +87,13 @@ def execute(args: Namespace) -> int:
                 given = Descriptor(0)
             result = client.exec(args.name, command, on_output=terminal.write_all, input=given, **options)
     except errors.WherryError as error:
+        if isinstance(error, errors.Unavailable) and error.has_begun:  # 1 would look like the command's own exit code
+            terminal.complain(f"{error}; the command in {args.name} may still be running")
+            return 125
         terminal.complain(error)
         return error.exit_code
-    except BrokenPipeError:
-        terminal.complain(f"nobody reads the output any more; the command in {args.name} goes on without it")
-        return 125
     except OSError as error:
-        terminal.complain(f"cannot write the output: {error.strerror}; the command in {args.name} goes on without it")
-        return 125
+        return terminal.complain_of_output(error, f"the command in {args.name}")
     if result.reason == "timed_out" or result.error:
         terminal.complain(f"{args.name}: {result.error or f'the command was killed after {args.timeout:g} s'}")
     return result.exit_code

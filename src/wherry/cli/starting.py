@@ -130,7 +130,7 @@ def _add_command_options(parser: Parser) -> None:
     about_entry = "the program, to which COMMAND and ARG are then arguments"
     parser.option("--entrypoint", metavar="PROGRAM", help=about_entry)
     about_env = "set a variable; without =V your own value"
-    parser.option("-e", "--env", metavar="K[=V]", repeats=True, help=about_env)
+    parser.option("-e", "--env", metavar="K[=V]", repeats=True, type=values.variable, help=about_env)
     about_file = "set the variables in FILE, one a line, before those of --env"
     parser.option("--env-file", metavar="FILE", repeats=True, help=about_file)
     parser.option("-w", "--workdir", metavar="DIR", dest="working_dir", help="working directory in the container")
@@ -241,13 +241,12 @@ def _interpret(parser: Parser, found: Namespace) -> None:
         from wherry.cli.option_files import lines  # noqa: PLC0415 (few command lines have them)
 
         try:
-            variables = [line for path in found.env_file for line in lines("--env-file", path)]
+            variables = (values.variable(line) for path in found.env_file for line in lines("--env-file", path))
             # One without a value that the caller has not either is left out, as with docker; -e takes it away.
-            found.env = [*(line for line in variables if "=" in line or line in os.environ), *found.env]
+            found.env = [*(each for each in variables if "=" in each), *found.env]
             labels = [*(line for path in found.label_file for line in lines("--label-file", path)), *labels]
         except errors.InvalidRequest as error:
             parser.error(str(error))
-    found.env = [_variable(parser, text) for text in found.env]
     found.labels = {name: value for name, _, value in (text.partition("=") for text in labels)}
     found.tmpfs = {path: options for path, _, options in (text.partition(":") for text in found.tmpfs)}
     found.ulimits, found.sysctls = dict(found.ulimits), dict(found.sysctls)
@@ -261,14 +260,6 @@ def _check_alone(parser: Parser, options: Sequence[str]) -> None:
         name = word.partition("=")[0]
         if name.startswith("-") and name != "--socket":
             parser.error(f"{name} needs ROOTFS and COMMAND: NAME alone starts a container as it was made")
-
-
-def _variable(parser: Parser, text: str) -> str:
-    """What -e was given as K=V; without a value of the caller's it stays K, which sets nothing, as with docker."""
-    name, equals, _ = text.partition("=")
-    if not name:
-        parser.error(f"-e/--env: {text!r} has no name before '='")
-    return text if equals or name not in os.environ else f"{name}={os.environ[name]}"
 
 
 def _options(args: Namespace) -> Any:
@@ -353,12 +344,8 @@ def run(args: Namespace) -> int:
             )
     except errors.WherryError as error:
         return lost(args.name, error) if known else _cannot_start(args, error)
-    except BrokenPipeError:
-        terminal.complain(f"nobody reads the output any more; {args.name} goes on without it")
-        return 125
     except OSError as error:
-        terminal.complain(f"cannot write the output: {error.strerror}; {args.name} goes on without it")
-        return 125
+        return terminal.complain_of_output(error, args.name)
     if result.exit_code == 0 and not (written or given or result.error):
         _mention_missing_input(args)
     return ended(args.name, result)

@@ -92,6 +92,14 @@ def complain(message: object) -> None:
     write_error(f"engine: {escaped(str(message))}\n")
 
 
+def complain_of_output(error: OSError, who: str) -> int:
+    """``who`` writes what cannot be passed on; returns the exit code for that."""
+    is_unread = isinstance(error, BrokenPipeError)
+    what = "nobody reads the output any more" if is_unread else f"cannot write the output: {error.strerror}"
+    complain(f"{what}; {who} goes on without it")
+    return 125
+
+
 def write_error(text: str) -> None:
     """Text on stderr, which must be safe already; a stderr that cannot be written to changes nothing."""
     try:

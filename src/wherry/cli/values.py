@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from wherry.cli.parser import BadValue
 from wherry.client import MAX_MIB
 from wherry.client.arguments import parse_size
@@ -119,6 +121,14 @@ def ulimit(text: str) -> tuple[str, tuple[int, int]]:
     if not name or None in numbers or min(number or 0 for number in numbers) < -1:
         raise BadValue(f"{text!r} is not NAME=SOFT[:HARD], such as nofile=1024:4096 (-1: no limit)")
     return name, (numbers[0] or 0, numbers[1] or 0)
+
+
+def variable(text: str) -> str:
+    """NAME=VALUE; NAME alone gets the caller's value, and stays NAME where the caller has none."""
+    name, equals, _ = text.partition("=")
+    if not name:
+        raise BadValue(f"{text!r} has no name before '='")
+    return text if equals or name not in os.environ else f"{name}={os.environ[name]}"
 
 
 def setting(text: str) -> tuple[str, str]:

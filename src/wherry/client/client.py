@@ -16,10 +16,9 @@ from wherry.client.replies import (
     StartedContainer,
     json_object,
     started_container,
-    status_from,
 )
-from wherry.client.stream import STATUS, STDERR, STDOUT, LogStream
-from wherry.client.transport import decoded, drain, path_of, quoted_name
+from wherry.client.stream import LogStream
+from wherry.client.transport import decoded, path_of, quoted_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -133,29 +132,22 @@ class Client(DiskCalls):
         query = queries.run(name, stream=True, replace=replace, has_input=input is not None)
         subscription: Subscription | None = None
         response = self._conversation("/wherry/run", query, config, input)
-        written: dict[int, list[bytes]] = {STDOUT: [], STDERR: []}
-        take = on_output or (lambda stream, data: written[stream].append(data))
+
+        def begun(started: StartedContainer) -> None:
+            nonlocal subscription
+            if on_soft_limit is not None:
+                subscription = self.subscribe(started.id, {"soft-limit": on_soft_limit}, since_ns=begin)
+            if on_start:
+                on_start(started)
+
         try:
-            for kind, data in self._frames(response):
-                if kind != STATUS:
-                    take(kind, bytes(data))
-                    continue
-                status = status_from(decoded(bytes(data)))
-                if isinstance(status, RunResult):
-                    status.stdout, status.stderr = b"".join(written[STDOUT]), b"".join(written[STDERR])
-                    drain(response)
-                    if subscription is not None:
-                        subscription.wait(_LAST_EVENT_SECONDS)
-                    return status
-                if status and on_soft_limit is not None:
-                    subscription = self.subscribe(status.id, {"soft-limit": on_soft_limit}, since_ns=begin)
-                if status and on_start:
-                    on_start(status)
+            result = self._collected(response, "container", on_output, begun)
+            if subscription is not None:
+                subscription.wait(_LAST_EVENT_SECONDS)
+            return result
         finally:
-            response.close()
             if subscription is not None:
                 subscription.close()
-        raise self._unended(response, "container")
 
     def attach(
         self,
@@ -171,21 +163,8 @@ class Client(DiskCalls):
         NotFound, Conflict when it does not run, and Unavailable.
         """
         arguments.callback("on_output", on_output)
-        written: dict[int, list[bytes]] = {STDOUT: [], STDERR: []}
-        take = on_output or (lambda stream, data: written[stream].append(data))
         response = self._conversation(path_of(name, "attach"), queries.attach(input is not None), None, input)
-        try:
-            for kind, data in self._frames(response):
-                if kind != STATUS:
-                    take(kind, bytes(data))
-                    continue
-                status = status_from(decoded(bytes(data)))
-                if isinstance(status, RunResult):
-                    status.stdout, status.stderr = b"".join(written[STDOUT]), b"".join(written[STDERR])
-                    return status
-        finally:
-            response.close()
-        raise self._unended(response, "container")
+        return self._collected(response, "container", on_output)
 
     def exec(
         self,

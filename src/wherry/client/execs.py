@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from wherry.client import arguments
-from wherry.client.replies import MAKES_SENSE, RunResult, StartedExec, status_from
-from wherry.client.stream import STATUS, STDERR, STDOUT
-from wherry.client.transport import decoded, drain
+from wherry.client.replies import MAKES_SENSE, StartedExec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,6 +13,7 @@ if TYPE_CHECKING:
     from wherry.client.arguments import Check
     from wherry.client.config import StrPath
     from wherry.client.feeding import Input
+    from wherry.client.replies import RunResult
     from wherry.client.transport import Transport
 
 
@@ -57,24 +56,10 @@ def run(
     given: Input | None,
 ) -> RunResult:
     """``Client.exec``."""
-    written: dict[int, list[bytes]] = {STDOUT: [], STDERR: []}
-    take = on_output or (lambda stream, data: written[stream].append(data))
     if given is not None:
         body = {**body, "AttachStdin": True}
     response = client._conversation("/wherry/exec", {"name": name, "stream": "1"}, body, given)
-    try:
-        for kind, data in client._frames(response):
-            if kind != STATUS:
-                take(kind, bytes(data))
-                continue
-            status = status_from(decoded(bytes(data)))
-            if isinstance(status, RunResult):
-                status.stdout, status.stderr = b"".join(written[STDOUT]), b"".join(written[STDERR])
-                drain(response)
-                return status
-    finally:
-        response.close()
-    raise client._unended(response, "command")
+    return client._collected(response, "command", on_output)
 
 
 def start(client: Transport, name: str, body: dict[str, Any]) -> StartedExec:

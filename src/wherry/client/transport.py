@@ -7,15 +7,17 @@ import os
 
 from wherry import defaults, errors
 from wherry.client import arguments, http1, jsontext
-from wherry.client.stream import frames
+from wherry.client.replies import RunResult, status_from
+from wherry.client.stream import STATUS, STDERR, STDOUT, frames
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
     from wherry.client.config import StrPath
     from wherry.client.feeding import Input
+    from wherry.client.replies import StartedContainer
 
 _UNRESERVED = frozenset(b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-._~")
 _MAX_SOCKET_PATH = 107
@@ -110,8 +112,41 @@ class Transport:
             response.feed(given)
         return response
 
+    def _collected(
+        self,
+        response: http1.Response,
+        what: str,
+        on_output: Callable[[int, bytes], object] | None,
+        on_start: Callable[[StartedContainer], object] = lambda _: None,
+    ) -> RunResult:
+        """How ``what`` has ended, with its output unless ``on_output`` takes it; ``on_start`` gets what comes before.
+
+        Raises Unavailable when the stream ends without that.
+        """
+        written: dict[int, list[bytes]] = {STDOUT: [], STDERR: []}
+        take = on_output or (lambda stream, data: written[stream].append(data))
+        has_begun = False
+        try:
+            for kind, data in self._frames(response):
+                if kind != STATUS:
+                    take(kind, bytes(data))
+                    continue
+                status = status_from(decoded(bytes(data)))
+                if isinstance(status, RunResult):
+                    status.stdout, status.stderr = b"".join(written[STDOUT]), b"".join(written[STDERR])
+                    drain(response)
+                    return status
+                has_begun = True
+                if status is not None:
+                    on_start(status)
+            raise self._unended(response, what)
+        except errors.Unavailable as error:
+            error.has_begun = has_begun
+            raise
+        finally:
+            response.close()
+
     def _unended(self, response: http1.Response, what: str) -> errors.Unavailable:
-        """For a stream that has ended without a word on how ``what`` ended."""
         if response.was_closed:
             return errors.Unavailable(CLOSED)
         return errors.Unavailable(f"the supervisor at {self.socket} did not say how the {what} ended")

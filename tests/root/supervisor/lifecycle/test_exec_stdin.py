@@ -156,8 +156,9 @@ def test_the_supervisor_is_killed(supervisor: Supervisor, volume: Path) -> None:
     wait_until(lambda: (volume / "got").exists() and (volume / "got").read_bytes() == b"some\n")
     supervisor.kill()
     out, err = run.communicate(timeout=PATIENCE)
-    assert (run.returncode, out) == (1, b"")
+    assert (run.returncode, out) == (125, b"")
     assert b"engine: the supervisor at " in err
+    assert b"the command in c may still be running" in err
     wait_until((volume / "all").exists)  # also without a supervisor
     assert (volume / "all").read_bytes() == b"some\nend\n"
     supervisor.restart()

@@ -136,7 +136,7 @@ def test_it_survives_the_supervisor(supervisor: Supervisor, rootfs: Path, tmp_pa
     (volume / "go").touch()
     wait_until(lambda: not os.path.exists(f"/proc/{early.pid}"))
     supervisor.restart()
-    assert reader.wait(60) == 1
+    assert reader.wait(60) == 125
     reader.stdout.close()
     assert reader.stderr is not None
     reader.stderr.close()
