@@ -317,7 +317,7 @@ def cost(runs: int) -> None:
 
 
 def _attach_empty() -> int:
-    nothing = bpf_calls.RingRecords(b"", 0)
+    nothing = bpf_calls.BtfRecords(b"", 0)
     code = struct.pack("=BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0)  # r0 = 0; exit
     program = bpf_calls.load_program(bpf_calls.Program("empty", code, 0, nothing, nothing), bpf_calls.RAW_TRACEPOINT)
     try:

@@ -68,9 +68,9 @@ def run_supervisor(  # noqa: PLR0913 (what the command line says, by name)
 
     ``rootfs`` is checked at once and containers are prepared ahead for it; ``prepared`` is how many.
     ``enforcer`` is who holds memory limits, "auto" for the best that works; ``bpffs`` is where they are to be pinned,
-    None for nowhere; ``allow_containers`` lets processes of
-    containers connect; ``pids_limit`` is of containers that are created without one, None for no limit; ``userns``
-    and ``userns_range`` are fields of ``id_ranges.Userns``; ``disk`` has fields of ``rootfs.Limits``.
+    None for nowhere; ``allow_containers`` lets processes of containers connect; ``pids_limit`` is of containers that
+    are created without one, None for no limit; ``userns`` and ``userns_range`` are fields of ``id_ranges.Userns``;
+    ``disk`` has fields of ``budget.ArchiveLimits``.
     """
     # Ignored, as whoever started us may have left it, the kernel would reap our children, and the shim's with the exit
     # codes of containers: waitpid(2).

@@ -117,8 +117,8 @@ def load_btf(btf: bytes) -> int:
     return _call(_BTF_LOAD, struct.pack("=QQIII", buffer.address, 0, len(btf), 0, 0))
 
 
-class RingRecords(NamedTuple):
-    """RingRecords of .BTF.ext for one program: ``size`` bytes each."""
+class BtfRecords(NamedTuple):
+    """Records of .BTF.ext for one program: ``size`` bytes each."""
 
     content: bytes
     size: int
@@ -136,8 +136,8 @@ class Program(NamedTuple):
     name: str
     instructions: bytes
     btf: int
-    functions: RingRecords
-    relocations: RingRecords
+    functions: BtfRecords
+    relocations: BtfRecords
     iterates: int = 0
     """Of an iterator, the number of its ``bpf_iter_...`` function in the kernel's own BTF."""
 

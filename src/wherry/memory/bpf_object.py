@@ -287,7 +287,7 @@ class BpfObject:
             struct.pack_into("<i", code, offset + 12, addend)
         return bytes(code)
 
-    def _extended(self, section: str, header_field: int, first: int | None = None) -> bpf.RingRecords:
+    def _extended(self, section: str, header_field: int, first: int | None = None) -> bpf.BtfRecords:
         """What .BTF.ext says of a section: function information (field 8) or CO-RE relocations (field 24).
 
         With ``first`` the first word of the first record, an offset that the linker would have set, becomes that.
@@ -297,7 +297,7 @@ class BpfObject:
         offset, length = struct.unpack_from("<II", data, header_field)
         position, end = header + offset, header + offset + length
         if not length:
-            return bpf.RingRecords(b"", 0)
+            return bpf.BtfRecords(b"", 0)
         (size,) = struct.unpack_from("<I", data, position)
         position += 4
         while position < end:
@@ -307,9 +307,9 @@ class BpfObject:
                 records = bytearray(data[position : position + size * count])
                 if first is not None:
                     struct.pack_into("<I", records, 0, first)
-                return bpf.RingRecords(bytes(records), size)
+                return bpf.BtfRecords(bytes(records), size)
             position += size * count
-        return bpf.RingRecords(b"", size)
+        return bpf.BtfRecords(b"", size)
 
     def close(self) -> None:
         """Maps and BTF live on as long as a loaded program or another process holds them."""

@@ -12,7 +12,9 @@ from wherry.supervisor.processes.children import Child
 
 
 class Container:
-    """``lock`` orders start and remove; everything else happens in single turns of the loop."""
+    """``lock`` orders what waits for something: start, pause, rename, update, removal. All else happens in single turns
+    of the loop.
+    """
 
     def __init__(self, record: Record, log: Log) -> None:
         self.record = record
