@@ -248,17 +248,16 @@ def clone_writable(rootfs: int, mapping: Mapping | None = None) -> int:
 
     Raises StartFailed.
     """
-    try:
-        tree = mounts.clone_tree("", rootfs)
-        mounts.set_attributes(tree, mounts.ROOT_ATTRIBUTES)
-    except OSError as error:
-        raise StartFailed(f"bind rootfs: {describe(error)}") from error
-    if mapping is not None:
+    with contextlib.ExitStack() as undo:
         try:
+            tree = mounts.clone_tree("", rootfs)
+            undo.callback(os.close, tree)
+            mounts.set_attributes(tree, mounts.ROOT_ATTRIBUTES)
+        except OSError as error:
+            raise StartFailed(f"bind rootfs: {describe(error)}") from error
+        if mapping is not None:
             _map(tree, mapping.namespace, "rootfs")
-        except BaseException:
-            os.close(tree)
-            raise
+        undo.pop_all()
     return tree
 
 
