@@ -35,7 +35,8 @@ async def stop(
     records.keep(record)
     number = with_signal or signal_number(record.request.stop_signal)
     asked = record.request.stop_seconds if seconds is None else seconds
-    if number != signal.SIGKILL and (asked is not None or await asyncio.to_thread(_minds, record.pid, number)):
+    is_minded = number != signal.SIGKILL and (asked is not None or await asyncio.to_thread(_minds, record.pid, number))
+    if is_minded and not ended.done():  # it may have while we looked
         killing.send(container.child, number)
         events.tell(record, states.signalled(number))
         pausing.let_go(container, records, events)
@@ -79,7 +80,7 @@ async def _wait_for_end(container: Container, ended: asyncio.Future[End]) -> Non
 
 
 async def wait_for_start(container: Container, seconds: float | None) -> None:
-    """Until a start that is under way has come to its end.
+    """Until a start, or what else holds its lock, has come to its end.
 
     Raises NotKilled when it does not within the time that the container would have: the first process may sit in the
     kernel, on a file system that does not answer.
@@ -92,7 +93,8 @@ async def wait_for_start(container: Container, seconds: float | None) -> None:
         async with asyncio.timeout(wait), container.lock:
             pass
     except TimeoutError:
-        raise NotKilled(f"{container.record.name} cannot be stopped: it is still being started or removed") from None
+        text = "a start, pause, change or removal of it has not come to its end"
+        raise NotKilled(f"{container.record.name} cannot be stopped: {text}") from None
 
 
 def time_at_shutdown(request: CreateRequest) -> float | None:
