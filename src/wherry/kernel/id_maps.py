@@ -46,6 +46,18 @@ def outside(extents: tuple[Extent, ...], number: int) -> int | None:
     return None
 
 
+def widest(extents: tuple[Extent, ...]) -> tuple[int, int]:
+    """The ids inside from and to which a range has everybody: the kernel keeps it as one of the host's ids, so those
+    that are the lowest and the highest there. It refuses one whose first id is above the last; where these two are so,
+    it is the extent with the highest ids.
+    """
+    lowest = min(extents, key=lambda each: each.outside)
+    highest = max(extents, key=lambda each: each.outside)
+    if lowest.inside > highest.inside:
+        lowest = highest = max(extents)
+    return lowest.inside, highest.inside + highest.size - 1
+
+
 def described(extents: tuple[Extent, ...]) -> str:
     """The ids that there are inside: ``0-65535``."""
     return ",".join(f"{each.inside}-{each.inside + each.size - 1}" for each in extents)

@@ -160,7 +160,7 @@ def _prepare(
         if mount.destination == "/dev":
             result.append(steps.MakeDevices(list(steps.DEVICES)))
         if mount.destination == "/proc" and "network" in types:
-            result.append(steps.AllowPing(*([] if id_map is None else [_first_run(id_map.gids) - 1])))
+            result.append(steps.AllowPing(*(() if id_map is None else id_maps.widest(id_map.gids))))
         if mount.destination == "/proc" and staged.settings:
             result.append(steps.SetParameters([(sysctls.path_of(name), value) for name, value in staged.settings]))
         if parsed.read_only:
@@ -170,11 +170,6 @@ def _prepare(
     result += [steps.ProtectStaged(path) for path in staged.readonly]
     result += [*read_only, steps.LimitBoundingSet(mask_of(bounding)), steps.EnterStage()]
     return json.dumps(steps.encode(result)), result
-
-
-def _first_run(extents: tuple[Extent, ...]) -> int:
-    """How many ids there are from 0 on."""
-    return next(each.size for each in extents if each.inside == 0)
 
 
 def _id_map(spec: Spec) -> IdMap | None:

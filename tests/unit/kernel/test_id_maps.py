@@ -70,3 +70,12 @@ def test_the_namespace_of_a_process_that_has_ended() -> None:
         assert os.listdir("/proc/self/fd") == before
     finally:
         os.close(pidfd)
+
+
+def test_the_widest_range() -> None:
+    start, size = 100000, 65536
+    assert id_maps.widest((Extent(0, start, size),)) == (0, size - 1)
+    kept = (Extent(0, start, 1000), Extent(1000, 1000, 1), Extent(1001, start + 1001, size - 1001))
+    assert id_maps.widest(kept) == (1000, size - 1)
+    assert id_maps.widest((Extent(0, start, size), Extent(200000, 200000, 1))) == (0, 200000)
+    assert id_maps.widest((Extent(0, start, size), Extent(70000, 70000, 1))) == (70000, 70000)

@@ -309,7 +309,7 @@ def test_what_is_different_in_a_user_namespace() -> None:
     missing = [step for step in prepare(plain) if step not in prepare(mapped)]
     assert missing == sent(steps.SetOomScore(5), steps.MountStage(STAGE), steps.AllowPing())
     added = [step for step in prepare(mapped) if step not in prepare(plain)]
-    assert added == sent(steps.MountStage(STAGE, mapped=True), steps.AllowPing(99))
+    assert added == sent(steps.MountStage(STAGE, mapped=True), steps.AllowPing(0, 99))
     missing = [step for step in finish(plain) if step not in finish(mapped)]
     assert missing == sent(
         steps.SetNice(-5), steps.SetScheduler("SCHED_BATCH", 0), steps.SetStdio("stdout", "stderr", 7, 8)

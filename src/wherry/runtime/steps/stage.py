@@ -135,6 +135,7 @@ class AllowPing(NamedTuple):
     /proc/sys/net shows the network namespace of who looks, and takes no group that is not mapped.
     """
 
+    first_group: int = 0
     last_group: int = 2147483647
 
     def describe(self) -> str:
@@ -146,7 +147,7 @@ class AllowPing(NamedTuple):
         except FileNotFoundError:  # a kernel without it
             return
         try:
-            os.write(descriptor, f"0 {self.last_group}".encode())
+            os.write(descriptor, f"{self.first_group} {self.last_group}".encode())
         finally:
             os.close(descriptor)
 
