@@ -42,7 +42,7 @@ class Producer:
         self._exchange = exchange
         self._pipes: dict[int, tuple[Job, Pipe]] = {}
         self._requests: list[Callable[[], None]] = []
-        self._pace = Pauses()
+        self._pauses = Pauses()
         self._is_leaving = False
         self._epoll = select.epoll()
         self._epoll.register(exchange.not_full, select.EPOLLIN)
@@ -113,14 +113,14 @@ class Producer:
 
     def _round(self) -> None:
         ready = self._epoll.poll()
-        self._pace.begin_round()
+        self._pauses.begin_round()
         has_more = False
         for fd, events in ready:
             if fd == self._exchange.not_full:
                 self._serve()
             else:
                 has_more |= self._turn(fd, events)
-        self._pace.end_round(has_more)
+        self._pauses.end_round(has_more)
 
     def _turn(self, fd: int, events: int) -> bool:
         """One splice from one pipe, in three steps. Whether there is more in it."""

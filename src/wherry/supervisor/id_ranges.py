@@ -22,6 +22,10 @@ _USERS = ("wherry", "containers")
 """Whose ids in /etc/subuid and /etc/subgid are taken: ours, else those that podman takes."""
 
 
+_RANGED = (userns.AUTO, userns.KEEP_ID)
+"""What gives a container a range that is its alone."""
+
+
 class Userns(NamedTuple):
     """Of a supervisor: what containers get that ask for nothing, as ``CreateRequest.userns``; and the ids to take in
     place of those of /etc, "UID:GID:SIZE", "" for none.
@@ -50,28 +54,39 @@ class IdRanges:
         """
         if request.userns == userns.HOST:
             return None
-        if request.userns in (userns.AUTO, userns.KEEP_ID):
-            return _shaped(request, self._reserved.pop(0) if self._reserved else self._next())
-        id_map = userns.fixed_map(request.userns)
+        named = userns.named_ids(request.userns, request.user)
+        if named is not None:
+            self._check_nobodys(named, request)
+            self._reserved = [each for each in self._reserved if not _overlap(named, userns.auto_map(each))]
+        if request.userns not in _RANGED:
+            return named
+        return _shaped(request, self._reserved.pop(0) if self._reserved else self._next(named))
+
+    def _check_nobodys(self, named: IdMap, request: CreateRequest) -> None:
+        """Two that keep the ids of one user may share those, not what is anybody's alone."""
         for record in self._records():
-            is_alone = record.request.userns in (userns.AUTO, userns.KEEP_ID)
-            if is_alone and record.id_map is not None and _overlap(id_map, record.id_map):
-                raise Conflict(f"ids of --userns {request.userns} are those of container {record.name}")
-        self._reserved = [each for each in self._reserved if not _overlap(id_map, userns.auto_map(each))]
-        return id_map
+            if record.id_map is None or record.request.userns not in _RANGED:
+                continue
+            theirs = userns.range_of(record.id_map) if request.userns == userns.KEEP_ID else record.id_map
+            if _overlap(named, theirs):
+                asked = f"{request.userns} {request.user}" if request.userns == userns.KEEP_ID else request.userns
+                raise Conflict(f"ids of --userns {asked} are those of container {record.name}")
 
     def reserve(self, request: CreateRequest, count: int) -> list[IdMap | None]:
         """What containers like this one will have that are started next, as far as there are ranges."""
-        if request.userns not in (userns.AUTO, userns.KEEP_ID):
+        named = None if request.userns == userns.HOST else userns.named_ids(request.userns, request.user)
+        if request.userns not in _RANGED:
             self._reserved = []
-            return [None if request.userns == userns.HOST else userns.fixed_map(request.userns)] * count
+            return [named] * count
+        if named is not None:
+            self._reserved = [each for each in self._reserved if not _overlap(named, userns.auto_map(each))]
         missing = count - len(self._reserved)
         if missing > 0:
-            self._reserved += islice(self._free(), missing)
+            self._reserved += islice(self._free(named), missing)
         return [_shaped(request, each) for each in self._reserved[:count]]
 
-    def _next(self) -> IdRange:
-        for found in self._free():
+    def _next(self, named: IdMap | None) -> IdRange:
+        for found in self._free(named):
             return found
         if not any(self._all()):
             raise NotSupported(
@@ -80,8 +95,10 @@ class IdRanges:
             )
         raise Conflict(f"no ids left for --userns auto: all {sum(1 for _ in self._all())} ranges are in use")
 
-    def _free(self) -> Iterator[IdRange]:
-        taken = [record.id_map for record in self._records() if record.id_map is not None]
+    def _free(self, named: IdMap | None) -> Iterator[IdRange]:
+        """Ranges that nobody has, and that have none of the ids that were named."""
+        taken = [] if named is None else [named]
+        taken += [record.id_map for record in self._records() if record.id_map is not None]
         taken += [userns.auto_map(each) for each in self._reserved]
         # Most are whole ranges: comparing each with all would take a thousand containers' square.
         whole = {IdRange(id_map.uids[0].outside, id_map.gids[0].outside) for id_map in taken}

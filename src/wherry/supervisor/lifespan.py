@@ -238,9 +238,9 @@ class Lifespan(abc.ABC):
             self._discard_unknown(slot)
         self._children.all_adopted()
         known = {each.record.slot for each in self._containers.values() if each not in lost} | set(by_name)
-        await recovery.sweep(self._layout, self._parent, known)
+        left = await recovery.sweep(self._layout, self._parent, known)
         for container in lost:
-            self._book_lost(container)
+            self._book_lost(container, may_live=bool(left))
         self._memory.sweep()
         # Until here the shim holds what there was before: limits that an earlier version has set go on.
         self._keeping.keep()
@@ -251,9 +251,13 @@ class Lifespan(abc.ABC):
         orphans = sorted(self._layers.known() - layers) if is_complete else []
         self._background(self._disk.clear_up(orphans, self._layers.remove, logs=is_complete))
 
-    def _book_lost(self, container: Container) -> None:
-        """What was left of it has been killed, until when its limits may have held: they are pinned."""
+    def _book_lost(self, container: Container, *, may_live: bool) -> None:
+        """What was left of it has been killed, until when its limits may have held: they are pinned. ``may_live``: not
+        all that was left of whoever could be, and its ids are nobody else's until the next supervisor has looked.
+        """
         record = container.record
+        if not may_live:
+            states.gave_ids_back(record)
         self._events.tell(record, *self._takeover.book_lost(container))
         if record.request.auto_remove:
             self._background(self.remove(record.id, force=False))

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from tests.patience import PATIENCE
-from tests.root.harness import Supervisor, Traces, Word
+from tests.root.harness import REPOSITORY, Supervisor, Traces, Word
+from tests.root.runtime.tinyroot import compile_static
 from tests.waiting import wait_until
 
 from wherry.client import Client
@@ -24,6 +25,7 @@ UIDS, GIDS = 2000000, 3000000
 SIZE = 65536
 RANGES = 3
 CONFIGURED = ("--userns-range", f"{UIDS}:{GIDS}:{RANGES * SIZE + 7}")
+PING = REPOSITORY / "tests/root/runtime/ping.c"
 SLEEP = ["/bin/sleep", "1000"]
 
 
@@ -137,6 +139,32 @@ def test_files_of_etc(tmp_path: Path, rootfs: Path, leftovers: Traces) -> None:
         with pytest.raises(InvalidRequest, match=r"no ids for --userns auto.*/etc/subuid and /etc/subgid"):
             engine.client.start("a", str(rootfs), SLEEP, userns="auto")
         assert engine.ps() == []
+
+
+def test_everybody_may_ping(mapping: Supervisor, tmp_path: Path) -> None:
+    """A user that is kept as well: the kernel compares ids of the host, whatever order those have inside."""
+    compile_static(PING, tmp_path / "ping")
+    for user in ("0:0", "1000:1000", "1000:200000", "5:1"):
+        keeps = () if user == "0:0" else ("--userns", "keep-id")
+        words = (*keeps, "-u", user, "-v", f"{tmp_path}/ping:/ping:ro", "c", mapping.rootfs, "/ping")
+        done = mapping.engine("run", "--rm", *words, check=False)
+        assert done.stdout == f"{user.partition(':')[0]} alive, raw sockets closed\n", (user, done.stderr)
+
+
+def test_a_lost_container_gives_them_back(mapping: Supervisor) -> None:
+    """Neither its process nor the shim is there any more; it can be started again when all ranges were in use."""
+    client: Client = mapping.client
+    for name in "abc":
+        client.start(name, str(mapping.rootfs), SLEEP)
+    shim = int(mapping.info()["shim_pid"])
+    mapping.kill()
+    os.kill(shim, signal.SIGKILL)
+    mapping.restart()
+    wait_until(lambda: {entry["reason"] for entry in mapping.ps()} == {"lost"})
+    for name in "cab":
+        mapping.engine("start", name)
+    assert len({ids_of(mapping, name) for name in "abc"}) == RANGES
+    mapping.engine("kill", "a", "b", "c")
 
 
 def test_fixed_ids(mapping: Supervisor) -> None:

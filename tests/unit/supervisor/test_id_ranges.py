@@ -13,6 +13,7 @@ from wherry.supervisor import id_ranges
 from wherry.supervisor.containers import userns
 from wherry.supervisor.containers.record import Record
 from wherry.supervisor.containers.request import CreateRequest
+from wherry.supervisor.containers.userns import IdRange
 from wherry.supervisor.id_ranges import IdRanges, subordinate
 
 SIZE = userns.RANGE_SIZE
@@ -117,6 +118,34 @@ def test_one_user_is_kept() -> None:
     last = ranges.choose(request("keep-id", user=f"{SIZE - 1}:1"))
     assert last is not None
     assert last.uids[1:] == ((SIZE - 1, SIZE - 1, 1),)
+
+
+def test_a_kept_user_within_the_ranges_gets_one_without_it() -> None:
+    books = Books()
+    ranges = books.ranges(configured(3))
+    ranges.reserve(request("auto"), 2)
+    inside = request("keep-id", user=f"{1000000 + 5}:{2000000 + SIZE + 5}")
+    ahead = ranges.reserve(inside, 2)
+    assert ahead == [userns.keeping_map(IdRange(1000000 + 2 * SIZE, 2000000 + 2 * SIZE), 1000005, 2000000 + SIZE + 5)]
+    assert ranges.choose(inside) == ahead[0]
+
+
+def test_what_is_kept_is_nobody_elses() -> None:
+    """Neither of those who have a range, nor of the next who get one; whoever keeps the same may share it."""
+    books = Books([record("auto", simple(1000000, 2000000))])
+    ranges = books.ranges(configured(4))
+    with pytest.raises(Conflict, match="ids of --userns keep-id 1000005:1 are those of container one"):
+        ranges.choose(request("keep-id", user="1000005:1"))
+    ranges.reserve(request("auto"), 3)
+    kept = request("keep-id", user=f"{1000000 + SIZE}:7")
+    for _ in range(2):
+        books.append(record("keep-id", ranges.choose(kept)))
+    assert [each.id_map and each.id_map.uids[0].outside for each in books[1:]] == [
+        1000000 + 2 * SIZE,
+        1000000 + 3 * SIZE,
+    ]
+    with pytest.raises(Conflict, match="in use"):
+        books.start(ranges)
 
 
 def test_a_range_that_is_too_small() -> None:

@@ -78,6 +78,21 @@ def kept_ids(user: str) -> tuple[int, int]:
     return uid, gid
 
 
+def named_ids(userns: str, user: str) -> IdMap | None:
+    """The ids of the host that are asked for by number; None where any will do. Raises InvalidRequest."""
+    if userns == AUTO:
+        return None
+    if userns != KEEP_ID:
+        return fixed_map(userns)
+    uid, gid = kept_ids(user)
+    return IdMap((Extent(uid, uid, 1),), (Extent(gid, gid, 1),))
+
+
+def range_of(id_map: IdMap) -> IdMap:
+    """What ``auto_map`` and ``keeping_map`` took of the range that was chosen."""
+    return IdMap(*(tuple(each for each in part if each.inside != each.outside) for part in id_map))
+
+
 def keeping_map(chosen: IdRange, uid: int, gid: int) -> IdMap:
     """As ``auto_map``, but for one user and one group, who are the same inside and outside."""
     return IdMap(_keeping(chosen.uid, uid), _keeping(chosen.gid, gid))

@@ -70,7 +70,7 @@ class Ender:
         if not container.log_ended.is_set():
             await self._wait_for_log(container)
         await self._children.discard(child)
-        if container.record.id_map is not None and child not in self._children.lingering:
+        if container.record.id_map is not None:
             states.gave_ids_back(container.record)  # others may have them: none of its processes is left
             if not container.removed.is_set():
                 self._records.keep(container.record)

@@ -15,6 +15,7 @@ import msgspec
 from wherry.errors import InvalidRequest, RootfsInUse, StartFailed, WherryError
 from wherry.kernel.id_maps import IdMap
 from wherry.kernel.libc import describe_errno
+from wherry.kernel.polling import readable
 from wherry.logs import Pipeline, duplicate_pipe, make_buffer, make_pipe
 from wherry.runtime import binds, cgroup_limits, launch, users
 from wherry.runtime.plan import ChildKind, Plan, make_plan, wants_init
@@ -139,9 +140,23 @@ class Starter:
         if id_map is None:
             return None, None
         states.took_ids(record, id_map)
-        undo.callback(states.gave_ids_back, record)
-        child = await self._take_child(self._outline(record.request, id_map), undo)
-        return child, layers.Mapping(id_map, child.namespace)
+        taken: list[Child] = []
+        undo.callback(self._give_ids_back, container, taken)
+        taken.append(await self._take_child(self._outline(record.request, id_map), undo))
+        return taken[0], layers.Mapping(id_map, taken[0].namespace)
+
+    def _give_ids_back(self, container: Container, taken: list[Child]) -> None:
+        """Of a failed start: others may have them when its process is gone, which may sit in the kernel."""
+        clearing = next((self._children.lingering[each] for each in taken if each in self._children.lingering), None)
+        if clearing is None:
+            states.gave_ids_back(container.record)
+        else:
+            clearing.add_done_callback(lambda _: self._give_ids_back_late(container))
+
+    def _give_ids_back_late(self, container: Container) -> None:
+        states.gave_ids_back(container.record)
+        if not container.removed.is_set():
+            self._records.keep(container.record)
 
     async def _take_child(self, plan: Plan, undo: contextlib.AsyncExitStack) -> Child:
         child = await self._children.get(plan)
@@ -149,8 +164,11 @@ class Starter:
         return child
 
     def _outline(self, request: CreateRequest, id_map: IdMap | None) -> Plan:
-        """A plan of the right kind, before anything of the container has been looked at."""
-        return make_plan(make_spec("prepared", request, "/", users.User(0, 0, (), "/"), id_map), self._stage)
+        """A plan of the right kind, before anything of the container has been looked at. Without its words, which can
+        be megabytes and change nothing about the kind.
+        """
+        short = msgspec.structs.replace(request, command=_PLAIN.command, env=())
+        return make_plan(make_spec("prepared", short, "/", users.User(0, 0, (), "/"), id_map), self._stage)
 
     def prepare_ahead(self, default_userns: str) -> None:
         """Have spare children made for containers without special wishes."""
@@ -165,9 +183,15 @@ class Starter:
             self._refill_timer = None
         if not self._template:
             return  # a container taken over has ended before anything was prepared
-        maps = self._id_ranges.reserve(self._last, self._children.spare_count)
         plain = ChildKind(self._template)
-        self._children.refill([plain if each is None else self._outline(self._last, each).kind for each in maps])
+        try:
+            maps = self._id_ranges.reserve(self._last, self._children.spare_count)
+            kinds = [plain if each is None else self._outline(self._last, each).kind for each in maps]
+        except (WherryError, OSError) as error:
+            # As a child that cannot be made ahead: the next start meets the same error and reports it to who asks.
+            _log.warning("cannot prepare a container ahead: %s", error)
+            return
+        self._children.refill(kinds)
         self._wanted_maps = maps
         if self._refilling is None or self._refilling.done():
             self._refilling = asyncio.get_running_loop().create_task(self._refill_all_layers())
@@ -353,13 +377,16 @@ class Starter:
 
     def _favour(self, child: Child, plan: Plan, outputs: dict[str, int]) -> None:
         """What a process in a user namespace of its own may not do itself."""
-        if plan.favours is None or plan.output_owner is None:
+        favours, owner = plan.favours, plan.output_owner
+        if favours is None or owner is None:
             return
+        if readable([child.pidfd]):
+            return  # it has ended, as the wait for its report will tell: the number may be another's
         try:
-            plan.favours.do(child.pid)
+            favours.do(child.pid)
             for _, end in _GIVEN:
                 if end in outputs:
-                    os.fchown(outputs[end], *plan.output_owner)
+                    os.fchown(outputs[end], *owner)
         except OSError as error:
             raise StartFailed(f"set limits and scheduling: {describe_errno(error.errno or 0)}") from error
 
