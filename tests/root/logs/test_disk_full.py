@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.patience import PATIENCE
+from tests.root.disks import disk_of
 from tests.waiting import wait_until
 
 from wherry.logs import STDERR, STDOUT, Log, Pipeline, make_buffer, make_pipe, read
@@ -25,11 +26,8 @@ MIB = 1024 * 1024
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "small"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "wherry-test", folder], check=True)
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
+    with disk_of(tmp_path / "small", "size=1m") as path:
+        yield path
 
 
 def grow(folder: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.root.disks import disk_of
 
 
 @pytest.fixture
@@ -22,11 +23,8 @@ def write(tmp_path: Path) -> Callable[..., str]:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    path = tmp_path / "disk"
-    path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m,nr_inodes=20000,mode=755", "tmpfs", path], check=True)
-    yield path
-    subprocess.run(["umount", path], check=True)
+    with disk_of(tmp_path / "disk", "size=64m,nr_inodes=20000,mode=755") as path:
+        yield path
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from tests.patience import PATIENCE
+from tests.root.disks import disk_of
 from tests.tarballs import COMPRESS, END, directory, file, symlink
 from tests.waiting import wait_until
 
@@ -56,11 +57,8 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    path = tmp_path / "small disk"
-    path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=200", "tmpfs", path], check=True)
-    yield path
-    subprocess.run(["umount", path], check=True)
+    with disk_of(tmp_path / "small disk", "size=1m,nr_inodes=200") as path:
+        yield path
 
 
 # What ROOTFS may be.

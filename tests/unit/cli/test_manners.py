@@ -10,36 +10,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
 from tests.patience import PATIENCE
+from tests.unit.cli.conftest import Engine
 from tests.unit.fake_supervisor import FakeSupervisor, Request, entry, exited, failure, reply, started, streaming
 
 from wherry.cli import main
-
-Engine = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSupervisor]:
-    with FakeSupervisor(tmp_path / "s") as supervisor:
-        monkeypatch.setenv("ENGINE_SOCKET", str(supervisor.path))
-        yield supervisor
-
-
-@pytest.fixture
-def engine(capfd: pytest.CaptureFixture[str]) -> Engine:
-    """Runs a command line: exit code, stdout, stderr."""
-
-    def run(*words: str) -> tuple[int, str, str]:
-        code = main.main(words)
-        return code, *capfd.readouterr()
-
-    return run
-
 
 MISTAKES = {
     "pss": "engine: unknown command 'pss'; did you mean 'ps'?",
