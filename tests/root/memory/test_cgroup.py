@@ -32,15 +32,6 @@ is_version2 = LAYOUT.version == 2
 
 
 @pytest.fixture
-def host() -> Iterator[Host]:
-    host = Host(LAYOUT, f"wherry-test-{os.getpid()}")
-    group = cgroups.Group(LAYOUT, host.parent)
-    group.create()
-    yield host
-    wait_until(group.remove)
-
-
-@pytest.fixture
 def limiter(host: Host) -> Iterator[CgroupLimiter]:
     limiter = cgroup.open_limiter(host, {})
     yield limiter
