@@ -39,7 +39,7 @@ setup-vm: setup
 	@scripts/setup-debian.sh vm
 
 test: setup-test setup-vm lint ## lint, types and all tests; WHERRY_STRICT=1 makes a skip a failure
-	@$(BIN)/pytest tests/unit tests/root tests/vm
+	@scripts/test.sh
 
 test-all: test test-vm test-kmod-debug test-api chaos ## all suites (hours)
 
@@ -60,7 +60,7 @@ chaos: setup-test ## the log tests and the model of lives with thousands of kill
 	@WHERRY_KILLS=3000 WHERRY_CHAOS=1 $(BIN)/pytest tests/unit/logs tests/unit/supervisor/lifecycle/test_life_model.py tests/root/logs/test_truth.py tests/root/logs/test_readers*.py tests/root/supervisor/lifecycle/test_scale.py tests/root/supervisor/lifecycle/test_enforcement_chaos.py
 
 test-unit: setup ## the tests that need no root
-	@$(BIN)/pytest tests/unit
+	@$(BIN)/pytest -n 2 tests/unit
 
 lint: .venv/.package ## format, lint and types
 	@$(BIN)/ruff format --check --quiet || { echo 'make fmt formats these' >&2; exit 1; }
