@@ -57,7 +57,7 @@ test-attacks: setup-test ## what a hostile container tries, with and without eac
 	@$(BIN)/pytest -q -m attack tests/unit tests/root
 
 chaos: setup-test ## the log tests and the model of lives with thousands of kills and longer searches, and a thousand containers (hours)
-	@WHERRY_KILLS=3000 WHERRY_CHAOS=1 $(BIN)/pytest tests/unit/logs tests/unit/supervisor/lifecycle/test_life_model.py tests/root/logs/test_truth.py tests/root/logs/test_readers*.py tests/root/supervisor/lifecycle/test_scale.py tests/root/supervisor/lifecycle/test_enforcement_chaos.py
+	@WHERRY_KILLS=3000 WHERRY_CHAOS=1 $(BIN)/pytest tests/unit/logs tests/unit/supervisor/lifecycle/test_life_model.py tests/root/logs/test_truth.py tests/root/logs/test_readers*.py tests/root/supervisor/lifecycle/test_scale.py tests/root/supervisor/lifecycle/test_restart_policies.py tests/root/supervisor/lifecycle/test_enforcement_chaos.py
 
 test-unit: setup ## the tests that need no root
 	@$(BIN)/pytest -n 2 tests/unit

@@ -54,6 +54,8 @@ class Link:
         self.pid = os.getpid()
         self._on_exit = on_exit
         self._world = World.of_now
+        self.has_started = self._world.has_new_shim
+        self._world.has_new_shim = False
 
     def tell(self, slot: str, status: ExitStatus) -> None:
         if self._world.link is self:
@@ -238,6 +240,8 @@ class World:
         """Of the supervisor that lives."""
         self.fuse: int | None = None
         """How many more things it does to the world."""
+        self.has_new_shim = True
+        """The next supervisor has to start one."""
         self.layers: set[str] = {""}
         self.told: list[Event] = []
         """What supervisors have told, and clients may have heard."""
@@ -412,6 +416,7 @@ class World:
         for process in self.slots.values():
             process.close()
         self.slots.clear()
+        self.has_new_shim = True
 
     def detach(self) -> None:
         """What a supervisor does that makes room for another in an orderly way."""

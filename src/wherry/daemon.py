@@ -208,6 +208,7 @@ def _described(engine: Engine) -> Iterator[str]:
     yield f"version {info.version}, pid {info.pid}, state in {info.state_dir}, memory limits by {info.enforcer or '-'}"
     yield (
         f"containers: {info.containers_running} running, {info.containers_paused} paused, "
+        f"{info.containers_restarting} restarting, "
         f"{info.containers_created} created, {info.containers_exited} exited, {info.spares} prepared"
     )
     yield f"descriptors: {descriptors.count()} of {descriptors.limit()}"

@@ -22,9 +22,9 @@ time zone; what is not written to a terminal is never cut.
 """
 
 FORMATS = """
---filter K=V        name=PATTERN, id=PREFIX, status=created|running|paused|exited, exited=CODE, label=KEY[=VALUE],
-                    ancestor=ROOTFS, volume=PATH, network=none|host, before=NAME, since=NAME; values of one key are
-                    alternatives (all labels must fit), keys must all fit
+--filter K=V        name=PATTERN, id=PREFIX, status=created|running|paused|restarting|exited, exited=CODE,
+                    label=KEY[=VALUE], ancestor=ROOTFS, volume=PATH, network=none|host, before=NAME, since=NAME;
+                    values of one key are alternatives (all labels must fit), keys must all fit
 --format table      columns (default)
 --format json       one JSON object a line with these keys, which stay; sizes in bytes, times RFC 3339 in UTC, null
                     for what there is not: {keys}
@@ -52,25 +52,26 @@ _WORDS = {"hard_limit": "hard limit", "oom": "out of memory", "limit_lost": "mem
 def _state(container: Container) -> str:
     """The state with why and how it ended, and a mark when its log cannot be written.
 
-    "exited (7)", "exited (stopped, 137)", "exited (signal SIGKILL)", "running (being killed)", "running (log error)".
+    "exited (7)", "restarting (1)", "exited (stopped, 137)", "exited (signal SIGKILL)", "running (being killed)",
+    "running (log error)".
     """
     return _state_alone(container) + (" (log error)" if container.log_error else "")
 
 
 def _state_alone(container: Container) -> str:
-    if container.state != "exited":
+    if container.state not in {"exited", "restarting"}:
         return container.state + (" (being killed)" if container.being_killed else "")
     if container.reason == "signaled" and container.signal:
-        return f"exited (signal {_signal_name(container.signal)})"
+        return f"{container.state} (signal {_signal_name(container.signal)})"
     if container.reason in _WORDS:
-        return f"exited ({_WORDS[container.reason]})"
+        return f"{container.state} ({_WORDS[container.reason]})"
     code = container.exit_code
     if code is None and container.signal:
         code = 128 + container.signal
     words = [] if container.reason in {"exited", ""} else [container.reason.replace("_", " ")]
     if code is not None:
         words.append(str(code))
-    return f"exited ({', '.join(words)})" if words else "exited"
+    return f"{container.state} ({', '.join(words)})" if words else container.state
 
 
 def _signal_name(number: int) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from wherry.cli.parser import Namespace, Parser
 
 _GIB = 1 << 30
+_STATES = ("Running", "Paused", "Restarting", "Created", "Exited")
 
 
 def add_inspect(parser: Parser) -> None:
@@ -76,9 +77,7 @@ def info(args: Namespace) -> int:
         "Shim": f"pid {ours.get('ShimPid', '?')}",
         "Socket": ours.get("Socket"),
         "State directory": ours.get("StateDir"),
-        "Containers": ", ".join(
-            f"{ours.get(f'Containers{state}', '?')} {state.lower()}" for state in ("Running", "Created", "Exited")
-        ),
+        "Containers": ", ".join(f"{ours.get(f'Containers{state}', '?')} {state.lower()}" for state in _STATES),
         "Prepared ahead": ours.get("Spares"),
         "Memory limits by": _enforcer(ours),
         "Backstop": _backstop(ours),

@@ -172,6 +172,8 @@ def _add_container_options(parser: Parser) -> None:
     parser.option("--userns", metavar="MODE", help=about_userns)
     parser.flag("--replace", help="stop and remove a container that has the name before")
     parser.flag("--read-only", help="mount the root file system read-only")
+    about_restart = "start it again when it ends: no, on-failure[:N], always, unless-stopped"
+    parser.option("--restart", metavar="POLICY", type=values.restart, help=about_restart)
     parser.flag("--rm", help="remove the container when it ends")
     parser.flag("--rw-rootfs", help="run on the directory ROOTFS itself")
     about_security = "seccomp=FILE, a profile in place of docker's, or seccomp=unconfined"

@@ -33,6 +33,8 @@ def add_update(parser: Parser) -> None:
     parser.option("--cpuset-cpus", metavar="LIST", help="the CPUs it runs on, such as 0-3,7")
     parser.option("--io-weight", metavar="N", type=values.io_weight, help="share of a disk's time: 10 to 1000")
     parser.option("--pids-limit", metavar="N", type=values.pids, help="most processes (-1: no limit)")
+    about_restart = "when it is started again: no, on-failure[:N], always, unless-stopped"
+    parser.option("--restart", metavar="POLICY", type=values.restart, help=about_restart)
     parser.run = update
 
 

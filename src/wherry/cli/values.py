@@ -6,7 +6,7 @@ import os
 
 from wherry.cli.parser import BadValue
 from wherry.client import MAX_MIB
-from wherry.client.arguments import parse_size
+from wherry.client.arguments import parse_restart, parse_size
 
 _DIGITS = frozenset("0123456789")
 
@@ -111,6 +111,15 @@ def seconds(text: str) -> float:
     if number is None or number >= 1e9:
         raise BadValue(f"{text!r} is not a number of seconds from 0 up")
     return number
+
+
+def restart(text: str) -> str:
+    """A restart policy."""
+    try:
+        parse_restart(text)
+    except ValueError:
+        raise BadValue(f"{text!r} is not no, on-failure[:N], always or unless-stopped") from None
+    return text
 
 
 def ulimit(text: str) -> tuple[str, tuple[int, int]]:

@@ -26,6 +26,7 @@ _MOST = (1 << 63) - 1
 _DIGITS = frozenset("0123456789")
 SOME_CPUS = "a number of CPUs above 0, such as 0.5"
 _SHOWN = 60
+_POLICIES = ("no", "on-failure", "always", "unless-stopped")
 _UNITS = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
 
 
@@ -141,6 +142,23 @@ def signal(argument: str, value: Any) -> str:
     if isinstance(value, str):
         return text(argument, value) if value else refuse(argument, value, expected)
     return str(whole(argument, value, 1, 64, expected))
+
+
+def restart(argument: str, value: Any) -> dict[str, Any]:
+    """Docker's restart policy: its name, and for on-failure how often at most."""
+    try:
+        return parse_restart(text(argument, value))
+    except ValueError:
+        refuse(argument, value, f"{', '.join(_POLICIES)}, or on-failure:N")
+
+
+def parse_restart(text: str) -> dict[str, Any]:
+    """Of "always" or "on-failure:3". Raises ValueError."""
+    name, colon, number = text.partition(":")
+    is_number = 0 < len(number) <= 9 and _DIGITS.issuperset(number)
+    if name not in _POLICIES or (colon and not (name == "on-failure" and is_number)):
+        raise ValueError("not a restart policy")
+    return {"Name": name, "MaximumRetryCount": int(number or 0)}
 
 
 def sequence(argument: str, value: Any, of: str = "strings") -> list[Any]:

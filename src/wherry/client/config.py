@@ -68,6 +68,7 @@ if TYPE_CHECKING:
         cpuset_cpus: str | None
         io_weight: int | None
         pids_limit: int | None
+        restart: str | None
 
     class ExecOptions(TypedDict, total=False):
         """Keyword options of ``Client.exec`` and ``Client.start_exec``."""
@@ -123,6 +124,7 @@ if TYPE_CHECKING:
         sysctls: Mapping[str, Setting] | None
         security_opt: Sequence[str] | None
         labels: Mapping[str, str] | None
+        restart: str | None
         stop_signal: str | int | None
         stop_seconds: int | None
         log_mode: Literal["blocking", "non-blocking"] | None
@@ -258,6 +260,7 @@ OPTIONS: dict[str, tuple[str, str, Check]] = {
     "sysctls": (_HOST, "Sysctls", _sysctls),
     "security_opt": (_HOST, "SecurityOpt", _security_options),
     "labels": (_DOCKER, "Labels", texts),
+    "restart": (_HOST, "RestartPolicy", arguments.restart),
     "stop_signal": (_DOCKER, "StopSignal", arguments.signal),
     "stop_seconds": (_DOCKER, "StopTimeout", _stop_seconds),
     "log_mode": (_LOG, "mode", text),
@@ -276,7 +279,7 @@ CHANGES: dict[str, tuple[str, str, Check]] = {
         name: OPTIONS[name]
         for name in (
             *("soft_mib", "hard_mib", "soft_limit", "hard_limit"),
-            *("nice", "cpu_shares", "cpuset_cpus", "io_weight", "pids_limit"),
+            *("nice", "cpu_shares", "cpuset_cpus", "io_weight", "pids_limit", "restart"),
         )
     },
     "cpus": (_HOST, "NanoCpus", _changed_cpus),

@@ -100,8 +100,9 @@ class RunResult(Value):
 class Container(Value):
     """One line of ``ps``.
 
-    ``state`` is "created", "running", "paused" or "exited"; ``reason`` says why it ended ("" before). ``pid`` is the
-    host's, None when not running. ``being_killed`` says that SIGKILL has been sent and the end not been seen.
+    ``state`` is "created", "running", "paused", "restarting" or "exited"; ``reason`` says why it ended ("" before).
+    ``pid`` is the host's, None when not running. ``being_killed`` says that SIGKILL has been sent and the end not been
+    seen.
     ``created``, ``started`` and ``finished`` are RFC 3339 in UTC, None for never. Sizes are bytes, None where there is
     no limit or nobody measured. ``log_error`` is why the log cannot be written at the moment, None when it can. The
     slots are the keys of ``engine ps --format json``, which stay.

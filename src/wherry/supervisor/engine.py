@@ -19,6 +19,7 @@ import wherry
 from wherry.errors import Conflict, InternalError, InvalidRequest, NameInUse, NotFound, StartFailed, WherryError
 from wherry.kernel.libc import describe
 from wherry.logs import Log
+from wherry.runtime.signals import signal_number
 from wherry.supervisor import turns
 from wherry.supervisor.containers import process_list, states, usage
 from wherry.supervisor.containers.container import Container
@@ -81,7 +82,7 @@ class Engine(Lifespan):
         """A copy of the record as it was when the command had been executed; None when it runs already."""
         container = self._find(ref)
         async with container.lock:
-            if container.record.state is State.RUNNING:
+            if container.record.state in (State.RUNNING, State.RESTARTING):
                 return None
             states.require(states.can_start, container.record)
             self._check_present(container)
@@ -89,11 +90,7 @@ class Engine(Lifespan):
             if not container.settled.is_set() and (trouble := container.log.trouble):
                 raise Conflict(f"the log of the last run of {container.record.name} is not written yet: {trouble}")
             await container.settled.wait()
-            try:
-                await self._start(container)
-            except WherryError as error:
-                self._book_failed_start(container, error)
-                raise
+            await self._try_start(container)
             return copy.copy(container.record)
 
     async def run(
@@ -140,6 +137,13 @@ class Engine(Lifespan):
         if container.is_to_go:
             self._forget(container)
 
+    async def _try_start(self, container: Container) -> None:
+        try:
+            await self._start(container)
+        except WherryError as error:
+            self._book_failed_start(container, error)
+            raise
+
     async def _start(self, container: Container) -> None:
         name = container.record.name
         if self._closing:
@@ -174,19 +178,37 @@ class Engine(Lifespan):
         """
         container = self._find(ref)
         await stopping.wait_for_start(container, seconds)
+        if self._give_up_restart(container):
+            return True
         if not states.can_signal(container.record):
             return False
+        if not self._closing:
+            states.kept_down(container.record)
         await stopping.stop(container, self._records, seconds, self._events, signal)
         self._events.tell(container.record, states.stopped())
         return True
 
     async def kill(self, ref: str, signal: int) -> None:
         container = self._find(ref)
+        is_final = signal in (SIGKILL, signal_number(container.record.request.stop_signal))
+        if is_final and self._give_up_restart(container):
+            return
         states.require(states.can_signal, container.record)
+        if is_final:
+            states.kept_down(container.record)
+            self._records.keep(container.record)
         if signal == SIGKILL:
             stopping.kill(container, self._records, self._events)
             return
         stopping.send(container, self._records, signal, self._events)
+
+    def _give_up_restart(self, container: Container) -> bool:
+        """The new start that its restart policy wants; False when it wants none."""
+        if not states.can_give_up(container.record):
+            return False
+        self._restarts.give_up(container)
+        self._events.tell(container.record, states.stopped())
+        return True
 
     async def restart(self, ref: str, seconds: float | None = None, signal: int | None = None) -> Record:
         """``stop`` if it runs, and ``start``; a container that would be removed at its end stays. When the start fails
@@ -269,7 +291,7 @@ class Engine(Lifespan):
         while True:
             if not force:
                 states.require(states.can_remove, container.record)
-            if not states.can_remove(container.record):
+            if not self._give_up_restart(container) and not states.can_remove(container.record):
                 await stopping.stop(container, self._records, 0, self._events)
             await stopping.wait_for_start(container, 0)
             async with container.lock:
@@ -364,6 +386,7 @@ class Engine(Lifespan):
             not_counted=self._memory.not_counted,
             containers_running=found[State.RUNNING],
             containers_paused=found[State.PAUSED],
+            containers_restarting=found[State.RESTARTING],
             containers_created=found[State.CREATED],
             containers_exited=found[State.EXITED],
             hostname=os.uname().nodename,

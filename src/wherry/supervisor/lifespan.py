@@ -25,13 +25,14 @@ from wherry.storage.tar.budget import ArchiveLimits
 from wherry.supervisor import room
 from wherry.supervisor.containers import states
 from wherry.supervisor.containers.container import Container
-from wherry.supervisor.containers.record import Record, State
+from wherry.supervisor.containers.record import Record
 from wherry.supervisor.disk import Disk
 from wherry.supervisor.event_log import EventLog
 from wherry.supervisor.events import Events
 from wherry.supervisor.id_ranges import IdRanges, Userns
 from wherry.supervisor.lifecycle import ending, killing, leaving, recovery, stopping
 from wherry.supervisor.lifecycle.execing import Execs
+from wherry.supervisor.lifecycle.restarting import Restarts
 from wherry.supervisor.lifecycle.starting import Starter
 from wherry.supervisor.lifecycle.takeover import Takeover
 from wherry.supervisor.log_reports import LogReports
@@ -93,6 +94,9 @@ class Lifespan(abc.ABC):
     @abc.abstractmethod
     async def remove(self, ref: str, force: bool) -> None: ...
 
+    @abc.abstractmethod
+    async def _try_start(self, container: Container) -> None: ...
+
     async def open(self) -> None:
         """Lock the state directory, find or start the shim, take over what runs. When that fails, containers stay as
         they are.
@@ -148,6 +152,9 @@ class Lifespan(abc.ABC):
             layout=self._layout,
         )
         self._execs = self._make_execs()
+        self._restarts = Restarts(
+            records=self._records, events=self._events, start=self._try_start, begin=self._background
+        )
         try:
             self._keeping = Keeping(self._shims, self._memory, self._bpffs, self._instance)
             held = await self._shims.connect()
@@ -215,11 +222,11 @@ class Lifespan(abc.ABC):
             container = Container(record, Log(path, record.id, record.request.log))
             self._containers[record.id] = self._names[record.name] = container
             slot = by_name.pop(record.slot, None) if record.slot else None
-            if slot is not None and record.state is State.EXITED:
+            if slot is not None and record.has_ended:
                 self._background(self._clean_up(container, self._takeover.finish_log(container, slot)))
             elif slot is not None:
                 adopting.append(self._adopt(container, slot))
-            elif record.is_live or (record.slot and record.state is not State.EXITED):
+            elif record.is_live or (record.slot and not record.has_ended):
                 lost.append(container)
                 continue
             else:
@@ -245,6 +252,7 @@ class Lifespan(abc.ABC):
         # Until here the shim holds what there was before: limits that an earlier version has set go on.
         self._keeping.keep()
         self._memory.on_change = self._keeping.keep
+        self._restarts.resume(self._containers.values(), is_new_shim=self._shims.has_started)
         self._disk.hold_all()
         is_complete = not self._records.has_unreadable  # else the layers and logs of some would look like nobody's
         layers = {container.record.layer for container in self._containers.values()}
@@ -338,6 +346,7 @@ class Lifespan(abc.ABC):
 
     async def _clean_up(self, container: Container, child: Child) -> None:
         await self._ender.clean_up(container, child)
+        self._restarts.schedule(container)
         if container.is_to_go:
             await container.wait_until_released()
             self._forget(container)
@@ -395,6 +404,7 @@ class Lifespan(abc.ABC):
         remains does not end: ``close`` says what that is.
         """
         self._closing = True
+        self._restarts.close()
         self._store.close()
         busy = self._busy()
         _log.info("stopping %d containers", len(busy))
@@ -410,7 +420,7 @@ class Lifespan(abc.ABC):
         return any(found.record.slot and not found.log_ended.is_set() for found in self._containers.values())
 
     def _busy(self) -> Sequence[Container]:
-        return [found for found in self._containers.values() if found.running or found.lock.locked()]
+        return [found for found in self._containers.values() if found.record.is_live or found.lock.locked()]
 
     async def detach(self) -> None:
         """Give up without touching what runs: it stays with the shim, for the next supervisor. Else as ``close``."""
@@ -422,6 +432,7 @@ class Lifespan(abc.ABC):
 
     async def _detach(self) -> None:
         self._closing = True
+        self._restarts.close()
         self._keeper.cancel()
         self._auditing.cancel()
         await leaving.leave_ends(self._containers.values(), self._children, self._tasks)

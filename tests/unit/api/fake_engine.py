@@ -314,6 +314,7 @@ class FakeEngine:
             drift_of="alpha",
             containers_running=states.count(State.RUNNING),
             containers_paused=states.count(State.PAUSED),
+            containers_restarting=states.count(State.RESTARTING),
             containers_created=states.count(State.CREATED),
             containers_exited=states.count(State.EXITED),
             hostname="box",

@@ -206,8 +206,6 @@ def test_there_are_no_images() -> None:
         ({"Privileged": True}, {}, "HostConfig.Privileged"),
         ({"PortBindings": {"80/tcp": []}}, {}, "HostConfig.PortBindings"),
         ({"Mounts": [{}]}, {}, "HostConfig.Mounts"),
-        ({"RestartPolicy": {"Name": "always"}}, {}, "HostConfig.RestartPolicy"),
-        ({"RestartPolicy": {"Name": "no", "MaximumRetryCount": 3}}, {}, "HostConfig.RestartPolicy"),
         ({"MemorySwappiness": 10}, {}, "HostConfig.MemorySwappiness"),
         ({"IpcMode": "host"}, {}, "HostConfig.IpcMode"),
         ({"MaskedPaths": []}, {}, "HostConfig.MaskedPaths"),

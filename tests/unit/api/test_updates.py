@@ -62,7 +62,12 @@ def test_what_is_changed(api: Api, body: dict[str, Any], changes: dict[str, Any]
     ("body", "status", "message"),
     [
         ({"Memory": 1 << 30}, 400, "cannot be updated: Memory"),
-        ({"RestartPolicy": {"Name": "always"}}, 400, "cannot be updated: RestartPolicy"),
+        ({"RestartPolicy": {"Name": "often"}}, 400, "invalid restart policy: unknown policy 'often'"),
+        (
+            {"RestartPolicy": {"Name": "always", "MaximumRetryCount": 3}},
+            400,
+            "a maximum of retries is for on-failure only",
+        ),
         ({"Wherry": {"Rootfs": "/"}}, 400, "cannot be updated: Wherry.Rootfs"),
         ({"a\nb": 1}, 400, r"cannot be updated: 'a\nb'"),
         ({"CpuShares": "5"}, 400, "invalid resources: Expected `int | null`, got `str` - at `$.CpuShares`"),

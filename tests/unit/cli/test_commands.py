@@ -279,6 +279,8 @@ INFO = {
         "Backstop": False,
         "NotCounted": ["huge pages", "page tables"],
         "ContainersRunning": 1,
+        "ContainersPaused": 0,
+        "ContainersRestarting": 4,
         "ContainersCreated": 2,
         "ContainersExited": 3,
         "Spares": 2,
@@ -291,7 +293,7 @@ Supervisor:       9, pid 10
 Shim:             pid 11
 Socket:           /s
 State directory:  /d
-Containers:       1 running, 2 created, 3 exited
+Containers:       1 running, 0 paused, 4 restarting, 2 created, 3 exited
 Prepared ahead:   2
 Memory limits by: cgroup
 Backstop:         no backstop (no memory controller); hard limits do not count huge pages, page tables

@@ -46,6 +46,11 @@ class UlimitConfig(msgspec.Struct, rename="pascal", kw_only=True):
     hard: int
 
 
+class RestartConfig(msgspec.Struct, rename="pascal", kw_only=True):
+    name: str | None = None
+    maximum_retry_count: int | None = None
+
+
 class HostConfig(msgspec.Struct, rename="pascal", kw_only=True):
     auto_remove: bool | None = None
     readonly_rootfs: bool | None = None
@@ -75,6 +80,7 @@ class HostConfig(msgspec.Struct, rename="pascal", kw_only=True):
     cap_drop: list[str] | None = None
     sysctls: dict[str, str] | None = None
     log_config: LogConfig | None = None
+    restart_policy: RestartConfig | None = None
     annotations: dict[str, str] | None = None
 
 
@@ -157,6 +163,7 @@ def _translate(config: ContainerConfig, host: HostConfig, ours: WherryConfig) ->
         io_weight=host.blkio_weight or None,
         seccomp=security_options.seccomp_profile(host.security_opt or ()),
         **_world(host),
+        **restart_fields(host.restart_policy or RestartConfig()),
         stop_signal=config.stop_signal or "SIGTERM",
         stop_seconds=None if stop_timeout is None else max(float(stop_timeout), -1.0),
         labels=config.labels or {},
@@ -182,6 +189,11 @@ def _world(host: HostConfig) -> dict[str, Any]:
         "cap_drop": privileges.normalised(host.cap_drop or ()),
         "sysctls": host.sysctls or {},
     }
+
+
+def restart_fields(config: RestartConfig) -> dict[str, Any]:
+    """Of a CreateRequest."""
+    return {"restart": config.name or "no", "restart_retries": config.maximum_retry_count or 0}
 
 
 def log_options(config: LogConfig) -> LogOptions:
@@ -303,10 +315,6 @@ def _equals(*values: Any) -> Callable[[Any], bool]:
     return lambda value: any(value == one and type(value) is type(one) for one in values)
 
 
-def _is_no_restart(value: Any) -> bool:
-    return isinstance(value, dict) and value.get("Name", "") in ("", "no") and not value.get("MaximumRetryCount")
-
-
 def _is_no_healthcheck(value: Any) -> bool:
     return (
         isinstance(value, dict)
@@ -325,5 +333,4 @@ _NEUTRAL: dict[str, Callable[[Any], bool]] = {
     "HostConfig.IpcMode": _equals("private"),
     "HostConfig.Isolation": _equals("default"),
     "HostConfig.MemorySwappiness": _equals(-1),
-    "HostConfig.RestartPolicy": _is_no_restart,
 }

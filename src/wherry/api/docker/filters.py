@@ -11,7 +11,7 @@ import msgspec
 from wherry.api.docker.rootfs_images import is_named
 from wherry.api.docker.views import status_code
 from wherry.errors import InvalidRequest, NotSupported, quoted
-from wherry.supervisor.containers.record import Record, State
+from wherry.supervisor.containers.record import Record
 
 Match = Callable[[Record], bool]
 _DOCKER_STATES = frozenset({"created", "restarting", "running", "removing", "paused", "exited", "dead"})
@@ -142,7 +142,7 @@ def _by_exited(values: list[str], _find: Callable[[str], Record]) -> Match:
     if not all(re.fullmatch(r"-?[0-9]{1,9}", value) for value in values):
         raise InvalidRequest(f"invalid filter 'exited={quoted(values[0])}'")
     codes = {int(value) for value in values}
-    return lambda record: record.state is State.EXITED and status_code(record) in codes
+    return lambda record: record.has_ended and status_code(record) in codes
 
 
 def _by_label(values: list[str], _find: Callable[[str], Record]) -> Match:

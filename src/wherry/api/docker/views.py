@@ -248,7 +248,7 @@ def details(record: Record, log: Log) -> dict[str, Any]:
         "HostnamePath": "",
         "HostsPath": "",
         "LogPath": record.log_path,
-        "RestartCount": 0,
+        "RestartCount": record.restart_count,
         "Driver": "none" if request.rw_rootfs else "overlayfs",
         "Platform": "linux",
         "MountLabel": "",
@@ -295,9 +295,9 @@ def _log_config(log: LogOptions) -> dict[str, object]:
 def _state(record: Record) -> dict[str, Any]:
     return {
         "Status": record.state,
-        "Running": record.is_live,
+        "Running": record.is_active,
         "Paused": record.state is State.PAUSED,
-        "Restarting": False,
+        "Restarting": record.state is State.RESTARTING,
         "OOMKilled": record.reason in MEMORY_REASONS,
         "Dead": False,
         "Pid": record.pid,
@@ -363,7 +363,7 @@ def _host_config(request: CreateRequest) -> dict[str, Any]:
         "PortBindings": {},
         "Privileged": False,
         "ReadonlyRootfs": request.read_only,
-        "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+        "RestartPolicy": {"Name": request.restart, "MaximumRetryCount": request.restart_retries},
         "ShmSize": request.shm_bytes or SHM_BYTES,
         "Sysctls": request.sysctls or None,
         "Tmpfs": request.tmpfs,
@@ -391,7 +391,8 @@ def _status(record: Record) -> str:
     if record.is_live:
         more = " (Paused)" if record.state is State.PAUSED else " (being killed)" if record.being_killed else ""
         return f"Up {_since(record.started_ns)}{more}"
-    return f"Exited ({status_code(record)}) {_since(record.finished_ns)} ago"
+    what = "Restarting" if record.state is State.RESTARTING else "Exited"
+    return f"{what} ({status_code(record)}) {_since(record.finished_ns)} ago"
 
 
 def _since(ns: int) -> str:

@@ -160,7 +160,7 @@ async def _summaries(call: Call, filters: Filters, everything: bool, limit: int)
     slices = Slices(call.pace)
     for record in call.engine.list():
         await slices.pause()
-        if not (everything or record.is_live) or not filters.match(record):
+        if not (everything or record.is_active) or not filters.match(record):
             continue
         try:
             log = call.engine.log(record.id)

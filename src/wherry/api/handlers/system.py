@@ -59,7 +59,7 @@ async def info(call: Call) -> web.StreamResponse:
 
 
 def _counts(about: EngineInfo) -> dict[str, Any]:
-    stopped = about.containers_created + about.containers_exited
+    stopped = about.containers_created + about.containers_restarting + about.containers_exited
     return {
         "Containers": about.containers_running + about.containers_paused + stopped,
         "ContainersRunning": about.containers_running,
@@ -148,6 +148,7 @@ def _wherry(about: EngineInfo) -> dict[str, Any]:
         "EnforcerDriftOf": about.drift_of,
         "ContainersRunning": about.containers_running,
         "ContainersPaused": about.containers_paused,
+        "ContainersRestarting": about.containers_restarting,
         "ContainersCreated": about.containers_created,
         "ContainersExited": about.containers_exited,
         "Spares": about.spares,

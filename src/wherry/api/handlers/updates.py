@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from wherry.api.docker.create import asks_for_nothing, ignored, shown_field
+from wherry.api.docker.create import RestartConfig, asks_for_nothing, ignored, restart_fields, shown_field
 from wherry.api.http.bodies import read_json
 from wherry.api.http.router import Call
 from wherry.api.http.versions import NEWEST, Version
@@ -23,8 +23,8 @@ class WherryResources(msgspec.Struct, rename="pascal", kw_only=True):
 
 
 class UpdatedResources(msgspec.Struct, rename="pascal", kw_only=True):
-    """null, 0 and "" leave things as they are, as in docker; NanoCpus -1 takes the limit away, and so do PidsLimit 0
-    and -1.
+    """null, 0, "" and a restart policy without a name leave things as they are, as in docker; NanoCpus -1 takes the
+    limit away, and so do PidsLimit 0 and -1.
     """
 
     blkio_weight: int | None = None
@@ -32,6 +32,7 @@ class UpdatedResources(msgspec.Struct, rename="pascal", kw_only=True):
     cpuset_cpus: str | None = None
     nano_cpus: int | None = None
     pids_limit: int | None = None
+    restart_policy: RestartConfig | None = None
     wherry: WherryResources | None = None
 
 
@@ -78,6 +79,8 @@ def _changes(resources: UpdatedResources) -> dict[str, Any]:
         changes["cpus"] = None if resources.nano_cpus == _UNLIMITED else resources.nano_cpus / 1e9
     if resources.pids_limit is not None:
         changes["pids_limit"] = None if resources.pids_limit in (0, _UNLIMITED) else resources.pids_limit
+    if resources.restart_policy is not None and resources.restart_policy.name:
+        changes |= restart_fields(resources.restart_policy)
     given = {
         "cpu_shares": resources.cpu_shares,
         "cpuset_cpus": resources.cpuset_cpus,

@@ -52,7 +52,7 @@ class Container:
 
     @property
     def running(self) -> bool:
-        return self.record.is_live
+        return self.record.is_active
 
     def begin(self, child: Child) -> None:
         """A run, with this first process."""

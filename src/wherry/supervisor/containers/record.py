@@ -18,10 +18,13 @@ class State(StrEnum):
     CREATED = "created"
     RUNNING = "running"
     PAUSED = "paused"
+    RESTARTING = "restarting"
+    """It has ended, and its restart policy will start it again."""
     EXITED = "exited"
 
 
 _LIVE = frozenset({State.RUNNING, State.PAUSED})
+_ENDED = frozenset({State.RESTARTING, State.EXITED})
 
 
 class Reason(StrEnum):
@@ -90,6 +93,16 @@ class Record(msgspec.Struct, kw_only=True):
     stop_requested: bool = False
     killed_ns: int = 0
     """When the first SIGKILL was sent to it in this run."""
+    kept_down: bool = False
+    """A client has stopped or killed it since its last start: that is no end to start it again after."""
+    by_policy: bool = False
+    """The start under way, or the last one, is its restart policy's."""
+    interrupted: bool = False
+    """The start under way by the death of the supervisor."""
+    restart_count: int = 0
+    """How many starts its policy has been owed since a client started it."""
+    restart_delay_ns: int = 0
+    """How long the last of them waited, or waits, after the end before it."""
     log_path: str = ""
     cgroup: str = ""
     slot: str = ""
@@ -121,6 +134,15 @@ class Record(msgspec.Struct, kw_only=True):
     def is_live(self) -> bool:
         """It has a first process, which runs or is paused."""
         return self.state in _LIVE
+
+    @property
+    def is_active(self) -> bool:
+        """It is live, or will be in a moment by itself: what docker calls running."""
+        return self.is_live or self.state is State.RESTARTING
+
+    @property
+    def has_ended(self) -> bool:
+        return self.state in _ENDED
 
     @property
     def being_killed(self) -> bool:
@@ -179,6 +201,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The name of that container."""
     containers_running: int
     containers_paused: int
+    containers_restarting: int
     containers_created: int
     containers_exited: int
     hostname: str

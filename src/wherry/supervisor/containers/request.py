@@ -21,9 +21,10 @@ from wherry.logs.options import BUFFER_MAX, BUFFER_MIN, FILE_MIN, MODES, LogOpti
 from wherry.runtime import sysctls
 from wherry.runtime.signals import signal_number
 from wherry.runtime.spec import ANNOTATION_PREFIX
-from wherry.supervisor.containers import name_service, privileges, process_limits, userns
+from wherry.supervisor.containers import name_service, privileges, process_limits, restart_policy, userns
 from wherry.supervisor.containers.bounds import check_sizes
 from wherry.supervisor.containers.process_limits import Ulimit
+from wherry.supervisor.containers.restart_policy import RestartPolicy
 
 _HOST_NAME = re.compile(r"[a-zA-Z0-9_.-]+")
 _HOST_NAME_MAX = 64  # __NEW_UTS_LEN: sethostname(2) and setdomainname(2) refuse more
@@ -81,6 +82,7 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     ``group_add`` are names or numbers, looked up as ``user``; ``extra_hosts`` are "NAME:IP" for /etc/hosts, ``dns*``
     are lines of /etc/resolv.conf; ``cap_*`` are names such as CAP_CHOWN, or ALL to drop; ``sysctls`` are those of the
     container's namespaces;
+    ``restart`` is a ``RestartPolicy``, ``restart_retries`` the most restarts of on-failure, 0 for any number;
     ``stop_seconds`` is how long stop waits before it kills, negative for ever (docker's -1), None when nobody has said;
     ``annotations`` go into the container's OCI spec, beside ours;
     ``merge_streams`` gives stdout and stderr one pipe, so that their order is kept, and all is stdout;
@@ -128,6 +130,8 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     cap_add: tuple[str, ...] = ()
     cap_drop: tuple[str, ...] = ()
     sysctls: dict[str, str] = {}
+    restart: str = RestartPolicy.NO.value
+    restart_retries: int = 0
     stop_signal: str = "SIGTERM"
     stop_seconds: float | None = None
     labels: dict[str, str] = {}
@@ -218,6 +222,7 @@ def check(request: CreateRequest) -> CreateRequest:
     _check_identity(request)
     _check_log(request.log)
     _check_world(request)
+    restart_policy.check(request.restart, request.restart_retries, request.auto_remove)
     signal_number(request.stop_signal)
     return request
 

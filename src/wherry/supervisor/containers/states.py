@@ -3,12 +3,17 @@
 
               start        end
     +-> created -> running ---> exited --+
-    |              |    ^         ^      | start
-    |        pause |    | unpause |      |
-    |              v    |         |      |
-    |              paused --------+      |
-    +------------------------------------+
+    |              |    ^        ^   ^   | start
+    |        pause |    |unpause |   |   |
+    |              v    |        |   |   |
+    |              paused -------+   |   |
+    |                  |             |   |
+    |           end    v        stop |   |
+    |   running ---> restarting -----+   |
+    |                  |                 |
+    +------------------+-----------------+
 
+An end leads to restarting where the restart policy wants a new start (``restart_policy``), which follows by itself.
 ``can_...`` are the guards; ``require`` turns one into the Conflict that says why not. The rest are transitions: called
 when it has happened, they change the record and return what is to be told of it. Save the record in between: what is
 told is in the books. A start that fails, and one that was lost with its supervisor, goes to exited as well.
@@ -28,13 +33,14 @@ from wherry.runtime.exit_status import ExitStatus
 from wherry.supervisor.containers.cause import MemoryEvidence, decide
 from wherry.supervisor.containers.record import Reason, Record, State
 from wherry.supervisor.containers.request import CreateRequest
+from wherry.supervisor.containers.restart_policy import WHATEVER_CODE, RestartPolicy, next_delay, wants
 from wherry.supervisor.events import Action, Notice
 
 # Guards.
 
 
 def can_start(record: Record) -> bool:
-    return not record.is_live
+    return not record.is_active
 
 
 def can_signal(record: Record) -> bool:
@@ -64,7 +70,12 @@ def can_exec(record: Record) -> bool:
 
 
 def can_remove(record: Record) -> bool:
-    return not record.is_live
+    return not record.is_active
+
+
+def can_give_up(record: Record) -> bool:
+    """The new start that its policy wants."""
+    return record.state is State.RESTARTING
 
 
 def require(guard: Callable[[Record], bool], record: Record) -> None:
@@ -76,7 +87,7 @@ def require(guard: Callable[[Record], bool], record: Record) -> None:
 
 
 def _standing(record: Record) -> str:
-    if not record.is_live:
+    if not record.is_active:
         return "is not running"
     return "is being killed" if record.being_killed else f"is {record.state}"
 
@@ -87,11 +98,12 @@ _HINTS: Mapping[tuple[Callable[[Record], bool], State], str] = {
     (can_pause, State.PAUSED): " already",
     (can_remove, State.RUNNING): '; stop it first or remove it with "engine rm -f {name}"',
     (can_remove, State.PAUSED): '; stop it first or remove it with "engine rm -f {name}"',
+    (can_remove, State.RESTARTING): '; stop it first or remove it with "engine rm -f {name}"',
 }
 
 # From one state to another.
 
-_ENDED = (State.CREATED, State.EXITED)
+_ENDED = (State.CREATED, State.EXITED, State.RESTARTING)
 
 
 def _move(record: Record, before: tuple[State, ...], state: State) -> None:
@@ -108,14 +120,18 @@ def begin(record: Record) -> None:
     """A start: forget how an earlier run ended. It has not been started then: an exited one with a slot of the shim is
     to the next supervisor one whose log is not written yet.
     """
+    by_policy = record.state is State.RESTARTING
     _move(record, _ENDED, State.CREATED)
+    record.by_policy = by_policy
+    if not by_policy:
+        record.restart_count = record.restart_delay_ns = 0
     record.reason, record.error = Reason.NONE, ""
     record.exit_code = record.signal = None
     record.peak_memory_bytes = record.peak_pids = record.peak_rss_bytes = None
     record.backstop_bytes = None
     record.enforcer, record.oom_children, record.memory_death = "", 0, None
     record.finished_ns = record.killed_ns = 0
-    record.stop_requested = False
+    record.stop_requested = record.kept_down = record.interrupted = False
 
 
 def about_to_run(record: Record, pid: int) -> Record:
@@ -189,7 +205,40 @@ def ended(record: Record, status: ExitStatus | None, evidence: MemoryEvidence, *
         record.exit_code, record.signal = status.exit_code, status.signal
     else:
         record.error = record.error or "its parent, the shim, died; the exit status is not known"
+    _settle_restart(record)
     return [*_out_of_memory(record), _died(record)]
+
+
+def _settle_restart(record: Record) -> None:
+    """An end of its own, and a start that only the death of a supervisor has cut short, are restart policies' business;
+    a stop, whoever asked for it, is not, nor is a start that failed.
+    """
+    if record.stop_requested or record.kept_down:
+        return
+    request, failed = record.request, record.reason is Reason.START_FAILED
+    if failed and record.by_policy and record.interrupted:
+        record.state = State.RESTARTING
+    elif not failed and wants(request.restart, request.restart_retries, record.restart_count, record.exit_code):
+        ran_ns = record.finished_ns - record.started_ns
+        record.restart_delay_ns = next_delay(record.restart_delay_ns, ran_ns)
+        record.restart_count += 1
+        record.state = State.RESTARTING
+
+
+def gave_up_restart(record: Record) -> None:
+    _move(record, (State.RESTARTING,), State.EXITED)
+
+
+def owed_start(record: Record, *, is_new_shim: bool) -> bool:
+    """To one that a supervisor finds ended, and that its policy wants to be up: since a shutdown stopped it, or, for
+    ``always``, since all has begun anew. It is restarting then, without having to wait.
+    """
+    if record.state is not State.EXITED or record.request.restart not in WHATEVER_CODE:
+        return False
+    if record.kept_down and not (is_new_shim and record.request.restart == RestartPolicy.ALWAYS):
+        return False
+    record.state, record.restart_delay_ns = State.RESTARTING, 0
+    return True
 
 
 def _out_of_memory(record: Record) -> list[Notice]:
@@ -222,6 +271,11 @@ def removed() -> Notice:
 
 def stop_requested(record: Record) -> None:
     record.stop_requested = True
+
+
+def kept_down(record: Record) -> None:
+    """By a client, who has stopped or killed it."""
+    record.kept_down = True
 
 
 def signalled(number: int) -> Notice:
@@ -278,9 +332,12 @@ def log_written(record: Record, stats: BufferStats) -> None:
     record.slot, record.log_stats = "", stats
 
 
-def found_unstarted(record: Record, error: str) -> None:
-    """After a take-over: its command has never run. The end of its first process is to come."""
+def found_unstarted(record: Record, error: str, *, interrupted: bool = False) -> None:
+    """After a take-over: its command has never run, ``interrupted`` by the death of the supervisor that started it. The
+    end of its first process is to come.
+    """
     record.reason, record.error = Reason.START_FAILED, error
+    record.interrupted = interrupted
 
 
 def found_lost(record: Record, error: str) -> None:

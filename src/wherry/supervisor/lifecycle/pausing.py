@@ -32,8 +32,9 @@ async def pause(container: Container, records: Records, events: Events) -> None:
     not freeze, or the record cannot be written; then it goes on as before.
     """
     record, child = container.record, container.child
+    states.require(states.can_pause, record)
     if child is None:
-        raise Conflict(f"container {record.name} is not running")
+        raise Conflict(f"container {record.name} has ended")
     _check(container, child)
     if not freezer.is_there(child.group):
         raise NotSupported(f"{record.name} cannot be paused: this host has no freezer for control groups")

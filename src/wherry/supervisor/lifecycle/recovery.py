@@ -16,7 +16,7 @@ from wherry.logs import rotation
 from wherry.runtime import launch
 from wherry.supervisor.containers import states
 from wherry.supervisor.containers.container import Container
-from wherry.supervisor.containers.record import Record, State
+from wherry.supervisor.containers.record import Record
 from wherry.supervisor.lifecycle import killing
 from wherry.supervisor.processes.children import Child
 from wherry.supervisor.processes.shimlink import HeldSlot
@@ -59,7 +59,8 @@ async def finish_start(container: Container, child: Child) -> None:
     if report.failure is not None:
         states.found_unstarted(record, str(launch.start_error(record.name, report.failure)))
     elif not (executed or report.executed):
-        states.found_unstarted(record, "the supervisor was killed while it started the container")
+        text = "the supervisor was killed while it started the container"
+        states.found_unstarted(record, text, interrupted=True)
 
 
 async def sweep(layout: cgroups.Layout, parent: str, known: set[str]) -> list[str]:
@@ -74,7 +75,7 @@ async def sweep(layout: cgroups.Layout, parent: str, known: set[str]) -> list[st
 
 def prune_logs(folder: Path, records: Iterable[Record]) -> None:
     """Of containers that have ended: what the last supervisor kept of their logs for readers that it no longer has."""
-    ended = (record for record in records if record.state is State.EXITED and not record.slot)
+    ended = (record for record in records if record.has_ended and not record.slot)
     try:
         rotation.prune(folder, {Path(record.log_path).name: record.request.log.max_files for record in ended})
     except OSError as error:

@@ -39,6 +39,8 @@ class Shims:
         """By slot, the shim that has it, or had it before it died."""
         self._connected = asyncio.Event()
         self._connecting = asyncio.Lock()
+        self.has_started = False
+        """Whether there was none, or only such as speak another protocol, and one has been started."""
         self._work: set[asyncio.Task[None]] = set()
         self.kept: dict[str, int] = {}
         """What ``keep`` of an earlier supervisor left, after ``connect``; whoever takes one out closes it."""
@@ -96,7 +98,7 @@ class Shims:
                 continue
             if slots is None:
                 start_shim(self._own.socket_path, self._log_path)
-                has_started = True
+                has_started = self.has_started = True
                 continue
             held += self._taken(self._own, slots)
             if self._own.speaks_ours:

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from wherry.errors import CommandNotFound, Conflict, InternalError
@@ -52,12 +53,20 @@ def exited() -> Record:
     return record
 
 
+def restarting() -> Record:
+    record = running()
+    record.request = msgspec.structs.replace(record.request, restart="on-failure")
+    states.ended(record, EXITED, NOTHING, log_is_written=True)
+    return record
+
+
 STATES: dict[str, Callable[[], Record]] = {
     "created": fresh,
     "running": running,
     "paused": paused,
     "being killed": being_killed,
     "exited": exited,
+    "restarting": restarting,
 }
 GUARDS: dict[Callable[[Record], bool], set[str]] = {
     states.can_start: {"created", "exited"},
@@ -68,6 +77,7 @@ GUARDS: dict[Callable[[Record], bool], set[str]] = {
     states.can_pause: {"running"},
     states.can_unpause: {"paused"},
     states.can_exec: {"running"},
+    states.can_give_up: {"restarting"},
 }
 
 
@@ -102,6 +112,9 @@ def test_every_guard_is_in_the_table() -> None:
         (states.can_remove, "running", 'is running; stop it first or remove it with "engine rm -f alpha"'),
         (states.can_remove, "paused", 'is paused; stop it first or remove it with "engine rm -f alpha"'),
         (states.can_remove, "being killed", "is being killed"),
+        (states.can_remove, "restarting", 'is restarting; stop it first or remove it with "engine rm -f alpha"'),
+        (states.can_signal, "restarting", "is restarting"),
+        (states.can_exec, "restarting", "is restarting"),
     ],
 )
 def test_a_refusal_says_how_it_stands(guard: Callable[[Record], bool], where: str, text: str) -> None:
@@ -122,6 +135,8 @@ IMPOSSIBLE: dict[str, tuple[str, Callable[[Record], object]]] = {
     "pause what was never started": ("created", states.paused),
     "let go what runs": ("running", states.unpaused),
     "let go what has ended": ("exited", states.unpaused),
+    "pause what restarts": ("restarting", states.paused),
+    "give up what does not restart": ("exited", states.gave_up_restart),
 }
 
 
