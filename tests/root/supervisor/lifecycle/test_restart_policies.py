@@ -85,7 +85,7 @@ def test_the_command_line(supervisor: Supervisor, rootfs: Path) -> None:
     assert (run.returncode, run.stdout) == (0, "hello\n")
     wait_until(lambda: "restarting (0)" in supervisor.engine("ps").stdout)
     wait_until(lambda: supervisor.engine("logs", "c").stdout.count("hello\n") >= 3)
-    with pytest.raises(Conflict, match="is r(estarting|unning); stop it first"):
+    with pytest.raises(Conflict, match=r"is r(estarting|unning); stop it first"):
         supervisor.client.rm("c")
     supervisor.engine("rm", "-f", "c")
     with pytest.raises(InvalidRequest, match=r"restart: expected .*, not 'sometimes'"):
