@@ -45,6 +45,9 @@ class UmlGuest(Guest):
         with disk.open("wb") as file:
             file.truncate(_DISK)
         subprocess.run(["mke2fs", "-q", "-t", "ext4", disk], check=True, timeout=PATIENCE)
+        library = str(self._directory / "xstate.so")
+        compiling = f"cc -shared -fPIC -O2 -Wall -Wextra -Werror -o {library}".split()
+        subprocess.run([*compiling, Path(__file__).with_name("whole_xstate.c")], check=True, timeout=PATIENCE)
         self._connection, theirs = socket.socketpair()
         with theirs, (self._directory / "console").open("wb") as console, self._said.open("wb") as said:
             self._process = subprocess.Popen(
@@ -61,6 +64,8 @@ class UmlGuest(Guest):
         directories += f" ubd0={self._directory}/disk"
         return [
             *"setpriv --pdeathsig KILL -- unshare --pid --fork --kill-child --".split(),
+            "env",
+            f"LD_PRELOAD={self._directory}/xstate.so",
             str(kernels.program(self.kernel)),
             *f"{_COMMAND_LINE} {directories} ssl1=fd:{line} {self._options}".split(),
         ]
