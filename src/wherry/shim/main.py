@@ -155,8 +155,7 @@ class Shim:
         if not protocol.peer_is_trusted(connection):
             connection.close()
             return
-        while self.supervisor is not None and self.serve(self.supervisor):
-            pass  # what the old one still had to say
+        self.hear_out()
         self.disconnect()
         if self.stand_in.is_needed:
             self.answer()  # what has happened up to now
@@ -170,6 +169,15 @@ class Shim:
             self.tell(slot.describe(), slot.descriptors())
         self.tell({"type": "kept", "names": list(self.kept), "alarms": self.alarms}, list(self.kept.values()))
         self.tell({"type": "synced"})
+
+    def hear_out(self) -> None:
+        """Carry out what the old supervisor still had to say. Nonsense among it costs the new one nothing."""
+        while self.supervisor is not None:
+            try:
+                if not self.serve(self.supervisor):
+                    return
+            except Exception:
+                traceback.print_exc(file=sys.stderr)
 
     def disconnect(self) -> None:
         """The supervisor is gone: what was only prepared goes too, containers stay."""

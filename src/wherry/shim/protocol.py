@@ -67,12 +67,19 @@ def send(connection: socket.socket, message: Message, descriptors: list[int] | N
 
 def receive(connection: socket.socket) -> tuple[Message, list[int]] | None:
     """The next packet, its descriptors close-on-exec; None at end of file. Raises BlockingIOError when there is none
-    yet.
+    yet, ValueError for one that is no message, whose descriptors are closed.
     """
     packet, descriptors = unix_sockets.receive(connection, MAXIMUM_PACKET, MAXIMUM_DESCRIPTORS, socket.MSG_DONTWAIT)
     if not packet:
         return None
-    message: Message = json.loads(packet)
+    try:
+        message = json.loads(packet)
+        if not isinstance(message, dict):
+            raise ValueError(f"a packet is no JSON object, but of type {type(message).__name__}")
+    except (ValueError, RecursionError) as error:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise ValueError(f"a packet is no message: {error}") from error
     return message, descriptors
 
 

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -53,15 +54,18 @@ class Child:
 
 
 class Connection:
-    """A supervisor's end: what the shim said first is in ``slots``, name to message and descriptors."""
+    """A supervisor's end: what the shim said first is in ``slots``, name to message and descriptors. ``then`` is called
+    when it is connected, before anything is read.
+    """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, then: Callable[[], object] = lambda: None) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.slots: dict[str, tuple[protocol.Message, dict[str, int]]] = {}
         self.children: list[Child] = []
         self.kept: dict[str, int] = {}
         try:
             self.socket.connect(address)
+            then()
             self.hello, _ = self.receive()
             while (received := self.receive())[0]["type"] != "synced":
                 message, descriptors = received
@@ -155,8 +159,8 @@ class ShimProcess:
                 stderr=log,
             )
 
-    def connect(self) -> Connection:
-        return Connection(self.address)
+    def connect(self, then: Callable[[], object] = lambda: None) -> Connection:
+        return Connection(self.address, then)
 
     def descriptors(self) -> int:
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))

@@ -294,14 +294,26 @@ def test_messages_that_make_no_sense(shim: ShimProcess) -> None:
 
 
 @pytest.mark.parametrize("packet", [b"{", b"\xff\xfe", b"[" * 60_000, b"[]", b"7", b"null", b"x" * 65_536])
-def test_packets_that_are_no_messages(shim: ShimProcess, packet: bytes) -> None:
-    """They may cost this connection, but nobody's containers their parent."""
+@pytest.mark.parametrize("comes_first", [True, False])
+def test_packets_that_are_no_messages(shim: ShimProcess, packet: bytes, comes_first: bool) -> None:
+    """They may cost this connection, but nobody's containers their parent, nor the next supervisor, who may be there
+    before they are read, its connection; and what was sent with them is closed.
+    """
     with shim.connect() as connection:
         child = connection.start("c", "/bin/sleep", "1000")
-        connection.socket.send(packet)
-        with shim.connect() as other:
+        before = shim.descriptors()
+
+        def send() -> None:
+            socket.send_fds(connection.socket, [packet], [0])
+            shim.process.send_signal(signal.SIGCONT)
+
+        shim.process.send_signal(signal.SIGSTOP)
+        if comes_first:
+            send()
+        with shim.connect(then=send if not comes_first else lambda: None) as other:
             assert other.slots["c"][0]["pid"] == child.pid
             other.spawn("fine")
+            wait_until(lambda: shim.descriptors() == before + 1)  # the new process's
         assert not child.has_ended()
     os.truncate(shim.log, 0)
 
