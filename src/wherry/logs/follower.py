@@ -171,7 +171,8 @@ class _Follower:
 
     async def _first_offsets(self, view: View, begin: int | None) -> dict[int, int]:
         if begin is not None:
-            return dict.fromkeys(self.query.streams, min(begin, self._size))
+            # As far as there are bytes: up to ``_size`` only those are shown that are older than all to come.
+            return dict.fromkeys(self.query.streams, min(begin, view.size()))
         if self._size <= BLOCK:
             return starts(view, self._size, self.query)
         return await asyncio.get_running_loop().run_in_executor(None, starts, view, self._size, self.query)

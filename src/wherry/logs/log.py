@@ -224,6 +224,7 @@ class Log:
             self._writer = writer
             self._older = older
             self._finished = self._is_ending = False
+            self._is_read = writer.size > 0  # for all that this process knows
             self._given_up = 0
             self._openings += 1
             self._note_cut(writer, 0)

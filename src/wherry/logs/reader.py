@@ -166,6 +166,8 @@ def _walk(
     try:
         end = log.readable_end()
         size = view.size() if end is None else min(view.size(), end)
+        if after is not None:
+            size = max(size, min(after, view.size()))  # what an earlier reader was shown is not shown again
         first = starts(view, size, query)
         if after is not None:
             first = {stream: max(start, min(after, size)) for stream, start in first.items()}

@@ -159,7 +159,8 @@ def stalled(supervisor: Supervisor, rootfs: Path, *options: str) -> Iterator[Any
 def lines_of(data: bytes) -> int:
     """How many whole lines of /log_lines it is, which must be all from the first on."""
     whole = len(data) // 100
-    assert all(int(data[100 * number : 100 * number + 12]) == number for number in range(whole))
+    wrong = next((number for number in range(whole) if data[100 * number :][:13] != b"%012d " % number), None)
+    assert wrong is None, f"line {wrong} of {whole}: {data[100 * wrong - 130 : 100 * wrong + 130]!r}"
     return whole
 
 

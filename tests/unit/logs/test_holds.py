@@ -303,8 +303,9 @@ def test_no_later_byte_has_a_time_that_was_seen_as_the_last(
     for count, what in [*steps, (1, "read")]:
         source.move(log, 2 * count)
         moved += 2 * count
-        if what == "reopen":
+        if what == "reopen":  # by another supervisor
             log.close()
+            log = Log(tmp_path / "alpha.log", ID, log.options)
             log.open()
         elif what == "read":
             for chunk in read(log, since_ns=last + 1):
@@ -327,6 +328,29 @@ def test_a_reader_does_not_see_what_may_get_company(log: Log, monkeypatch: pytes
     _, second = read(log)
     assert (first.data, second.data) == (b"1\n", b"2\n")
     assert first.wall_ns < second.wall_ns
+    source.buffer.close()
+
+
+def test_what_was_shown_is_not_shown_again_while_bytes_of_its_run_are_written(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Case 3: a reader that an earlier supervisor had shown more than this one would now."""
+    source = Captured(b"1\n2\n")
+    source.move(log, 4)
+    *_, end = read(log, with_end=True)
+    monkeypatch.setattr(log, "_is_moving", True)
+    assert log.readable_end() == 0
+    assert [(chunk.data, chunk.end) for chunk in read(log, after=end.end, with_end=True)] == [(b"", end.end)]
+
+    async def follow_on() -> list[bytes]:
+        following = follow(log, after=end.end, shows_times=True)
+        coming = asyncio.ensure_future(anext(following))
+        await asyncio.sleep(0.01)
+        monkeypatch.setattr(log, "_is_moving", False)
+        append(log, STDOUT, b"3\n")
+        return [(await coming).data]
+
+    assert asyncio.run(follow_on()) == [b"3\n"]
     source.buffer.close()
 
 
