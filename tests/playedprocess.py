@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MINDS, LAZY, FAILS = "minds", "lazy", "fails"
 """Commands: one that ends at SIGTERM, one that has made no arrangement for it, and one that cannot be executed."""
 EXECUTED = b'{"exec": true}\n'
-FAILED = b'{"step": "execute fails", "call": "execve", "path": "fails", "errno": 2}\n'
+FAILED = b'{"step": "execute fails", "kind": "execve", "call": "execve", "path": "fails", "errno": 2}\n'
 
 
 class Process:

@@ -68,6 +68,16 @@ class Layout:
         """Controller name to directory of the group at ``path``; co-mounted controllers share a directory."""
         return {name: f"{mount}/{path}" for name, mount in self.mounts.items()}
 
+    def taking_processes(self) -> Layout | None:
+        """One hierarchy of it, in which a new group takes processes at once: version 2's where there is one (which has
+        cgroup.kill), and never that of cpuset, whose groups need CPUs and memory nodes first (cgroup-v1/cpusets.rst).
+        None on a host with that one alone.
+        """
+        unfit = self.mounts.get("cpuset")
+        fit = [name for name, mount in self.mounts.items() if mount != unfit]
+        chosen = "unified" if "unified" in fit else fit[0] if fit else None
+        return None if chosen is None else Layout(self.version, {chosen: self.mounts[chosen]})
+
 
 def detect(mountinfo: str = "/proc/self/mountinfo") -> Layout:
     """The layout of this host. A hybrid host, with controllers in version 1, counts as version 1.

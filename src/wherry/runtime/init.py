@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from wherry.kernel import process
 from wherry.kernel.libc import call_error, call_of
 from wherry.runtime import executable, pid1, steps
-from wherry.runtime.messages import Message, Said, Wanted, receive, say
+from wherry.runtime.messages import EXECVE, Message, Said, Wanted, receive, say
 from wherry.runtime.steps import Context, Step
 
 EXIT_SETUP = 125
@@ -66,7 +66,7 @@ def _execute(parent: socket.socket, plan: list[Step], context: Context) -> bool:
         try:
             step.execute(context)
         except OSError as error:
-            say(parent, _failure(step.describe(), error, context.stage))
+            say(parent, {**_failure(step.describe(), error, context.stage), "kind": type(step).__name__})
             return False
         except Exception as error:  # a fault of ours must not look like a killed child
             say(parent, {Said.FAILED: step.describe(), "errno": 0, "message": f"{type(error).__name__}: {error}"})
@@ -139,7 +139,7 @@ def _refusal(command: str, number: int, path: str, reason: str = "") -> dict[str
     if path and path != command:
         error = call_error(number, "execve", path)
         error.strerror = reason or error.strerror
-    return _failure(f"execute {command}", error)
+    return {**_failure(f"execute {command}", error), "kind": EXECVE}
 
 
 def _candidates(command: str, path: bytes) -> list[str]:

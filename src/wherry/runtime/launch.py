@@ -13,7 +13,7 @@ from wherry.errors import CommandNotFound, NotExecutable, StartFailed
 from wherry.kernel import namespaces
 from wherry.kernel.libc import describe_errno
 from wherry.runtime import init
-from wherry.runtime.messages import Message, Said, Wanted, packed
+from wherry.runtime.messages import EXECVE, Message, Said, Wanted, packed
 from wherry.runtime.steps import AwaitIds, Step, encode
 from wherry.runtime.user_namespace import UserNamespace
 
@@ -119,7 +119,7 @@ def start_error(name: str, failure: dict[str, Any], doing: str = "start") -> Sta
     elif call and call not in what:
         what += f": {call}"
     text = f"cannot {doing} {name}: {what}: {_reason(number or 0, str(failure.get('message', '')))}"
-    if str(step).startswith("execute "):
+    if failure.get("kind") == EXECVE:
         return CommandNotFound(text) if number in _NOT_FOUND else NotExecutable(text)
     return StartFailed(text)
 

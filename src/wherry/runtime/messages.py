@@ -4,9 +4,9 @@ The child says lines, each a JSON object that is known by one of its keys (``Sai
 
     {"ready": true}     the steps it was given are done, and it waits for a message; perhaps for minutes: it is parked
     {"exec": true}      nothing but execve is to come; end of file after this line means that the command runs
-    {"step", "call", "path", "errno", "message"}
-                        a step has failed, and this is the end of the process; end of file without any of these two
-                        means that the child was killed
+    {"step", "kind", "call", "path", "errno", "message"}
+                        a step has failed, of which ``kind`` is the class, or EXECVE for the command itself, and this is
+                        the end of the process; end of file without any of these two means that the child was killed
 
 The parent sends messages, each four bytes of length (big endian) and a JSON object, its descriptors attached to the
 first of these bytes. All of them name descriptors and steps; the last one has a command as well:
@@ -32,6 +32,7 @@ _MAXIMUM_MESSAGE = 16 << 20
 _MAXIMUM_DESCRIPTORS = 250
 
 Message = dict[str, Any]
+EXECVE = "execve"
 
 
 class Said(StrEnum):

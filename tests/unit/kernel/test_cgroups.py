@@ -237,3 +237,21 @@ def test_devices_are_denied_before_any_is_allowed(layout1: Layout, monkeypatch: 
 )
 def test_version_2_weights_of_shares(shares: int, weight: int) -> None:
     assert cgroups.weight_of_shares(shares) == weight
+
+
+@pytest.mark.parametrize(
+    ("version", "mounts", "expected"),
+    [
+        (2, {"": "/v2"}, {"": "/v2"}),
+        (1, {"cpuset": "/c", "memory": "/m", "pids": "/p"}, {"memory": "/m"}),
+        (1, {"cpuset": "/c", "memory": "/m", "unified": "/u"}, {"unified": "/u"}),
+        (1, {"cpuset": "/all", "cpu": "/all", "pids": "/p"}, {"pids": "/p"}),
+        (1, {"cpuset": "/all", "memory": "/all"}, None),
+    ],
+)
+def test_a_new_group_takes_processes_at_once(
+    version: int, mounts: dict[str, str], expected: dict[str, str] | None
+) -> None:
+    found = Layout(version, mounts).taking_processes()
+    assert (found and found.mounts) == expected
+    assert found is None or found.version == version

@@ -84,7 +84,10 @@ def test_messages(report: dict[str, Any], text: str) -> None:
     ],
 )
 def test_a_command_that_cannot_be_executed(number: int, kind: type[StartFailed], code: int) -> None:
-    error = launch.start_error("alpha", failure("execute frobnicate", number=number))
+    report = {**failure("execute frobnicate", number=number), "kind": "execve"}
+    error = launch.start_error("alpha", report)
+    step = launch.start_error("alpha", failure("execute frobnicate", number=number))  # whatever a step is called
+    assert type(step) is StartFailed
     assert (type(error), error.exit_code) == (kind, code)
     assert str(error).startswith("cannot start alpha: execute frobnicate: ")
     assert str(error).endswith(f"({errno.errorcode[number]})")

@@ -21,7 +21,7 @@ from wherry.api.http.bodies import read_json
 from wherry.api.http.input import Input
 from wherry.api.http.replies import FrameResponse
 from wherry.api.http.router import Call
-from wherry.errors import InvalidRequest, WherryError
+from wherry.errors import InvalidRequest, WherryError, printable
 from wherry.supervisor.lifecycle.execing import Execution
 
 _STDOUT = 1
@@ -64,7 +64,7 @@ async def start(call: Call) -> web.StreamResponse:
     except WherryError as error:
         if source is not None:
             source.refuse()
-        await response.write(packed(_STDOUT, f"{error}\r\n".encode()))
+        await response.write(packed(_STDOUT, f"{printable(str(error))}\r\n".encode()))
         return response
     with _client_of(call, execution):
         await _pass_on(call, execution, response)

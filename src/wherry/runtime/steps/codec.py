@@ -7,6 +7,8 @@ import binascii
 from wherry.runtime.steps import namefiles, process, root, stage, workdir
 from wherry.runtime.steps.context import Step
 
+_REPORTS = "kind"
+"""What was added last to the reports of failures (``runtime.messages``)."""
 _STEPS: dict[str, type] = {
     name: cls
     for module in (stage, root, process, namefiles, workdir)
@@ -21,11 +23,11 @@ def in_cgroups(files: list[str], prepare: list[Step]) -> list[Step]:
 
 
 def dialect() -> str:
-    """A word that two programs have in common when they know the same steps with the same fields: what one has encoded
-    the other can carry out.
+    """A word that two programs have in common when they know the same steps with the same fields, and report failures
+    alike: what one has encoded the other can carry out and explain.
     """
     steps = sorted((name, cls._fields) for name, cls in _STEPS.items())  # type: ignore[attr-defined]
-    return f"{binascii.crc32(repr(steps).encode()):08x}"
+    return f"{binascii.crc32(repr((_REPORTS, steps)).encode()):08x}"
 
 
 def encode(steps: list[Step]) -> list[list[object]]:

@@ -33,7 +33,7 @@ class Stdin:
         self._let_go = let_go
         self._turn = asyncio.Lock()
         self._writable: asyncio.Future[None] | None = None
-        self._feeding: set[asyncio.Task[None]] = set()
+        self._feeding: dict[asyncio.Task[None], Source] = {}
         self._had_client = False
         if descriptor >= 0:
             os.set_blocking(descriptor, False)  # of this end alone: the container's is another file description
@@ -47,8 +47,8 @@ class Stdin:
             self._let_go()
         self._had_client = True
         task = asyncio.get_running_loop().create_task(self._feed(source))
-        self._feeding.add(task)
-        task.add_done_callback(self._feeding.discard)
+        self._feeding[task] = source
+        task.add_done_callback(self._feeding.pop)
 
     def missed(self) -> None:
         """The client that it was opened for has gone before it came."""
@@ -71,8 +71,10 @@ class Stdin:
                 self._writable.set_result(None)
         os.close(self._descriptor)
         self._descriptor = -1
-        for task in self._feeding - {asyncio.current_task()}:
-            task.cancel()
+        for task, source in self._feeding.items():
+            if task is not asyncio.current_task():
+                source.refuse()  # here: one that has not run yet would never come to it
+                task.cancel()
 
     async def _feed(self, source: Source) -> None:
         try:
@@ -82,9 +84,6 @@ class Stdin:
             source.refuse()
             self.end()
             return
-        except asyncio.CancelledError:
-            source.refuse()
-            raise
         if self._once:
             self.end()
 

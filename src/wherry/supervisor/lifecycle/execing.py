@@ -16,12 +16,20 @@ import socket
 import time
 from collections.abc import Callable, Coroutine, Mapping
 
-from wherry.errors import Conflict, InternalError, InvalidRequest, NotFound, StartFailed, WherryError
+from wherry.errors import (
+    Conflict,
+    InternalError,
+    InvalidRequest,
+    NotFound,
+    NotSupported,
+    StartFailed,
+    WherryError,
+)
 from wherry.kernel import cgroup_trees as trees
 from wherry.kernel.cgroups import Group, Layout
 from wherry.kernel.libc import describe
 from wherry.kernel.polling import readable
-from wherry.runtime import launch
+from wherry.runtime import launch, steps
 from wherry.runtime.exec import ExecPlan, make_exec
 from wherry.runtime.spec import Spec
 from wherry.runtime.steps import encode
@@ -43,8 +51,7 @@ from wherry.supervisor.user_lookup import find_user
 _log = logging.getLogger(__name__)
 _MOST = 1000
 """How many are remembered that have ended, and how many that nobody has started, over all containers."""
-_START_SECONDS = 5
-_NO_DIRECTORY = "change directory to "
+_INTO_DIRECTORY = frozenset({steps.EnterDirectory.__name__, steps.ChangeDirectory.__name__})
 
 
 class Execution:
@@ -145,12 +152,16 @@ class Execs:
                 undo.pop_all()
         except (WherryError, OSError) as error:
             raise self._failed(execution, error) from error
+        except BaseException:
+            self._failed(execution, InternalError("its start was interrupted"))
+            raise
         self._tell(execution, Action.EXEC_START)
         self._begin(self._watch(execution))
 
     async def _start(self, execution: Execution, attached: bool, undo: contextlib.AsyncExitStack) -> None:
         record, container = execution.record, execution.container
         with contextlib.ExitStack() as used:
+            group = self._make_group(execution, undo)
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
             used.callback(theirs.close)
             ours.setblocking(False)
@@ -163,10 +174,12 @@ class Execs:
                 for descriptor in given:
                     os.fchown(descriptor, *plan.output_owner)
             states.require(states.can_exec, container.record)
-            record.began(child.slot, self._make_group(execution, undo))
+            record.began(child.slot, group)
             self._books.save(record)
             undo.callback(self._books.forget, [record.id])
             spawning = self._shims.ask(child.slot, self._spawn(execution, plan, theirs))
+            undo.callback(_give_up, spawning, child)
+            theirs.close()  # else a child that dies, or is never made, would not be seen to
             self._shims.claim(child.slot, {**readers, "channel": ours.fileno()})
             command = (list(spec.process.args), list(spec.process.env))
             await child.finish(launch.finish_message(names, plan.finish, *command, with_init=False), given)
@@ -187,8 +200,9 @@ class Execs:
             raise Conflict(f"container {execution.container.record.name} is not running")
         files = first.group.inner.process_files()
         if execution.record.group:
-            (own,) = self._group_of(execution.record.group).places
-            shared = f"{first.group.directories[self._own_hierarchy()]}/"
+            group = self._group_of(execution.record.group)
+            (own,) = group.places
+            shared = f"{first.group.directories[next(iter(group.layout.mounts))]}/"
             files = [file for file in files if not file.startswith(shared)] + [f"{own}/cgroup.procs"]
         descriptors = {launch.CHANNEL: theirs.fileno(), launch.TARGET: first.pidfd}
         return Spawn(encode(plan.template), files, descriptors, [], plan.joined)
@@ -260,14 +274,12 @@ class Execs:
 
     # Time-outs: all that an exec with one starts is in a control group of its own.
 
-    def _own_hierarchy(self) -> str:
-        """Where that group is: one hierarchy is enough to find what is in it, and cgroup.kill is in version 2's."""
-        mounts = self._layout.mounts
-        return "unified" if "unified" in mounts else next(iter(mounts))
-
     def _group_of(self, path: str) -> Group:
-        name = self._own_hierarchy()
-        return Group(Layout(self._layout.version, {name: self._layout.mounts[name]}), path)
+        """In one hierarchy, which is enough to find what is in it. Raises NotSupported where none is fit for it."""
+        layout = self._layout.taking_processes()
+        if layout is None:
+            raise NotSupported("an exec with a timeout needs a hierarchy of control groups other than cpuset's")
+        return Group(layout, path)
 
     def _make_group(self, execution: Execution, undo: contextlib.AsyncExitStack) -> str:
         """Beside the group of the container's own processes, out of its reach, and below the one with its limits."""
@@ -323,7 +335,7 @@ class Execs:
             execution = self._all[record.id] = Execution(record, container)
             slot = held.pop(record.slot, None) if record.slot else None
             if slot is not None:
-                self._begin(self._adopt(execution, slot))
+                self._begin(self._go_on(execution, self._adopt(execution, slot)))
             elif record.is_running:
                 record.ended(None)
                 self._books.keep(record)
@@ -331,7 +343,8 @@ class Execs:
                 execution.ended.set()
                 self._arm_timeout(execution)
 
-    async def _adopt(self, execution: Execution, held: HeldSlot) -> None:
+    def _adopt(self, execution: Execution, held: HeldSlot) -> Child:
+        """At once: the end of one that nobody has adopted is nobody's."""
         execution.child = child = recovery.adopt(held, _nothing())
         self._children.adopt(child)
         execution.record.runs_as(child.pid)
@@ -340,15 +353,16 @@ class Execs:
             execution.output = Output(pipes)
             self.lose_client(execution)
         self._arm_timeout(execution)
-        self._begin(self._watch(execution))
-        # It waits for a message that will never come, or it has told why it could not be executed, or it has been.
-        try:
-            report = await asyncio.wait_for(child.wait_executed(lambda: None), _START_SECONDS)
-            if report.failure is not None:
-                execution.record.was_not_executed(str(_explained(execution.container.record.name, report.failure)))
-        except TimeoutError:
-            killing.kill(child)
-        child.close_channel()
+        return child
+
+    async def _go_on(self, execution: Execution, child: Child) -> None:
+        """Learn how its start ended, before its end is booked with that."""
+        report = await recovery.report_of(child)
+        if report is None:
+            execution.record.was_not_executed("the supervisor was killed while it started the command")
+        elif report.failure is not None:
+            execution.record.was_not_executed(str(_explained(execution.container.record.name, report.failure)))
+        await self._watch(execution)
 
     def close(self) -> None:
         """What runs stays with the shim."""
@@ -414,8 +428,14 @@ def _nobody() -> None:
     """Has a duplicate."""
 
 
+def _give_up(spawning: asyncio.Future[tuple[int, int]], child: Child) -> None:
+    """The release of its slot ends the process; this is for its pidfd, which may be under way."""
+    if not spawning.cancel() and not spawning.cancelled() and spawning.exception() is None and child.pidfd < 0:
+        os.close(spawning.result()[1])
+
+
 def _explained(name: str, failure: dict[str, object]) -> WherryError:
     error = launch.start_error(name, failure, doing="execute in")
-    if str(failure.get("step", "")).startswith(_NO_DIRECTORY):
+    if failure.get("kind") in _INTO_DIRECTORY:
         return InvalidRequest(str(error))
     return error

@@ -22,6 +22,7 @@ from wherry.supervisor.processes.children import Child
 from wherry.supervisor.processes.shimlink import HeldSlot
 
 _log = logging.getLogger(__name__)
+_REPORT_SECONDS = 5
 
 
 def adopt(held: HeldSlot, group: cgroups.Group) -> Child:
@@ -49,18 +50,28 @@ async def finish_start(container: Container, child: Child) -> None:
     executed = record.is_live
     states.taken_over(record, child.pid)
     container.begin(child)
-    try:
-        report = await asyncio.wait_for(child.wait_executed(lambda: None), 5)
-    except TimeoutError:
-        report = launch.Report()
-        killing.kill(child)
+    report = await report_of(child)
+    if report is None:
         states.killed(record)
-    child.close_channel()
-    if report.failure is not None:
+    elif report.failure is not None:
         states.found_unstarted(record, str(launch.start_error(record.name, report.failure)))
-    elif not (executed or report.executed):
+        return
+    if not (executed or (report is not None and report.executed)):
         text = "the supervisor was killed while it started the container"
         states.found_unstarted(record, text, interrupted=True)
+
+
+async def report_of(child: Child) -> launch.Report | None:
+    """What one that an earlier supervisor has started said, as far as that had not taken it from the channel already.
+    None for one that says nothing: it waits for a message that will never come, and is killed.
+    """
+    try:
+        return await asyncio.wait_for(child.wait_executed(lambda: None), _REPORT_SECONDS)
+    except TimeoutError:
+        killing.kill(child)
+        return None
+    finally:
+        child.close_channel()
 
 
 async def sweep(layout: cgroups.Layout, parent: str, known: set[str]) -> list[str]:

@@ -71,6 +71,8 @@ def test_bad_input_is_refused_and_leaves_nothing(supervisor: Supervisor, rootfs:
     client = supervisor.client
     client.start("c", str(rootfs), ["/bin/sleep", "1000"])
     client.run("ended", str(rootfs), ["/bin/true"])
+    client.start("paused", str(rootfs), ["/bin/sleep", "1000"])
+    client.pause("paused")
     shim = int(supervisor.info()["shim_pid"])
     assert supervisor.process is not None
     descriptors = [f"/proc/{pid}/fd" for pid in (shim, supervisor.process.pid)]
@@ -86,6 +88,7 @@ def test_bad_input_is_refused_and_leaves_nothing(supervisor: Supervisor, rootfs:
     refused = [
         ("nobody", ["/bin/true"], {}, NotFound, "nobody"),
         ("ended", ["/bin/true"], {}, Conflict, "container ended is not running"),
+        ("paused", ["/bin/true"], {}, Conflict, 'paused is paused; "engine unpause paused" lets it go on'),
         ("c", ["/bin/true"], {"user": "who"}, InvalidRequest, "user 'who' is not in the rootfs's /etc/passwd"),
         ("c", ["/bin/true"], {"working_dir": "/no"}, InvalidRequest, "change directory to /no.*no such file"),
         ("c", ["/bin/true"], {"working_dir": "relative"}, InvalidRequest, "needs to be an absolute path"),

@@ -133,6 +133,17 @@ def test_closed_while_clients_wait(pipe: Pipe) -> None:
     asyncio.run(scenario())
 
 
+def test_closed_before_a_client_had_a_turn(pipe: Pipe) -> None:
+    async def scenario() -> None:
+        stdin, client = pipe.stdin(once=True), Client(b"too late")
+        stdin.feed(client)
+        stdin.close()
+        await client.was_refused.wait()
+        assert await pipe.read() == b""
+
+    asyncio.run(scenario())
+
+
 def test_a_container_that_has_closed_its_end() -> None:
     async def scenario() -> None:
         pipe = Pipe()
