@@ -10,7 +10,7 @@ from wherry.client import Client
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from typing import Any
 
     from wherry.cli.parser import Namespace, Parser
@@ -57,11 +57,23 @@ def inspect(args: Namespace) -> int:
                 raise
             except errors.WherryError as error:
                 failures.append(error)
-    text = formats.rendered(args.format, found) if args.format else template.safe_json(found, indent=4) + "\n"
-    print(text, end="", flush=True)
+    for text in _rendered(args.format, found, failures):
+        print(text, end="", flush=True)
     for failure in failures:
         terminal.complain(failure)
     return 1 if failures else 0
+
+
+def _rendered(form: str | None, found: list[dict[str, Any]], failures: list[errors.WherryError]) -> Iterator[str]:
+    """What one of them lacks costs the others nothing."""
+    if not form:
+        yield template.safe_json(found, indent=4) + "\n"
+        return
+    for each in found:
+        try:
+            yield formats.rendered(form, [each])
+        except errors.InvalidRequest as error:
+            failures.append(error)
 
 
 def info(args: Namespace) -> int:

@@ -156,8 +156,10 @@ class _Run:
         if not command.function:
             return values[0]
         values = [value.whole() if isinstance(value, _Fields) else value for value in values]
-        if self._is_header:
-            return next((value for value in values if isinstance(value, str)), "")
+        if self._is_header:  # what a field is called, not how it is shown
+            own = zip(command.arguments, values, strict=False)  # ``more`` is at the end of values
+            named = [value for term, value in own if not isinstance(term, Literal)]
+            return next((value for value in [*named, *more] if isinstance(value, str)), "")
         if sum(len(value) for value in values if isinstance(value, str)) > MOST:
             raise wrong(f"it makes more than {MOST} characters")
         try:

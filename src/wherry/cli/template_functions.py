@@ -56,6 +56,8 @@ def safe(value: Any) -> Trusted:
 def _join(values: Any, separator: str = "") -> Trusted:
     if not isinstance(values, list | tuple):
         raise wrong(f"join needs a list, not {text_of(values)[:60]!r}")
+    if len(safe(separator)) * len(values) > MOST:
+        raise wrong(f"it makes more than {MOST} characters")
     return Trusted(safe(separator).join(map(safe, values)))
 
 
@@ -81,7 +83,7 @@ def _printf(form: Any, *values: Any) -> Trusted:
             raise wrong(f"printf: {match[0]!r} is wider than {_WIDEST}")
         return _put(left.pop(0), verb, match)
 
-    text = _VERB.sub(put, str(form))
+    text = _VERB.sub(put, safe(form))  # which may be a container's as well
     if left:
         raise wrong(f"printf has {len(left)} arguments too many for {str(form)[:60]!r}")
     return Trusted(text)

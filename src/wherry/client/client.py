@@ -379,13 +379,14 @@ class Client(DiskCalls):
         container that lives, else the one removed last).
         """
         limit = queries.timeout(timeout)
-        # The head of the reply comes before the end.
-        response = self._send("POST", path_of(name, "wait"), queries.wait(condition), patient=True)
-        response.set_timeout(limit)
+        until = None if limit is None else time.monotonic() + limit
         try:
+            # The head of the reply comes before the end.
+            response = self._send("POST", path_of(name, "wait"), queries.wait(condition), limit=limit)
+            response.set_timeout(None if until is None else max(until - time.monotonic(), 0.001))
             reply = decoded(self._body(response))
         except errors.Unavailable as error:
-            if isinstance(error.__cause__, TimeoutError):
+            if timeout is not None and isinstance(error.__cause__, TimeoutError):
                 raise errors.WaitTimeout(f"{name} has not ended within {timeout:g} s") from None
             raise
         with MAKES_SENSE:

@@ -31,8 +31,13 @@ class Descriptor:
         self.number = number
 
     def __iter__(self) -> Iterator[bytes]:
-        while piece := os.read(self.number, _PIECE):
-            yield piece
+        return self
+
+    def __next__(self) -> bytes:
+        """Raises OSError; after that it goes on, which a generator would not (EAGAIN)."""
+        if piece := os.read(self.number, _PIECE):
+            return piece
+        raise StopIteration
 
     def close(self) -> None:
         null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)

@@ -85,11 +85,12 @@ class Transport:
         body: dict[str, object] | None = None,
         patient: bool = False,
         upgrade: bool = False,
+        limit: float | None = None,
     ) -> http1.Response:
-        """A reply with a good status; ``patient`` waits for it as long as it takes, ``upgrade`` asks for a stream both
-        ways.
+        """A reply with a good status; ``patient`` waits for it as long as it takes, ``limit`` takes the place of the
+        client's time, ``upgrade`` asks for a stream both ways.
         """
-        limit = None if patient else self._timeout
+        limit = None if patient else limit or self._timeout
         try:
             target = path + _encoded(query or {})
             response = self._pool.request(method, target, _serialised(body), timeout=limit, upgrade=upgrade)

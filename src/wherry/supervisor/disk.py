@@ -127,14 +127,17 @@ class Disk:
             await asyncio.to_thread(clear)
             await self.trim()
 
-    async def usage(self) -> DiskUsage:
-        """Measured now, which takes a while: one at a time. Raises Conflict when the supervisor is shutting down."""
+    async def usage(self, *, archives: bool = True, containers: bool = True) -> DiskUsage:
+        """Measured now, what is asked for, which takes a while: one at a time. Containers that are removed meanwhile
+        are not among them. Raises Conflict when the supervisor is shutting down.
+        """
         async with self._measuring:
-            records = [container.record for container in self._containers.values()]
-            await asyncio.to_thread(self._store.measure)
-            return DiskUsage(
-                self._store.archives(), await asyncio.to_thread(self._measure, records), self._store.space()
-            )
+            if archives:
+                await asyncio.to_thread(self._store.measure)
+            records = [container.record for container in self._containers.values() if containers]
+            measured = await asyncio.to_thread(self._measure, records)
+            there = [each for each in measured if each.record.id in self._containers]
+            return DiskUsage(self._store.archives(), there, self._store.space())
 
     def space(self) -> Space:
         """Free space, and what is reserved of it."""

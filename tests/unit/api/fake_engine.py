@@ -55,6 +55,8 @@ class FakeDisk:
 
     def __init__(self, engine: FakeEngine) -> None:
         self._engine = engine
+        self.measured = False, False
+        """Whether archives and containers were, the last time."""
         self.found = [Unpacked("a" * 64, "/a.tar", trees.TreeUsage(5000, 7), 10**9, 2 * 10**9, 1), Unpacked("b" * 64)]
 
     def space(self) -> Space:
@@ -63,9 +65,10 @@ class FakeDisk:
     def archives(self) -> builtins.list[Unpacked]:
         return self.found
 
-    async def usage(self) -> DiskUsage:
-        containers = [ContainerUsage(entry.record, 100, 10) for entry in self._engine.entries.values()]
-        return DiskUsage(self.found, containers, self.space())
+    async def usage(self, *, archives: bool = True, containers: bool = True) -> DiskUsage:
+        self.measured = archives, containers
+        there = [ContainerUsage(entry.record, 100, 10) for entry in self._engine.entries.values() if containers]
+        return DiskUsage(self.found, there, self.space())
 
     async def prune_containers(self, wanted: Callable[[Record], bool]) -> Pruned:
         gone = [entry.record for entry in self._engine.entries.values() if wanted(entry.record)]

@@ -14,6 +14,9 @@ from wherry.api.docker.create import create_request
 from wherry.errors import InvalidRequest, NotFound, NotSupported, WherryError
 from wherry.supervisor.containers.request import CreateRequest, Volume, check
 
+DEEP: dict[str, Any] = {}
+for _ in range(300):
+    DEEP = {"IPAMConfig": DEEP}
 # What docker 28.2.2 sends for "docker create --name x IMAGE true" at API 1.41, nothing asked for.
 DOCKER_CLI: dict[str, Any] = {
     "Hostname": "",
@@ -220,6 +223,9 @@ def test_there_are_no_images() -> None:
         ({}, {"NetworkingConfig": {"EndpointsConfig": {"mynet": {}}}}, "NetworkingConfig"),
         ({}, {"NetworkingConfig": {"EndpointsConfig": {"default": {"Aliases": ["db"]}}}}, "NetworkingConfig"),
         ({}, {"NetworkingConfig": {"Other": 1}}, "NetworkingConfig"),
+        ({"NetworkMode": []}, {"NetworkingConfig": {"EndpointsConfig": {"x": {}}}}, "NetworkingConfig"),
+        ({"NetworkMode": {"a": 1}}, {"NetworkingConfig": {"EndpointsConfig": {"x": {}}}}, "NetworkingConfig"),
+        ({}, {"NetworkingConfig": {"EndpointsConfig": {"default": DEEP}}}, "NetworkingConfig"),
         ({}, {"hostname": "x"}, "hostname"),
         ({}, {"Wherry": {"Rootfs": "/srv", "Hardlimit": 1}}, "Wherry.Hardlimit"),
         ({}, {"evil\x1b[31m": 1}, r"'evil\x1b[31m'"),

@@ -317,6 +317,10 @@ def test_inspect_by_a_template(fake: FakeSupervisor, engine: Engine) -> None:
     code, out, err = engine("inspect", "-f", "{{.Nope}}", "a")
     assert (code, out) == (1, "")
     assert err == "engine: template: no field .Nope; there are .Id, .State, .Args\n"
+    fake.on("GET", "/containers/c/json", failure(404, "not-found", "No such container: c"))
+    code, out, err = engine("inspect", "-f", "{{index .Args 0}}", "b", "c", "a")
+    assert (code, out) == (1, "x\n")
+    assert err == "engine: No such container: c\nengine: template: index '0' is not in '[]'\n"
     fake.requests.clear()
     code, _, err = engine("inspect", "-f", "{{.Id", "a")
     assert (code, fake.requests) == (2, [])

@@ -52,6 +52,8 @@ def shown(text: str) -> str:
         ("{{`a}}b`}}{{println .Half}}", "a}}b1.5\n"),
         ("{{.None.Deeper}}", "<no value>"),
         (r"{{.Half}}\t\n", "1.5\t\n"),
+        ("{{printf (index .List 1)}}", r"y\x07"),  # a form of the container's own
+        ('{{printf (printf "%s%%s" (index .List 1)) "z"}}', r"y\x07z"),
     ],
 )
 def test_what_a_template_gives(text: str, result: str) -> None:
@@ -131,6 +133,8 @@ def test_a_template_is_bounded() -> None:
     many = [{"L": list(range(400))}]
     with pytest.raises(errors.InvalidRequest, match="more than 100000 steps"):
         template.render_each("{{range .L}}{{range $.L}}{{end}}{{range $.L}}x{{end}}{{end}}", many)
+    with pytest.raises(errors.InvalidRequest, match="more than 1048576 characters"):
+        template.render_each('{{join .L (printf "%1000s" "")}}', [{"L": [""] * 2000}])
     doubled = '{{$x := "12345678"}}{{range .L}}{{$x := printf "%s%s" $x $x}}{{end}}'
     with pytest.raises(errors.InvalidRequest, match="more than 1048576 characters"):
         template.render_each(doubled, many)

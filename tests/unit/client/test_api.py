@@ -255,6 +255,21 @@ def test_waiting_ends_in_time_and_the_client_goes_on(fake: FakeSupervisor, clien
     assert client.wait("a", timeout=PATIENCE) == 7
 
 
+def test_waiting_ends_in_time_when_nothing_is_answered_at_all(fake: FakeSupervisor, client: Client) -> None:
+    over = threading.Event()
+
+    def wait(_: Request) -> Iterator[bytes]:
+        over.wait(PATIENCE)
+        yield b"HTTP/1.1 200 OK\r\nContent-Length: 16\r\n\r\n"
+
+    fake.on("POST", "/containers/a/wait", wait)
+    try:
+        with pytest.raises(errors.WaitTimeout, match=r"a has not ended within 0\.1 s"):
+            client.wait("a", timeout=0.1)
+    finally:
+        over.set()
+
+
 @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), "3"])
 def test_wait_refuses_what_is_no_time(client: Client, seconds: Any) -> None:
     with pytest.raises(errors.InvalidRequest, match="timeout"):

@@ -42,6 +42,25 @@ def test_much_both_ways_by_one_thread(pair: Pair) -> None:
     peer.join()
 
 
+def test_a_descriptor_that_does_not_block_ends_with_its_end_only(pair: Pair) -> None:
+    """Somebody else who has it open reads what was there first."""
+    ours, theirs = pair
+    reader, writer = os.pipe2(os.O_NONBLOCK)
+    try:
+        feeder = Feeder(ours, Descriptor(reader))
+        feeder._next()
+        os.write(writer, b"late")
+        os.close(writer)
+        theirs.sendall(b"x")
+        assert feeder.receive(1) == b"x"
+        peer = threading.Thread(target=lambda: theirs.sendall(theirs.recv(10) + theirs.recv(10)))
+        peer.start()
+        assert feeder.receive(10) == b"late"
+        peer.join()
+    finally:
+        os.close(reader)
+
+
 @pytest.mark.parametrize("given", ["text", b"text", bytearray(b"text"), [b"te", b"", b"xt"]])
 def test_kinds_of_input(pair: Pair, given: Any) -> None:
     ours, theirs = pair

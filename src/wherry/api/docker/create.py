@@ -301,14 +301,17 @@ def _is_plain_network(value: Any, body: dict[str, Any]) -> bool:
     mode = host.get("NetworkMode") if isinstance(host, dict) else None
     if not isinstance(value, dict) or set(value) - {"EndpointsConfig"}:
         return False
-    endpoints = value["EndpointsConfig"]
-    if not isinstance(endpoints, dict) or set(endpoints) - {mode or "default", "default"}:
+    endpoints = value.get("EndpointsConfig")
+    if not isinstance(endpoints, dict) or any(name not in (mode or "default", "default") for name in endpoints):
         return endpoints is None
     return all(_is_hollow(endpoint) for endpoint in endpoints.values())
 
 
-def _is_hollow(value: Any) -> bool:
-    return all(_is_hollow(inner) for inner in value.values()) if isinstance(value, dict) else not value
+def _is_hollow(value: Any, depth: int = 4) -> bool:
+    """Of an EndpointSettings, which has no more than one object in it."""
+    if not isinstance(value, dict):
+        return not value
+    return depth > 0 and all(_is_hollow(inner, depth - 1) for inner in value.values())
 
 
 def _equals(*values: Any) -> Callable[[Any], bool]:

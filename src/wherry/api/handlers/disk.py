@@ -30,7 +30,8 @@ async def usage(call: Call) -> web.StreamResponse:
     types = set(call.query.only("type").several("type")) or _TYPES
     if unknown := types - _TYPES:
         raise InvalidRequest(f"unknown object type: {quoted(min(unknown))}")
-    found = await call.engine.disk().usage()
+    with_containers = "container" in types  # whose root file system is an archive's
+    found = await call.engine.disk().usage(archives="image" in types or with_containers, containers=with_containers)
     archives = {each.digest: _size(each) for each in found.archives}
     parts: dict[str, Callable[[], list[Any]]] = {
         "image": lambda: [_image(call.version, each) for each in found.archives],
