@@ -151,3 +151,19 @@ def test_the_same_text_gives_the_same_picture(title: str) -> None:
     shown = ["".join(each.itertext()).replace("\xa0", " ") for each in root.iter("{http://www.w3.org/2000/svg}text")]
     assert shown == [title, "A heading", "# engine ps", "<&> ", "red"]
     assert "http" not in first.stdout.replace("http://www.w3.org/2000/svg", "")
+
+
+def test_each_option_is_in_the_document() -> None:
+    """By one of its names, in the synopsis or in the text behind it."""
+    text = DOCUMENTS[Path("docs/command-line.md")].partition("## Commands and options")[2]
+    named = set(re.findall(r"(?<![\w-])-{1,2}[a-z][\w-]*", text))
+    options = {command: main.declared(command).options for command in main.COMMANDS}
+    missing = [
+        f"{command} {option.names[-1]}"
+        for command, declared in options.items()
+        for option in declared
+        if option.names[0].startswith("-") and not named & set(option.names)
+    ]
+    assert missing == []
+    assert "--userns-range" in named
+    assert "--nonsense" not in named
