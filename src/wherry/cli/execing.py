@@ -40,7 +40,7 @@ def add_exec(parser: Parser) -> None:
     parser.option("-u", "--user", metavar="USER[:GROUP]", help="name or number, from its /etc/passwd")
     parser.flag("--privileged", help="with all capabilities (the seccomp filter stays)")
     about_timeout = "seconds after which all that it has started is killed"
-    parser.option("--timeout", metavar="S", type=values.seconds, help=about_timeout)
+    parser.option("--timeout", metavar="S", type=values.seconds_above_zero, help=about_timeout)
     parser.flag("-i", "--interactive", help="give it your standard input, to its end")
     parser.flag("-t", "--tty", help="not supported yet")
     parser.run = execute
@@ -67,8 +67,6 @@ def parse(parser: Parser, words: Sequence[str], found: Namespace) -> None:
         parser.error("a terminal (-t) is not supported yet")
     if found.interactive and found.detach:
         parser.error("-i and -d exclude each other: nobody would feed it")
-    if found.timeout == 0:
-        parser.error("--timeout: 0 is not a number of seconds above 0")
 
 
 def execute(args: Namespace) -> int:

@@ -45,7 +45,12 @@ def _mib(size: int | None) -> str:
     return f"{size / _MIB:.1f}".removesuffix(".0")
 
 
-_WORDS = {"hard_limit": "hard limit", "oom": "out of memory", "limit_lost": "memory limit lost"}
+_WORDS = {
+    "hard_limit": "hard limit",
+    "oom": "out of memory",
+    "limit_lost": "memory limit lost",
+    "timed_out": "timed out",
+}
 """Reasons that leave nothing to say of the exit code: it is 137."""
 
 

@@ -52,10 +52,11 @@ command line is wrong; 126 COMMAND cannot be executed; 127 COMMAND was not found
 """
 
 
-_MEMORY_ENDS = {
+_KILLED = {
     "hard_limit": "ended at its hard memory limit",
     "oom": "ended by the kernel's OOM killer",
     "limit_lost": "killed: its hard memory limit could not be held any more after a take-over",
+    "timed_out": "killed: its time was over",
 }
 """What an exit code of 137 does not say."""
 _TERMINAL = frozenset({"-t", "-it", "-ti", "--tty"})
@@ -172,6 +173,8 @@ def _add_container_options(parser: Parser) -> None:
     parser.option("--userns", metavar="MODE", help=about_userns)
     parser.flag("--replace", help="stop and remove a container that has the name before")
     parser.flag("--read-only", help="mount the root file system read-only")
+    about_timeout = "seconds after which all of it is killed"
+    parser.option("--timeout", metavar="S", type=values.seconds_above_zero, help=about_timeout)
     about_restart = "start it again when it ends: no, on-failure[:N], always, unless-stopped"
     parser.option("--restart", metavar="POLICY", type=values.restart, help=about_restart)
     parser.flag("--rm", help="remove the container when it ends")
@@ -355,8 +358,8 @@ def run(args: Namespace) -> int:
 
 def ended(name: str, result: RunResult) -> int:
     """The exit code for a container that has been followed to its end; says what that code does not."""
-    if result.error or result.reason in _MEMORY_ENDS:
-        terminal.complain(f"{name}: {result.error or _MEMORY_ENDS[result.reason]}")
+    if result.error or result.reason in _KILLED:
+        terminal.complain(f"{name}: {result.error or _KILLED[result.reason]}")
     if result.lost_bytes:
         lost = f"at least {result.lost_bytes} bytes of its output are lost"
         terminal.complain(f"{name}: {lost} (exit code {result.exit_code})")

@@ -122,6 +122,14 @@ def restart(text: str) -> str:
     return text
 
 
+def seconds_above_zero(text: str) -> float:
+    """A span in seconds above 0."""
+    number = _decimal(text)
+    if not number or number >= 1e8:
+        raise BadValue(f"{text!r} is not a number of seconds above 0")
+    return number
+
+
 def ulimit(text: str) -> tuple[str, tuple[int, int]]:
     """NAME=SOFT[:HARD]; -1 is no limit."""
     name, _, limits = text.partition("=")

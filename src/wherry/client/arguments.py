@@ -107,6 +107,11 @@ def number(argument: str, value: Any, least: float, most: float, what: str) -> f
     return value
 
 
+def nanoseconds(argument: str, value: Any) -> int:
+    """Of a span in seconds."""
+    return round(number(argument, value, 1e-3, 1e8, "a number of seconds above 0, or None") * 1e9)
+
+
 def parse_size(text: str) -> int:
     """Bytes in text as docker takes it: 1073741824, 64m, 64MB, 1.5g, 64MiB, in powers of 1024. Raises ValueError."""
     word = text.lower().removesuffix("b").removesuffix("i")

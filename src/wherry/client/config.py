@@ -125,6 +125,7 @@ if TYPE_CHECKING:
         security_opt: Sequence[str] | None
         labels: Mapping[str, str] | None
         restart: str | None
+        timeout: float | None
         stop_signal: str | int | None
         stop_seconds: int | None
         log_mode: Literal["blocking", "non-blocking"] | None
@@ -261,6 +262,7 @@ OPTIONS: dict[str, tuple[str, str, Check]] = {
     "security_opt": (_HOST, "SecurityOpt", _security_options),
     "labels": (_DOCKER, "Labels", texts),
     "restart": (_HOST, "RestartPolicy", arguments.restart),
+    "timeout": (_OURS, "Timeout", arguments.nanoseconds),
     "stop_signal": (_DOCKER, "StopSignal", arguments.signal),
     "stop_seconds": (_DOCKER, "StopTimeout", _stop_seconds),
     "log_mode": (_LOG, "mode", text),

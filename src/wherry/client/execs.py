@@ -21,16 +21,12 @@ def _directory(argument: str, value: Any) -> str:
     return arguments.text(argument, arguments.path(argument, value))
 
 
-def _nanoseconds(argument: str, value: Any) -> int:
-    return round(arguments.number(argument, value, 1e-3, 1e8, "a number of seconds above 0, or None") * 1e9)
-
-
 OPTIONS: dict[str, tuple[str, Check]] = {
     "env": ("Env", arguments.env),
     "working_dir": ("WorkingDir", _directory),
     "user": ("User", arguments.text),
     "privileged": ("Privileged", arguments.flag),
-    "timeout": ("Timeout", _nanoseconds),
+    "timeout": ("Timeout", arguments.nanoseconds),
 }
 """Of each keyword its key in the request, and what checks a value and returns it as it is sent."""
 

@@ -31,6 +31,7 @@ from wherry.supervisor.event_log import EventLog
 from wherry.supervisor.events import Events
 from wherry.supervisor.id_ranges import IdRanges, Userns
 from wherry.supervisor.lifecycle import ending, killing, leaving, recovery, stopping
+from wherry.supervisor.lifecycle.deadlines import Deadlines
 from wherry.supervisor.lifecycle.execing import Execs
 from wherry.supervisor.lifecycle.restarting import Restarts
 from wherry.supervisor.lifecycle.starting import Starter
@@ -152,9 +153,8 @@ class Lifespan(abc.ABC):
             layout=self._layout,
         )
         self._execs = self._make_execs()
-        self._restarts = Restarts(
-            records=self._records, events=self._events, start=self._try_start, begin=self._background
-        )
+        self._deadlines = Deadlines(self._records, self._events)
+        self._restarts = Restarts(self._records, self._events, self._try_start, self._background)
         try:
             self._keeping = Keeping(self._shims, self._memory, self._bpffs, self._instance)
             held = await self._shims.connect()
@@ -339,7 +339,9 @@ class Lifespan(abc.ABC):
             raise NotFound(f"no such container: {container.record.name}")
 
     async def _watch(self, container: Container, child: Child) -> None:
+        self._deadlines.begin(container)
         await self._ender.book(container, child)
+        self._deadlines.end(container)
         if container.is_to_go and not container.held:
             self._forget(container)
         await self._clean_up(container, child)
@@ -433,6 +435,7 @@ class Lifespan(abc.ABC):
     async def _detach(self) -> None:
         self._closing = True
         self._restarts.close()
+        self._deadlines.close()
         self._keeper.cancel()
         self._auditing.cancel()
         await leaving.leave_ends(self._containers.values(), self._children, self._tasks)

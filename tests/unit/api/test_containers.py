@@ -315,6 +315,7 @@ def test_an_entry_of_the_list(api: Api) -> None:
         "Nice": 5,
         "SchedPolicy": "other",
         "SoftAction": "reclaim",
+        "Timeout": None,
         "MergeStreams": False,
         "Rootfs": "/srv/rootfs",
         "Command": ["mixed", "a b"],

@@ -33,6 +33,8 @@ class WherryConfig(msgspec.Struct, rename="pascal", kw_only=True):
     nice: int | None = None
     sched_policy: str | None = None
     merge_streams: bool | None = None
+    timeout: int | None = None
+    """Nanoseconds."""
 
 
 class LogConfig(msgspec.Struct, rename="pascal", kw_only=True):
@@ -163,6 +165,7 @@ def _translate(config: ContainerConfig, host: HostConfig, ours: WherryConfig) ->
         io_weight=host.blkio_weight or None,
         seccomp=security_options.seccomp_profile(host.security_opt or ()),
         **_world(host),
+        timeout_seconds=None if ours.timeout is None else ours.timeout / 1e9,
         **restart_fields(host.restart_policy or RestartConfig()),
         stop_signal=config.stop_signal or "SIGTERM",
         stop_seconds=None if stop_timeout is None else max(float(stop_timeout), -1.0),

@@ -57,6 +57,7 @@ class WherryView(msgspec.Struct, rename="pascal"):
     nice: int
     sched_policy: str
     soft_action: str
+    timeout: int | None
     merge_streams: bool
     rootfs: str
     command: tuple[str, ...]
@@ -179,6 +180,7 @@ def wherry(record: Record, log: Log, command: tuple[str, ...]) -> WherryView:
         nice=request.nice,
         sched_policy=request.sched_policy or "other",
         soft_action=request.soft_action or "none",
+        timeout=None if request.timeout_seconds is None else round(request.timeout_seconds * 1e9),
         merge_streams=request.merge_streams,
         rootfs=request.rootfs,
         command=command,

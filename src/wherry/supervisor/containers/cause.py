@@ -7,8 +7,9 @@ In this order, the first that there is:
 3. nobody could hold it to its hard limit any more after a take-over, so that we have killed it,
 4. the kernel's OOM killer chose the first process: the victim it named (oom:mark_victim), or a kill that the group has
    counted (memory.events.local, memory.oom_control) and that was none of the container's other processes,
-5. somebody asked for the end (stop),
-6. the exit status.
+5. its time was over, so that we have killed it,
+6. somebody asked for the end (stop),
+7. the exit status.
 
 A SIGKILL alone is no evidence of anything but a signal.
 """
@@ -52,6 +53,7 @@ def decide(
     stop_requested: bool,
     with_init: bool,
     limit_lost: bool = False,
+    timed_out: bool = False,
 ) -> Cause:
     """``status`` None is an end whose status nobody could collect."""
     if start_failed:
@@ -64,9 +66,11 @@ def decide(
     if limit_lost and (status is None or _was_killed(status, with_init)):
         return Cause(Reason.LIMIT_LOST)
     if status is None:
-        return Cause(Reason.LOST)
+        return Cause(Reason.TIMED_OUT if timed_out else Reason.LOST)
     if _was_killed(status, with_init) and (evidence.victim is not None or evidence.unexplained_kills):
         return Cause(Reason.OOM, _oom_death(evidence, status))
+    if timed_out and _was_killed(status, with_init):
+        return Cause(Reason.TIMED_OUT)
     if stop_requested:
         return Cause(Reason.STOPPED)
     return Cause(Reason.EXITED if status.signal is None else Reason.SIGNALED)

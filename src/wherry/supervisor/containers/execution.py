@@ -8,9 +8,7 @@ import msgspec
 
 from wherry.errors import InvalidRequest, quoted
 from wherry.runtime.exit_status import ExitStatus
-from wherry.supervisor.containers.request import CreateRequest, check
-
-_TIMEOUT_MAX = 10 * 365 * 24 * 3600
+from wherry.supervisor.containers.request import CreateRequest, check, check_timeout
 
 
 class ExecRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,9 +108,7 @@ def merged(container: CreateRequest, request: ExecRequest) -> CreateRequest:
 
     Raises InvalidRequest for what no process can have.
     """
-    timeout = request.timeout_seconds
-    if timeout is not None and not 0 < timeout <= _TIMEOUT_MAX:
-        raise InvalidRequest(f"invalid timeout: {quoted(f'{timeout:g}')} is not a number of seconds above 0")
+    check_timeout(request.timeout_seconds)
     changes = {
         "command": request.command,
         "env": _variables(container.env, request.env),

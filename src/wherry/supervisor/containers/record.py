@@ -37,6 +37,7 @@ class Reason(StrEnum):
     HARD_LIMIT = "hard_limit"
     LIMIT_LOST = "limit_lost"
     OOM = "oom"
+    TIMED_OUT = "timed_out"
     START_FAILED = "start_failed"
     LOST = "lost"
 
@@ -93,6 +94,10 @@ class Record(msgspec.Struct, kw_only=True):
     stop_requested: bool = False
     killed_ns: int = 0
     """When the first SIGKILL was sent to it in this run."""
+    deadline_ns: int = 0
+    """Of CLOCK_MONOTONIC: when the time of this run is over; 0 without a limit."""
+    timed_out: bool = False
+    """It is being killed for that."""
     kept_down: bool = False
     """A client has stopped or killed it since its last start: that is no end to start it again after."""
     by_policy: bool = False

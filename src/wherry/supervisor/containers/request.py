@@ -35,6 +35,7 @@ _POLICY = re.compile(r"other|batch|idle|(fifo|rr):[1-9][0-9]?")
 _KERNEL_MOUNTS = frozenset({"/proc", "/dev", "/sys"})
 _LOG_FILES_MAX = 1000
 _GROUPS_MAX = 256
+_TIMEOUT_MAX = 10 * 365 * 24 * 3600
 _ENGINE_VARIABLES = frozenset({"PATH", "HOSTNAME", "HOME"})
 UNCONFINED = "unconfined"
 """In place of a seccomp profile: no filter at all."""
@@ -83,6 +84,7 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     are lines of /etc/resolv.conf; ``cap_*`` are names such as CAP_CHOWN, or ALL to drop; ``sysctls`` are those of the
     container's namespaces;
     ``restart`` is a ``RestartPolicy``, ``restart_retries`` the most restarts of on-failure, 0 for any number;
+    ``timeout_seconds`` is how long each run may take before it is killed, None for any time;
     ``stop_seconds`` is how long stop waits before it kills, negative for ever (docker's -1), None when nobody has said;
     ``annotations`` go into the container's OCI spec, beside ours;
     ``merge_streams`` gives stdout and stderr one pipe, so that their order is kept, and all is stdout;
@@ -132,6 +134,7 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     sysctls: dict[str, str] = {}
     restart: str = RestartPolicy.NO.value
     restart_retries: int = 0
+    timeout_seconds: float | None = None
     stop_signal: str = "SIGTERM"
     stop_seconds: float | None = None
     labels: dict[str, str] = {}
@@ -223,8 +226,15 @@ def check(request: CreateRequest) -> CreateRequest:
     _check_log(request.log)
     _check_world(request)
     restart_policy.check(request.restart, request.restart_retries, request.auto_remove)
+    check_timeout(request.timeout_seconds)
     signal_number(request.stop_signal)
     return request
+
+
+def check_timeout(seconds: float | None) -> None:
+    """Of a container or an exec. Raises InvalidRequest."""
+    if seconds is not None and not 0 < seconds <= _TIMEOUT_MAX:
+        raise InvalidRequest(f"invalid timeout: {quoted(f'{seconds:g}')} is not a number of seconds above 0")
 
 
 def _check_strings(request: CreateRequest) -> None:

@@ -131,7 +131,8 @@ def begin(record: Record) -> None:
     record.backstop_bytes = None
     record.enforcer, record.oom_children, record.memory_death = "", 0, None
     record.finished_ns = record.killed_ns = 0
-    record.stop_requested = record.kept_down = record.interrupted = False
+    record.stop_requested = record.kept_down = record.interrupted = record.timed_out = False
+    record.deadline_ns = 0
 
 
 def about_to_run(record: Record, pid: int) -> Record:
@@ -139,13 +140,19 @@ def about_to_run(record: Record, pid: int) -> Record:
     running = copy.copy(record)
     _move(running, _ENDED, State.RUNNING)
     running.pid, running.started_ns = pid, time.time_ns()
+    _begin_time(running)
     return running
+
+
+def _begin_time(record: Record) -> None:
+    if record.request.timeout_seconds is not None:
+        record.deadline_ns = time.monotonic_ns() + round(record.request.timeout_seconds * 1e9)
 
 
 def started(record: Record, running: Record) -> Notice:
     """``running`` is what ``about_to_run`` gave."""
     _move(record, _ENDED, State.RUNNING)
-    record.pid, record.started_ns = running.pid, running.started_ns
+    record.pid, record.started_ns, record.deadline_ns = running.pid, running.started_ns, running.deadline_ns
     return Notice(Action.START, {"pid": str(record.pid)})
 
 
@@ -154,6 +161,7 @@ def taken_over(record: Record, pid: int) -> None:
     if not record.is_live:
         _move(record, _ENDED, State.RUNNING)
         record.started_ns = time.time_ns()
+        _begin_time(record)
     record.pid = pid
 
 
@@ -196,6 +204,7 @@ def ended(record: Record, status: ExitStatus | None, evidence: MemoryEvidence, *
         stop_requested=record.stop_requested,
         with_init=record.request.init,
         limit_lost=record.reason is Reason.LIMIT_LOST,  # as well
+        timed_out=record.timed_out,
     )
     record.peak_rss_bytes = evidence.peak_bytes
     if record.reason is Reason.HARD_LIMIT:
@@ -223,6 +232,11 @@ def _settle_restart(record: Record) -> None:
         record.restart_delay_ns = next_delay(record.restart_delay_ns, ran_ns)
         record.restart_count += 1
         record.state = State.RESTARTING
+
+
+def timed_out(record: Record) -> None:
+    """It is killed for that next."""
+    record.timed_out = True
 
 
 def gave_up_restart(record: Record) -> None:

@@ -23,7 +23,6 @@ class Restarts:
 
     def __init__(
         self,
-        *,
         records: Records,
         events: Events,
         start: Callable[[Container], Awaitable[None]],
