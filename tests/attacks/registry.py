@@ -101,6 +101,11 @@ ATTACKS = {
         "a container reads memory, environment and descriptors of our first process",
         "it is not dumpable until execve",
     ),
+    "exec-inspected": Attack(
+        "processes of a container lie in wait for an exec: they read its memory, take its descriptors, trace it",
+        "it is not dumpable until execve",
+        "CVE-2016-9962",
+    ),
     "root-of-the-host": Attack(
         "root of a container has got all capabilities, or a file of somebody whom it does not know",
         "a user namespace (`--userns`): its root is nobody outside, and what it may is its own",

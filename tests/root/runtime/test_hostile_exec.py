@@ -8,12 +8,26 @@ from pathlib import Path
 
 import pytest
 from tests.attacks.programs import kept
-from tests.root.harness import Supervisor
+from tests.root.harness import Supervisor, Traces
+from tests.root.patched import Patched, in_shim
 from tests.waiting import wait_until
 
 from wherry import errors
 
 pytestmark = pytest.mark.root
+SLOW = """
+import time
+from wherry.runtime import init
+start = init._start
+def slow(parent, message):
+    time.sleep(0.1)
+    return start(parent, message)
+init._start = slow
+"""
+DUMPABLE = """
+from wherry.kernel import process
+process.set_dumpable = lambda dumpable: None
+"""
 
 
 @pytest.fixture
@@ -45,6 +59,32 @@ def test_nothing_of_ours_is_in_reach(supervisor: Supervisor, rootfs: Path, volum
     lines = supervisor.engine("logs", "c").stdout.splitlines()
     assert set(lines[:-1]) <= {"waiting", "held the host's executable"}
     assert int(lines[-1].removeprefix("seen ")) > 0
+
+
+@pytest.mark.attack("exec-inspected")
+@pytest.mark.parametrize("is_dumpable", [False, True])
+def test_its_last_moment_is_not_laid_open(
+    tmp_path: Path, rootfs: Path, leftovers: Traces, volume: Path, is_dumpable: bool
+) -> None:
+    """From the loss of its capabilities on, which others lack as well, up to execve: longer here than it is."""
+    patched = Patched(tmp_path, rootfs, leftovers)
+    patched.prelude = in_shim(SLOW + (DUMPABLE if is_dumpable else ""))
+    with patched.serving() as supervisor:
+        client = supervisor.client
+        client.start("c", str(rootfs), ["/v/lie_in_wait"], volumes=[f"{volume}:/v"])
+        wait_until(lambda: "waiting" in supervisor.engine("logs", "c").stdout)
+
+        def lines() -> set[str]:
+            assert client.exec("c", ["/bin/true"]).exit_code == 0
+            return set(supervisor.engine("logs", "c").stdout.splitlines())
+
+        if is_dumpable:
+            wait_until(lambda: {"opened mem", "opened fd/1", "traced"} <= lines())
+        else:
+            for _ in range(20):
+                assert lines() <= {"waiting", "held the host's executable"}
+        (volume / "stop").touch()
+        assert client.wait("c") == 0
 
 
 def test_a_planted_file_is_not_read_as_code(supervisor: Supervisor, rootfs: Path, tmp_path: Path) -> None:
