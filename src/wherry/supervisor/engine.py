@@ -79,11 +79,15 @@ class Engine(Lifespan):
         return path if str(path) not in taken else self._state.log_of(f"{name}.{container_id}")
 
     async def start(self, ref: str) -> Record | None:
-        """A copy of the record as it was when the command had been executed; None when it runs already."""
+        """A copy of the record as it was when the command had been executed; None when it runs already. One that is
+        restarting does not wait any longer.
+        """
         container = self._find(ref)
         async with container.lock:
-            if container.record.state in (State.RUNNING, State.RESTARTING):
+            if container.record.state is State.RUNNING:
                 return None
+            if states.can_give_up(container.record):
+                self._restarts.give_up(container)
             states.require(states.can_start, container.record)
             self._check_present(container)
             _check_stays(container)

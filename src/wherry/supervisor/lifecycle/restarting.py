@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from wherry.errors import WherryError
 from wherry.supervisor.containers import states
 from wherry.supervisor.containers.container import Container
+from wherry.supervisor.containers.restart_policy import RestartPolicy
 from wherry.supervisor.events import Events
 from wherry.supervisor.records import Records
 
@@ -54,7 +55,7 @@ class Restarts:
                 self.schedule(container)
 
     def give_up(self, container: Container) -> None:
-        """A client wants it down. It is restarting: ``states.can_give_up``."""
+        """Somebody wants it down, or takes its start upon himself. It is restarting: ``states.can_give_up``."""
         self._cancel(container)
         states.gave_up_restart(container.record)
         states.kept_down(container.record)
@@ -81,6 +82,9 @@ class Restarts:
             if self._is_closed or container.removed.is_set() or not states.can_give_up(container.record):
                 return
             record = container.record
+            if record.request.restart == RestartPolicy.NO:  # it has been updated meanwhile
+                self.give_up(container)
+                return
             _log.info("%s: restart %d", record.name, record.restart_count)
             try:
                 await self._start(container)

@@ -108,7 +108,7 @@ def test_what_a_client_ends_stays_down(world: World, how: str) -> None:
     assert record_of(world, identity).state is State.RUNNING
 
 
-@pytest.mark.parametrize("how", ["stop", "kill", "remove by force", "restart"])
+@pytest.mark.parametrize("how", ["stop", "kill", "remove by force", "restart", "start", "update"])
 def test_a_client_can_come_between(world: World, how: str) -> None:
     identity = started(world, "always")
     end(world, identity, 1)
@@ -122,7 +122,6 @@ def test_a_client_can_come_between(world: World, how: str) -> None:
     for call in refused:
         with pytest.raises(Conflict, match="is restarting"):
             world.run(call())
-    assert world.run(engine.start(identity)) is None  # it is as good as started
     waiting = world.loop.create_task(engine.wait(identity, "not-running"))
     world.run(asyncio.sleep(0))
     assert not waiting.done()
@@ -131,6 +130,8 @@ def test_a_client_can_come_between(world: World, how: str) -> None:
         "kill": lambda: engine.kill(identity, signal.SIGKILL),
         "remove by force": lambda: engine.remove(identity, True),
         "restart": lambda: engine.restart(identity),
+        "start": lambda: engine.start(identity),
+        "update": lambda: engine.update(identity, {"restart": "no"}),
     }
     world.run(calls[how]())
     assert world.run(asyncio.wait_for(waiting, 1)).exit_code == 1
@@ -138,9 +139,10 @@ def test_a_client_can_come_between(world: World, how: str) -> None:
     if how == "remove by force":
         assert world.engine.list() == []
     else:
-        expected = State.RUNNING if how == "restart" else State.EXITED
-        assert record_of(world, identity).state is expected
-    assert played(world) == 1 + (how == "restart")
+        starts = how in ("restart", "start")
+        assert record_of(world, identity).state is (State.RUNNING if starts else State.EXITED)
+        assert record_of(world, identity).restart_count == (0 if starts else 1)
+        assert played(world) == 1 + starts
 
 
 def test_a_start_that_fails_is_not_tried_again(world: World) -> None:
