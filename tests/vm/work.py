@@ -19,10 +19,13 @@ from tests.vm.guest import Guest
 from tests.vm.jobs import Job, Outcome, boot, built
 
 _printing = threading.Lock()
+TIMES = kernels.REPOSITORY / "build/guest-times.txt"
+"""What each job of the last run took, for whoever wants to make the tests faster."""
 
 
 def main() -> None:
     wanted, builds = json.loads(sys.stdin.readline())
+    TIMES.unlink(missing_ok=True)
     guests: dict[tuple[str, str], list[Job]] = {}
     for job in (Job(*fields) for fields in wanted):
         guests.setdefault((job.kernel, job.part), []).append(job)
@@ -40,7 +43,8 @@ def work(jobs: list[Job]) -> None:
     try:
         began = time.monotonic()
         with boot(kernel, build(kernel), jobs[0].cpus) as guest:
-            times = f"boot {time.monotonic() - began:.0f} s, {guest.cpu_seconds():.0f} s of CPU time"
+            times = f"{kernel}: boot {time.monotonic() - began:.0f} s, {guest.cpu_seconds():.0f} s of CPU time"
+            note(times)
             while left:
                 say(left[0].key, *do(left[0], guest, times))
                 del left[0]
@@ -71,7 +75,14 @@ def do(job: Job, guest: Guest, times: str) -> tuple[str, str]:
     except BaseException as error:
         return "", f"{type(error).__name__}: {error}"
     took, used = time.monotonic() - began, guest.cpu_seconds() - before
-    return f"{said}\n{times}\n{job}: {took:.0f} s, {used:.0f} s of CPU time", ""
+    taken = f"{job}: {took:.0f} s, {used:.0f} s of CPU time"
+    note(f"{taken}: {job.tests}")
+    return f"{said}\n{times}\n{taken}", ""
+
+
+def note(line: str) -> None:
+    with _printing, TIMES.open("a") as file:
+        print(line, file=file)
 
 
 def say(what: str, said: str = "", error: str = "") -> None:
