@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -92,13 +93,16 @@ class Guests:
         self._outcomes: dict[str, Outcome] = {}
         self._directory = tempfile.TemporaryDirectory(prefix="wherry-guests-", ignore_cleanup_errors=True)
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115  # until close()
+        # A file, as nobody reads before the tests of this machine are done: guests would wait for room in a pipe.
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115
+        self._read = 0
         self._process = subprocess.Popen(
             # A test run that is killed leaves no guests.
             [*"setpriv --pdeathsig KILL --".split(), sys.executable, "-m", "tests.vm.work"],
             cwd=kernels.REPOSITORY,
             env=os.environ | {"TMPDIR": self._directory.name},  # close() leaves it no time to remove what it has made
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=self._said,
             stderr=self._complaints,
             text=True,
         )
@@ -118,18 +122,29 @@ class Guests:
         self._process.kill()  # the emulators end with it
         self._process.communicate()
         self._complaints.close()
+        self._said.close()
         self._directory.cleanup()
 
     def _outcome(self, what: str) -> str:
-        assert self._process.stdout is not None
         while what not in self._outcomes:
-            line = self._process.stdout.readline()
-            if not line:
-                self._complaints.seek(0)
-                raise AssertionError(f"no guests any more: {self._complaints.read().decode(errors='replace')}")
-            outcome = Outcome(*json.loads(line))
-            self._outcomes.setdefault(outcome.what, outcome)
+            has_ended = self._process.poll() is not None
+            if not self._take_outcomes():
+                if has_ended:
+                    self._complaints.seek(0)
+                    raise AssertionError(f"no guests any more: {self._complaints.read().decode(errors='replace')}")
+                time.sleep(0.2)
         outcome = self._outcomes[what]
         if outcome.error:
             raise AssertionError(outcome.error)
         return outcome.said
+
+    def _take_outcomes(self) -> bool:
+        """Whole lines that have come since the last time; False when there are none."""
+        size = os.fstat(self._said.fileno()).st_size
+        lines = os.pread(self._said.fileno(), size - self._read, self._read).splitlines(keepends=True)
+        for line in lines:
+            if line.endswith(b"\n"):
+                self._read += len(line)
+                outcome = Outcome(*json.loads(line))
+                self._outcomes.setdefault(outcome.what, outcome)
+        return bool(lines) and lines[0].endswith(b"\n")
