@@ -270,7 +270,7 @@ def test_no_signal_ends_it_without_a_word(supervisor: Supervisor, rootfs: Path) 
     process.send_signal(signal.SIGUSR1)
     wait_until(lambda: "thread MainThread" in supervisor.log.read_text())
     log = supervisor.log.read_text()
-    assert "containers: 1 running, 0 paused, 0 created, 0 exited" in log
+    assert "containers: 1 running, 0 paused, 0 restarting, 0 created, 0 exited" in log
     assert re.search(r"descriptors: [0-9]+ of [0-9]+\n", log)
     assert re.search(r"task: 1 times Lifespan\._watch, \S+\.py:[0-9]+\n", log)
     assert "thread wherry-capture" in log

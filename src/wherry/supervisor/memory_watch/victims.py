@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 
 _CHILD_SECONDS = 0.25
 """When the first process has not ended that long after an OOM kill, another process was the victim."""
+_SURE_SECONDS = 0.05
+"""After which it is looked at once more: between a thread's signal and its exit is a moment that shows neither."""
 _COUNT_SECONDS = (0.001, 0.01, 0.1, 0.5)
 """When to look at the count of OOM kills after the signal, which may come before the kill."""
 
@@ -95,7 +97,7 @@ class Victims:
         timer = asyncio.get_running_loop().call_later(_CHILD_SECONDS, over)
         self._timers.add(timer)
 
-    def _later(self, seconds: float, watched: Watched, event: MemoryEvent | None) -> None:
+    def _later(self, seconds: float, watched: Watched, event: MemoryEvent | None, *, seems_alive: bool = False) -> None:
         before = procfs.running_threads(watched.child.pid)
 
         def due() -> None:
@@ -110,6 +112,8 @@ class Victims:
             stands_still = any(before.get(thread) == ran for thread, ran in now.items())
             if stands_still or procfs.is_dying(watched.child.pid):
                 self._later(seconds, watched, event)
+            elif not seems_alive:
+                self._later(_SURE_SECONDS, watched, event, seems_alive=True)
             else:
                 self._explain(watched, event)
 
