@@ -110,6 +110,7 @@ def test_the_structures_are_the_same_on_32_bits(tmp_path: Path) -> None:
 
 
 PROBE = "tests/vm/inside/test_probe.py"
+WAITS = "tests/vm/inside/test_waits.py"
 FILES = ("limits", "device", "probe", "waits", "races")
 JOBS = {
     f"{kernel}-{file}": Job(kernel, "module", f"tests/vm/inside/test_{file}.py")
@@ -117,8 +118,9 @@ JOBS = {
     for file in FILES
 }
 # More CPUs keep more of a counter to themselves, and what a check, a reader and a removal do can overlap in more ways.
+# Who holds up whom is told by two: four that share what this machine has left all hold up each other.
 JOBS |= {
-    f"{kernel}-four-cpus": Job(kernel, "four-cpus", f"{PROBE} tests/vm/inside/test_waits.py", cpus=4)
+    f"{kernel}-four-cpus": Job(kernel, "four-cpus", f"{PROBE} {WAITS} -k 'not holds_up_nobody'", cpus=4)
     for kernel in ("amd64", "6.12-amd64")
 }
 
